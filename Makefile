@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine with Python 3.10+, make and git:
+#   make demo    environment, data, training, evaluation, report
+#   make test    environment, everything that CI checks
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test pages sync lab clean help
+help:
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks and export the modules"; echo "make lab     open the book in JupyterLab"
+
+# an interrupted creation leaves no stamp, so the next call repairs it
+.venv/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "micacl needs Python 3.10 or newer; found %d.%d. Name another one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+.venv/.user: .venv/.made settings.ini setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/.dev: .venv/.made settings.ini setup.py pyproject.toml requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt --editable '.[dev]'
+	touch $@ .venv/.user
+
+demo: .venv/.user
+	$(BIN)/micacl demo --out demo
+
+test: .venv/.dev
+	$(BIN)/python tools/check.py
+
+pages: .venv/.dev
+	$(BIN)/python tools/pages.py --save
+
+sync: .venv/.dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-clean
+	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-export
+
+lab: .venv/.dev
+	$(BIN)/python -m jupyterlab nbs/00_core.ipynb
+
+clean:
+	rm -rf .venv build dist *.egg-info demo _docs _proc

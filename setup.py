@@ -1,0 +1,52 @@
+"""Package metadata for micacl. Every value comes from settings.ini: edit that file, not this one."""
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+ini = ConfigParser(delimiters=["="])
+ini.read(HERE / "settings.ini", encoding="utf-8")
+cfg = ini["DEFAULT"]
+STATUS = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
+
+
+def words(key): return cfg.get(key, "").split()
+
+
+def lines(key): return [s.strip() for s in cfg.get(key, "").splitlines() if s.strip()]
+
+
+# nbdev-bump-version edits __init__.py, so the version has its one place there
+version = re.search(r'__version__ = "(.+)"', (HERE / cfg["lib_path"] / "__init__.py").read_text(encoding="utf-8"))[1]
+extras = {key.removesuffix("_requirements"): lines(key) for key in cfg if key.endswith("_requirements")}
+extras["dev"] = extras["notebooks"] + extras["dev"]
+
+setup(
+    version=version,
+    author=cfg["author"],
+    license_expression=cfg["license"],
+    license_files=["LICENSE"],
+    keywords=words("keywords"),
+    classifiers=[
+        f"Development Status :: {STATUS[cfg['status']]}",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Framework :: Jupyter",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=f">={cfg['min_python']}",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    install_requires=lines("requirements"),
+    extras_require=extras,
+    packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
+    package_data={cfg["lib_path"]: words("package_data")},
+    entry_points={
+        "console_scripts": lines("console_scripts"),
+        "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,64 @@
+"settings.ini is the source of the metadata; the few copies that other tools insist on must agree with it."
+import configparser
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11): import tomllib
+else: import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+ini = configparser.ConfigParser(delimiters=["="])
+ini.read(ROOT / "settings.ini", encoding="utf-8")
+cfg = ini["DEFAULT"]
+proj = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MODULES = sorted(p for p in (ROOT / "micacl").glob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+
+
+def test_pyproject_repeats_settings():
+    assert proj["name"] == cfg["lib_name"] and proj["description"] == cfg["description"]
+    assert proj["urls"] == {"Repository": cfg["git_url"], "Documentation": cfg["doc_url"]}
+    assert "version" in proj["dynamic"] and "version" not in cfg
+
+
+def test_nbdev_reads_the_same():
+    from nbdev.config import get_config
+    c = get_config(ROOT)
+    assert (c.lib_name, c.git_url, c.user, c.repo) == (cfg["lib_name"], cfg["git_url"], cfg["user"], cfg["repo"])
+
+
+def test_installed_metadata_follows_settings():
+    from importlib.metadata import metadata, requires, version
+    import micacl
+    m = metadata("micacl")
+    assert version("micacl") == micacl.__version__ and m["License-Expression"] == cfg["license"]
+    core = [r for r in requires("micacl") if "extra ==" not in r]
+    want = [s for s in cfg["requirements"].splitlines() if s.strip()]
+    assert len(core) == len(want)
+    assert not any(re.match(r"(nbdev|jupyterlab|pytest|ipywidgets)\b", r) for r in core)
+
+
+def test_every_chapter_has_its_module():
+    exported = {m[1] for p in (ROOT / "nbs").glob("*.ipynb") if (m := re.search(r"#\|\s*default_exp (\w+)", p.read_text(encoding="utf-8")))}
+    assert exported == {p.stem for p in MODULES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_module_imports_only_from_earlier_chapters(path):
+    order = {m[1]: p.name for p in sorted((ROOT / "nbs").glob("*.ipynb")) if (m := re.search(r"#\|\s*default_exp (\w+)", p.read_text(encoding="utf-8")))}
+    for name in re.findall(r"from (?:micacl)?\.(\w+) import|import micacl\.(\w+)", path.read_text(encoding="utf-8")):
+        name = name[0] or name[1]
+        if name in order: assert order[name] < order[path.stem], f"{path.stem} imports {name}, a later chapter"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_module_stays_small(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 330, f"{path.name}: {len(lines)} lines"
+
+
+def test_requirements_for_development_are_exact():
+    lines = [s for s in (ROOT / "requirements-dev.txt").read_text().splitlines() if s and not s.startswith("#")]
+    assert lines and all("==" in s for s in lines)

@@ -1,0 +1,83 @@
+"""Everything that CI checks, in the order of speed; `make test` calls it.
+
+    python tools/check.py            # all steps
+    python tools/check.py tests pages  # only these
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def sh(*cmd, cwd=ROOT, **env):
+    "Run a command, or end the check with its exit status."
+    r = subprocess.run([str(c) for c in cmd], cwd=cwd, env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **env})
+    if r.returncode: sys.exit(f"check: failed with status {r.returncode}: {' '.join(map(str, cmd))}")
+
+
+def sync():
+    "The notebooks are clean and the modules are what the notebooks export (tried on a copy: nothing here is touched)."
+    with tempfile.TemporaryDirectory() as tmp:
+        copy = Path(tmp) / "micacl"
+        files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
+        for name in filter(None, files.decode().split("\0")):
+            if (ROOT / name).is_file() and name.split("/")[0] in ("nbs", "micacl", "settings.ini", "pyproject.toml", "setup.py", "README.md"):
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, copy / name)
+        before = {p.relative_to(copy): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+        sh("nbdev-clean", cwd=copy)
+        sh("nbdev-export", cwd=copy)
+        after = {p.relative_to(copy): p.read_bytes() for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+        drift = sorted(str(p) for p in before.keys() | after.keys() if before.get(p) != after.get(p))
+    if drift: sys.exit("check: notebooks and modules are not in step; run `make sync` and commit: " + ", ".join(drift))
+    print(f"sync: {len(before)} files in step")
+
+
+def lint():
+    "Ruff finds nothing."
+    sh("ruff", "check", ".")
+
+
+def tests():
+    "The tests outside the pages."
+    sh(sys.executable, "-m", "pytest", "-q", "--durations=8", "tests")
+
+
+def pages():
+    "Every page runs from top to bottom."
+    sh(sys.executable, "tools/pages.py")
+
+
+def package():
+    "The wheel and the sdist hold the right files; the wheel works in an empty environment and an empty folder."
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        sh(sys.executable, "-m", "build", "--outdir", tmp / "dist", ".")
+        wheel, = (tmp / "dist").glob("*.whl")
+        sdist, = (tmp / "dist").glob("*.tar.gz")
+        sh(sys.executable, "tools/check_package.py", "files", wheel, sdist)
+        sh(sys.executable, "-m", "venv", tmp / "env")
+        python = tmp / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+        sh(python, "-m", "pip", "install", "--quiet", wheel)
+        (tmp / "empty").mkdir()
+        sh(python, ROOT / "tools" / "check_package.py", "use", ROOT / "README.md", cwd=tmp / "empty")
+
+
+STEPS = dict(sync=sync, lint=lint, tests=tests, pages=pages, package=package)
+
+
+def main():
+    for name in sys.argv[1:] or STEPS:
+        print(f"\n=== {name}: {STEPS[name].__doc__}", flush=True)
+        start = time.time()
+        STEPS[name]()
+        print(f"=== {name}: passed in {time.time() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__": main()

@@ -1,0 +1,41 @@
+"""Look into the built package and use it as a newcomer would; called by tools/check.py.
+
+    python tools/check_package.py files WHEEL SDIST   # what is in them, and what must not be
+    python tools/check_package.py use README.md       # run in an empty folder by an environment that has only the wheel
+"""
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+
+def files(wheel, sdist):
+    names = zipfile.ZipFile(wheel).namelist()
+    need = ["micacl/core.py", "micacl/models.py", "micacl/cli.py", "micacl/py.typed", "micacl/weights/r3d_small.safetensors"]
+    missing = [n for n in need if n not in names]
+    strange = [n for n in names if not n.startswith("micacl") or n.endswith(".ipynb")]
+    entry = next(n for n in names if n.endswith("entry_points.txt"))
+    assert not missing and not strange, f"wheel: missing {missing}, unexpected {strange}"
+    assert "micacl=micacl.cli:main" in zipfile.ZipFile(wheel).read(entry).decode().replace(" ", "")
+    source = ["/".join(n.split("/")[1:]) for n in tarfile.open(sdist).getnames()]
+    assert "settings.ini" in source and "LICENSE" in source and "README.md" in source and not [n for n in source if n.endswith(".ipynb")]
+    print(f"package: {len(names)} files in the wheel, {len(source)} in the sdist, no notebooks")
+
+
+def use(readme):
+    code = re.findall(r"```python\n(.*?)```", Path(readme).read_text(encoding="utf-8"), re.S)
+    assert code, "README.md has no Python example"
+    for example in code: subprocess.run([sys.executable, "-c", example], check=True)
+    import micacl
+    assert Path.cwd() not in Path(micacl.__file__).parents
+    command = Path(sys.executable).with_name("micacl")
+    for args in (["--version"], ["synfew", "tiny", "--train", "14", "--test", "7", "--frames", "8"], ["check", "tiny"],
+                 ["train", "tiny", "--out", "run", "--epochs", "1"], ["evaluate", "run", "tiny"]):
+        subprocess.run([str(command), *args], check=True)
+    assert Path("run/results.json").exists() and Path("run/report.html").exists()
+    print(f"package: {len(code)} README example and the commands work from the wheel")
+
+
+if __name__ == "__main__": {"files": files, "use": use}[sys.argv[1]](*sys.argv[2:])

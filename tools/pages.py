@@ -1,0 +1,58 @@
+"""Run the pages of the book in a real Jupyter kernel, two at a time, and say how long each took.
+
+    python tools/pages.py                     # every notebook in nbs/; a page that fails fails the command
+    python tools/pages.py --save              # also keep the outputs, for readers who do not run anything
+    python tools/pages.py nbs/05_geiim.ipynb  # only these
+"""
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 120    # seconds a page may take on 2 cores
+
+
+def run(path, save):
+    "Execute one notebook; returns its name, its seconds and an error text or None."
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    nb, start, error = nbformat.read(path, 4), time.time(), None
+    skipped = [c for c in nb.cells if c.cell_type == "code" and any(s.replace(" ", "") == "#|eval:false" for s in c.source.splitlines())]
+    for c in skipped: c.metadata.tags = ["skip-execution"]
+    try: NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    except CellExecutionError as e: error = str(e)
+    for c in skipped: c.metadata.pop("tags", None)
+    if save and not error:
+        nb.metadata.pop("widgets", None)
+        nbformat.write(nb, path)
+    return path, time.time() - start, error
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("notebooks", nargs="*", type=Path)
+    p.add_argument("--save", action="store_true", help="write the outputs into the notebooks")
+    args = p.parse_args()
+    pages = args.notebooks or sorted(q for q in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in q.parts)
+    # one thread each: two pages share two cores without getting into each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::RuntimeWarning:zmq")
+    failed = 0
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        for path, seconds, error in pool.map(run, [q.resolve() for q in pages], [args.save] * len(pages)):
+            slow = seconds > LIMIT
+            print(f"{'FAILED' if error else 'SLOW  ' if slow else 'ok    '} {seconds:6.1f} s  {path.relative_to(ROOT)}", flush=True)
+            if error: print(error, flush=True)
+            failed += bool(error)
+    if args.save:
+        import subprocess
+        subprocess.run([Path(sys.executable).with_name("nbdev-clean")], cwd=ROOT, check=True)
+    print(f"pages: {len(pages) - failed} passed, {failed} failed")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__": main()
