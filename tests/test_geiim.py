@@ -1,0 +1,355 @@
+"""GEIIM against truth: hand cases, limits, invariants, and PyTorch Geometric as an oracle."""
+import math
+import pytest
+import torch
+import torch.nn.functional as F
+from torch_geometric.nn import DenseGraphConv
+from micacl.core import MicaclError
+from micacl.geiim import (GEIIM, AdaptiveGraph, MultiscaleConv, allowed_links, data_adjacency, learned_adjacency,
+                          masked_softmax, propagate, start_embedding)
+
+KINDS = ("learned", "data", "both")
+
+
+@pytest.fixture(autouse=True)
+def _seed(): torch.manual_seed(0); torch.set_num_threads(1)
+
+
+def ragged_mask(B, N):
+    "Bags of different lengths, one full, and one with a hole in the middle."
+    mask = torch.arange(N)[None] < torch.tensor([N, N - 1, 2, 1])[:B, None]
+    mask[1] = True; mask[1, N // 2] = False
+    return mask
+
+
+def shake(module):
+    "Give every parameter a value away from its start, so that zero initialisation hides nothing."
+    with torch.no_grad():
+        for p in module.parameters(): p.add_(0.3 * torch.randn_like(p))
+    return module
+
+
+def slow_geiim(m, x, mask):
+    "The whole module as loops over bags and instances, float64, written from the equations."
+    B, N, D = x.shape
+    E1, E2 = m.graph.E1, m.graph.E2
+    out, adjacency = torch.zeros_like(x), torch.zeros(B, N, N, dtype=x.dtype)
+    for b in range(B):
+        for i in range(N):
+            links = [j for j in range(N) if (mask[b, j] or j == i) and (not m.graph.neighbours_only or abs(i - j) <= 1)]
+            e = {j: math.exp(max(0., float(E1[i] @ E2[:, j]))) for j in links}
+            for j in links: adjacency[b, i, j] = e[j] / sum(e.values())
+        xb = torch.stack([x[b, n] if mask[b, n] else torch.zeros(D, dtype=x.dtype) for n in range(N)])
+        hops = [xb]
+        for _ in range(m.hops):
+            hops.append(torch.stack([m.alpha*xb[i] + (1 - m.alpha)*sum(adjacency[b, i, j]*hops[-1][j] for j in range(N)) for i in range(N)]))
+        h = [m.mix.weight @ torch.cat([hop[n] for hop in hops]) + m.mix.bias for n in range(N)]
+        for n in range(N):
+            if not mask[b, n]: continue
+            scales = []
+            for conv in m.scales.branches:
+                k, r = conv.kernel_size[0], conv.bias.clone()
+                for tap in range(k):
+                    t = n + tap - k // 2
+                    if 0 <= t < N and mask[b, t]: r = r + conv.weight[:, :, tap] @ h[t]
+                scales.append(0.5 * r * (1 + torch.erf(r / 2**.5)))              # GELU
+            y = x[b, n] + m.out.weight @ torch.cat(scales) + m.out.bias
+            y = (y - y.mean()) / (y.var(unbiased=False) + m.norm.eps).sqrt()
+            out[b, n] = y * m.norm.weight + m.norm.bias
+    return out, adjacency
+
+
+@pytest.mark.parametrize("neighbours_only", [False, True])
+@pytest.mark.parametrize("hops", [1, 2])
+def test_equals_slow_loops(neighbours_only, hops):
+    m = shake(GEIIM(4, 5, embed_dim=3, hops=hops, neighbours_only=neighbours_only)).double()
+    x, mask = torch.randn(4, 5, 4).double(), ragged_mask(4, 5)
+    with torch.no_grad():
+        features, A = m(x, mask)
+        slow, slow_A = slow_geiim(m, x, mask)
+    torch.testing.assert_close(features, slow, rtol=0, atol=1e-12)
+    torch.testing.assert_close(A, slow_A, rtol=0, atol=1e-12)
+
+
+# ---- adjacency
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("neighbours_only", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_of_adjacency_sum_to_one(kind, neighbours_only, masked):
+    g = shake(AdaptiveGraph(8, 6, kind, neighbours_only=neighbours_only)).double()
+    mask = ragged_mask(4, 6) if masked else None
+    A = g(torch.randn(4, 6, 8).double(), mask)
+    assert A.shape == ((6, 6) if kind == "learned" and not masked else (4, 6, 6)) and (A >= 0).all()
+    torch.testing.assert_close(A.sum(-1), torch.ones(A.shape[:-1]).double())
+    if masked:                                                    # a real instance hears no padding
+        assert (A.masked_select(mask[:, :, None] & ~mask[:, None, :]) == 0).all()
+    far = (torch.arange(6)[:, None] - torch.arange(6)).abs() > 1
+    assert ((A[..., far] == 0).all()) == neighbours_only
+
+
+def test_learned_adjacency_by_hand():
+    E1, E2 = torch.tensor([[1.], [-1.]]), torch.tensor([[math.log(3.), -2.]])
+    # products: [[ln 3, -2], [-ln 3, 2]] -> relu [[ln 3, 0], [0, 2]]
+    A = learned_adjacency(E1, E2)
+    torch.testing.assert_close(A, torch.tensor([[3/4, 1/4], [1/(1 + math.e**2), math.e**2/(1 + math.e**2)]]))
+
+
+def test_data_adjacency_by_hand():
+    theta, phi = torch.tensor([[[2., 0., 0., 0.], [0., 0., 0., 0.]]]), torch.tensor([[[math.log(5.), 0., 0., 0.], [0., 1., 0., 0.]]])
+    torch.testing.assert_close(data_adjacency(theta, phi), torch.tensor([[[5/6, 1/6], [1/2, 1/2]]]))  # 2 ln5 / sqrt(4) = ln5
+
+
+def test_both_is_the_mean_of_the_two():
+    g = shake(AdaptiveGraph(8, 4, "both"))
+    x = torch.randn(3, 4, 8)
+    expected = (learned_adjacency(g.E1, g.E2) + data_adjacency(g.theta(x), g.phi(x)))/2
+    torch.testing.assert_close(g(x), expected)
+
+
+def test_links_by_hand():
+    mask = torch.tensor([[True, False, True]])
+    assert allowed_links(3, mask)[0].int().tolist() == [[1, 0, 1], [1, 1, 1], [1, 0, 1]]
+    assert allowed_links(3, mask, True)[0].int().tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 1]]
+    assert allowed_links(3).all() and allowed_links(4, None, True).sum() == 10
+
+
+def test_start_is_alive_and_nearly_uniform():
+    for seed in range(20):
+        torch.manual_seed(seed)
+        g = AdaptiveGraph(8, 4)
+        assert (g.E1 @ g.E2 > 2).all()
+        assert g(torch.randn(1, 4, 8)).sub(1/4).abs().max() < 0.2
+    assert start_embedding(3, 5, d=5).shape == (3, 5)
+
+
+def test_masked_softmax_ignores_what_it_masks():
+    mask = torch.tensor([True, False, True])
+    for junk in (float("nan"), float("inf"), -float("inf"), 1e38):
+        p = masked_softmax(torch.tensor([0., junk, math.log(3.)]), mask)
+        torch.testing.assert_close(p, torch.tensor([.25, 0., .75])); assert p[1] == 0
+
+
+def test_gradient_reaches_the_graph():
+    for kind, names in (("learned", ("E1", "E2")), ("data", ("theta.weight", "phi.weight")), ("both", ("E1", "E2", "theta.weight", "phi.weight"))):
+        m = GEIIM(16, 4, kind)
+        m(torch.randn(8, 4, 16))[0].mul(torch.randn(8, 4, 16)).sum().backward()
+        grads = dict(m.graph.named_parameters())
+        assert set(grads) == set(names)
+        for name in names: assert grads[name].grad.abs().max() > 0, name
+
+
+# ---- propagation
+
+def test_propagate_equals_dense_graph_conv():
+    x, A, alpha = torch.randn(3, 5, 7), torch.rand(3, 5, 5).softmax(-1), 0.6
+    oracle = DenseGraphConv(7, 7)                                 # W_rel (A X) + W_root X
+    with torch.no_grad():
+        oracle.lin_rel.weight.copy_((1 - alpha)*torch.eye(7)); oracle.lin_rel.bias.zero_(); oracle.lin_root.weight.copy_(alpha*torch.eye(7))
+        torch.testing.assert_close(propagate(x, A, alpha, 1)[1], oracle(x, A))
+        torch.testing.assert_close(propagate(x, A[0], alpha, 1)[1], oracle(x, A[0]))          # one graph for all bags
+
+
+def test_mixed_hop_of_the_module_equals_dense_graph_conv():
+    m = GEIIM(6, 4, alpha=0.)                                     # h = mix[x, Ax]: the two halves of mix are W_root and W_rel
+    x, oracle = torch.randn(2, 4, 6), DenseGraphConv(6, 6)
+    with torch.no_grad():
+        oracle.lin_root.weight.copy_(m.mix.weight[:, :6]); oracle.lin_rel.weight.copy_(m.mix.weight[:, 6:]); oracle.lin_rel.bias.copy_(m.mix.bias)
+        responses, A = m.responses(x)
+        h = oracle(x, A)
+        for r, conv in zip(responses, m.scales.branches):
+            torch.testing.assert_close(r, F.conv1d(h.mT, conv.weight, conv.bias, padding=conv.kernel_size[0]//2).mT)
+
+
+def test_propagate_limits():
+    x, A = torch.randn(2, 4, 3), torch.rand(4, 4).softmax(-1)
+    for h in propagate(x, torch.eye(4), 0.7, 3): torch.testing.assert_close(h, x)             # A = I
+    for h in propagate(x, A, 1., 3): torch.testing.assert_close(h, x)                         # graph off
+    torch.testing.assert_close(propagate(x, A, 0., 2)[2], A @ A @ x)                          # pure powers
+    constant = torch.full((1, 4, 3), 2.5)
+    for h in propagate(constant, A, 0.3, 4): torch.testing.assert_close(h, constant)          # rows sum to 1
+    assert len(propagate(x, A, hops=3)) == 4
+
+
+# ---- convolutions
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_receptive_field_of_each_kernel(k):
+    conv, x = MultiscaleConv(4, (k,)).double(), torch.randn(1, 9, 4).double()
+    for place in (0, 4, 8):
+        y = x.clone(); y[0, place] += 1
+        moved = (conv(y)[0] - conv(x)[0]).abs().sum(-1)[0] > 1e-9
+        assert moved.nonzero().flatten().tolist() == [n for n in range(9) if abs(n - place) <= k//2]
+
+
+def test_scales_are_separate_and_visible():
+    m = GEIIM(8, 4, kernels=(1, 3, 5))
+    r, A = m.responses(torch.randn(2, 4, 8))
+    assert [c.kernel_size[0] for c in m.scales.branches] == [1, 3, 5] and [tuple(a.shape) for a in r] == [(2, 4, 8)]*3
+    x = torch.randn(2, 4, 8)
+    for gone in range(3):                                         # every scale has a say in the features
+        n = shake(GEIIM(8, 4)); before = n(x)[0].detach().clone()
+        with torch.no_grad(): n.scales.branches[gone].weight.zero_()
+        assert (n(x)[0] - before).abs().max() > 1e-3
+
+
+def test_reach_of_the_module():
+    "Without a graph kernel 3 lets a nudge reach the neighbours only; with it, everybody."
+    x = torch.randn(1, 7, 8).double(); y = x.clone(); y[0, 3] += 1
+    for alpha, reach in ((1., [2, 3, 4]), (.7, list(range(7)))):
+        m = GEIIM(8, 7, kernels=(3,), alpha=alpha).double()
+        assert ((m(y)[0] - m(x)[0]).abs().sum(-1)[0] > 1e-9).nonzero().flatten().tolist() == reach
+
+
+# ---- invariants of the module
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("junk", [0., 1e6, float("nan"), float("inf")])
+def test_padding_changes_nothing_to_the_last_bit(kind, junk):
+    m, x, mask = shake(GEIIM(8, 5, kind)), torch.randn(4, 5, 8), ragged_mask(4, 5)
+    dirty = torch.where(mask[..., None], x, torch.tensor(junk))
+    f1, A1 = m(x, mask); f2, A2 = m(dirty, mask)
+    assert torch.equal(f1, f2) and torch.equal(A1, A2) and (f1[~mask] == 0).all()
+    assert torch.equal(m.dependency(x, mask), m.dependency(dirty, mask))
+    grads = []
+    for z in (x, dirty):
+        m.zero_grad(); f, _ = m(z, mask); (f.square().sum() + m.dependency(z, mask)[:, 0].sum()).backward()
+        grads.append([p.grad.clone() for p in m.parameters()])
+    assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(*grads))
+
+
+def test_padded_bag_equals_short_bag():
+    m, x = shake(GEIIM(8, 5, "data")).double(), torch.randn(2, 5, 8).double()
+    mask = torch.tensor([[True]*3 + [False]*2]*2)
+    torch.testing.assert_close(m(x, mask)[0][:, :3], m(x[:, :3])[0])
+    torch.testing.assert_close(m(x, mask)[1][:, :3, :3], m(x[:, :3])[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_mask_equals_no_mask(kind):
+    m, x = shake(GEIIM(8, 4, kind)).double(), torch.randn(3, 4, 8).double()
+    full = torch.ones(3, 4, dtype=torch.bool)
+    torch.testing.assert_close(m(x)[0], m(x, full)[0])
+    torch.testing.assert_close(m.dependency(x), m.dependency(x, full))
+
+
+def test_permutation_equivariance_of_the_data_graph_alone():
+    x, perm = torch.randn(3, 6, 8).double(), torch.tensor([3, 5, 0, 1, 4, 2])
+    def error(**kw):
+        m = shake(GEIIM(8, 6, **kw)).double()
+        f, A = m(x); g, B = m(x[:, perm])
+        return (g - f[:, perm]).abs().max()
+    assert error(kernels=(1,), adjacency="data") < 1e-12
+    assert error(kernels=(1,), adjacency="learned") > 1e-4        # places have names
+    assert error(kernels=(3,), adjacency="data") > 1e-4           # neighbours are known
+    m = shake(GEIIM(8, 6, "data", kernels=(1,))).double()
+    torch.testing.assert_close(m(x[:, perm])[1], m(x)[1][:, perm][:, :, perm])
+    torch.testing.assert_close(m.dependency(x[:, perm]), m.dependency(x)[:, perm])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_of_one_equals_batch_of_many(kind):
+    m, x, mask = shake(GEIIM(8, 5, kind)).double(), torch.randn(4, 5, 8).double(), ragged_mask(4, 5)
+    together = m(x, mask)[0]
+    for b in range(4):
+        alone, A = m(x[b:b + 1], mask[b:b + 1])
+        assert alone.shape == (1, 5, 8); torch.testing.assert_close(alone[0], together[b])
+
+
+def test_one_instance():
+    m = GEIIM(8, 1); f, A = m(torch.randn(3, 1, 8))
+    assert f.shape == (3, 1, 8) and A.tolist() == [[1.]] and (m.dependency(f) == 1).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(kind):
+    m, mask = shake(GEIIM(3, 4, kind, embed_dim=2, hops=2)).double(), torch.tensor([[True]*4, [True, True, False, False]])
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    names = list(dict(m.named_parameters()))
+    def f(x, *params):
+        out, A = torch.func.functional_call(m, dict(zip(names, params)), (x, mask))
+        w = masked_softmax(out @ params[names.index("score.weight")][0], mask)
+        return out, A, w
+    assert torch.autograd.gradcheck(f, (x, *m.parameters()))
+
+
+def test_dependency_uniform_at_start_then_learns():
+    m, x, mask = GEIIM(8, 5), torch.randn(4, 5, 8), ragged_mask(4, 5)
+    f, _ = m(x, mask)
+    w = m.dependency(f, mask)
+    torch.testing.assert_close(w, mask / mask.sum(1, keepdim=True))
+    w[:, 0].sum().backward()
+    assert m.score.weight.grad.abs().max() > 0
+    with torch.no_grad(): m.score.weight.copy_(torch.eye(8)[:1]*50)
+    assert (m.dependency(f, mask).argmax(1) == f[..., 0].masked_fill(~mask, -9e9).argmax(1)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_autocast(kind):
+    m, x, mask = GEIIM(16, 4, kind), torch.randn(4, 4, 16), torch.tensor([[True]*4, [True]*3 + [False], [True]*2 + [False]*2, [True]*4])
+    exact = m(x, mask)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        f, A = m(x, mask); w = m.dependency(f, mask)
+        (f.float().square().sum() + w.float()[:, 0].sum()).backward()
+    assert f.isfinite().all() and (f.float() - exact).abs().max() < 0.1
+    torch.testing.assert_close(w.float().sum(1), torch.ones(4), atol=1e-2, rtol=0); assert (w[~mask] == 0).all()
+    assert all(p.grad.isfinite().all() for p in m.parameters())
+
+
+def test_dropout_only_in_training():
+    m, x = GEIIM(16, 4, dropout=.5), torch.randn(2, 4, 16)
+    assert not torch.equal(m(x)[0], m(x)[0])
+    m.eval(); assert torch.equal(m(x)[0], m(x)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_dict_round_trip(kind, tmp_path):
+    from safetensors.torch import load_file, save_file
+    a, b, x = shake(GEIIM(8, 4, kind)), GEIIM(8, 4, kind), torch.randn(2, 4, 8)
+    save_file(a.state_dict(), tmp_path/"m.safetensors"); b.load_state_dict(load_file(tmp_path/"m.safetensors"))
+    assert torch.equal(a(x)[0], b(x)[0]) and torch.equal(a.dependency(x), b.dependency(x))
+
+
+# ---- errors say what to do, in one line
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: GEIIM(8, 4)(torch.randn(2, 6, 8)), ("4 instances", "found 6", 'adjacency="data"')),
+    (lambda: GEIIM(8, 4, "both")(torch.randn(2, 3, 8)), ("found 3", "mask")),
+    (lambda: GEIIM(8, 4, "random"), ("learned", "both", "'random'")),
+    (lambda: GEIIM(8, 4, kernels=(1, 2)), ("odd", "(1, 2)")),
+    (lambda: GEIIM(8, 4, kernels=()), ("odd",)),
+    (lambda: GEIIM(8, 4, alpha=1.5), ("alpha", "1.5")),
+    (lambda: GEIIM(8, 4, hops=0), ("hops", "0")),
+    (lambda: GEIIM(8, 4)(torch.randn(2, 4, 7)), ("(B, N, 8)", "(2, 4, 7)")),
+    (lambda: GEIIM(8, 4)(torch.randn(4, 8)), ("(4, 8)",)),
+    (lambda: GEIIM(8, 4)(torch.randn(2, 4, 8), torch.ones(2, 4)), ("bool", "float32")),
+    (lambda: GEIIM(8, 4)(torch.randn(2, 4, 8), torch.ones(2, 3, dtype=torch.bool)), ("(2, 4)", "(2, 3)")),
+])
+def test_errors(make, words):
+    with pytest.raises(MicaclError) as e: make()
+    assert "\n" not in str(e.value)
+    for word in words: assert word in str(e.value), str(e.value)
+
+
+def test_data_graph_takes_any_number():
+    m = GEIIM(8, 4, "data")
+    for n in (1, 2, 7): assert m(torch.randn(2, n, 8))[0].shape == (2, n, 8)
+
+
+# ---- it learns what it is for
+
+def test_learns_who_the_neighbours_are():
+    N, D = 5, 12
+    truth = torch.diag(torch.ones(N - 1), 1) + torch.diag(torch.ones(N - 1), -1); truth /= truth.sum(1, keepdim=True)
+    direction = torch.randn(D)
+    def left(**kw):
+        torch.manual_seed(1)
+        m, head = GEIIM(D, N, kernels=(1,), **kw), torch.nn.Linear(D, 1)
+        opt = torch.optim.Adam([*m.parameters(), *head.parameters()], lr=2e-2)
+        for _ in range(150):
+            v = torch.rand(64, N, 1)*2 - 1; f, A = m(v*direction)
+            loss = F.mse_loss(head(f), truth @ v); opt.zero_grad(); loss.backward(); opt.step()
+        return loss.item() / (truth @ v).var().item(), A.detach()
+    error, A = left()
+    assert error < 0.05 and (A - truth).abs().max() < 0.15
+    assert left(alpha=1.)[0] > 0.8

@@ -1,0 +1,193 @@
+"Metrics against hand cases, scikit-learn, and slow loops."
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
+
+from micacl.core import EMOTIONS, MicaclError
+from micacl.metrics import bootstrap_interval, confusion, ece, group_recall, instance_auc, recalls, reliability, summarise, uar, war
+
+DFEW = [489, 379, 534, 435, 294, 29, 181]
+labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60).map(lambda pairs: np.array(pairs).T)
+
+
+def test_hand_case():
+    y, p = [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]
+    assert confusion(y, p, 3).tolist() == [[3, 1, 0], [1, 1, 0], [0, 0, 0]]
+    assert recalls(y, p, 3)[:2].tolist() == [0.75, 0.5] and np.isnan(recalls(y, p, 3)[2])
+    assert uar(y, p, 3) == 0.625 and war(y, p) == pytest.approx(4 / 6)
+
+
+def test_majority_classifier_on_dfew():
+    y, p = np.repeat(np.arange(7), DFEW), np.full(sum(DFEW), 2)
+    assert uar(y, p) == pytest.approx(1 / 7) and war(y, p) == pytest.approx(534 / 2341)
+
+
+@given(labels)
+@settings(max_examples=40, deadline=None)
+def test_against_scikit_learn(pair):
+    y, p = pair
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")   # sklearn warns of predicted classes that do not occur
+        assert uar(y, p, 5) == pytest.approx(balanced_accuracy_score(y, p))
+        each = recall_score(y, p, labels=range(5), average=None, zero_division=np.nan)
+    assert war(y, p) == pytest.approx(accuracy_score(y, p))
+    np.testing.assert_allclose(recalls(y, p, 5), each)
+    assert confusion(y, p, 5).sum() == len(y)
+    assert (np.isnan(recalls(y, p, 5)) == (np.bincount(y, minlength=5) == 0)).all()
+
+
+@given(labels, st.permutations(range(5)))
+@settings(max_examples=30, deadline=None)
+def test_renaming_classes_changes_nothing(pair, names):
+    y, p = pair
+    names = np.array(names)
+    assert uar(names[y], names[p], 5) == pytest.approx(uar(y, p, 5))
+    np.testing.assert_allclose(recalls(names[y], names[p], 5)[names], recalls(y, p, 5))
+
+
+def test_nothing_is_not_zero():
+    assert np.isnan(uar([], [], 3)) and np.isnan(war([], [])) and np.isnan(recalls([], [], 3)).all()
+    assert np.isnan(ece([], np.zeros((0, 3))))
+    assert np.isnan(bootstrap_interval([], [], 3)["uar"]).all()
+    box = bootstrap_interval([0, 0], [0, 1], 3)["recall"]
+    assert np.isfinite(box[0]).all() and np.isnan(box[1:]).all()
+
+
+@pytest.mark.parametrize("y, p, n", [([0, 3], [0, 0], 3), ([0, 0], [0, -1], 3), ([0, 1], [0], 2)])
+def test_impossible_labels_are_refused(y, p, n):
+    with pytest.raises(MicaclError): confusion(y, p, n)
+
+
+def test_groups():
+    r = np.array([.9, .8, .7, .6, .5, .1, .3])
+    g = group_recall(r, DFEW)     # head: neutral, happy, angry; tail: disgust, fear
+    assert g == pytest.approx(dict(head=(.7 + .9 + .6) / 3, medium=(.8 + .5) / 2, tail=(.1 + .3) / 2))
+    r[5] = np.nan
+    assert group_recall(r, DFEW)["tail"] == pytest.approx(.3)
+    r[6] = np.nan
+    assert np.isnan(group_recall(r, DFEW)["tail"])
+    equal = group_recall([.1, .2, .3], [5, 5, 5])
+    assert np.isnan(equal["head"]) and np.isnan(equal["tail"]) and equal["medium"] == pytest.approx(.2)
+
+
+# ---- bootstrap
+
+def _loop_interval(y, p, C, draws, seed):
+    "Stratified bootstrap that really draws clips."
+    rng, got = np.random.default_rng(seed), []
+    for _ in range(draws):
+        drawn = [rng.choice(np.flatnonzero(y == c), (y == c).sum()) for c in range(C)]
+        r = [(p[i] == c).mean() for c, i in enumerate(drawn)]
+        got.append([np.mean(r), (p[np.concatenate(drawn)] == y[np.concatenate(drawn)]).mean(), *r])
+    return np.quantile(got, [.025, .975], axis=0).T
+
+
+def test_bootstrap_equals_drawing_clips():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [120, 40, 12])
+    p = np.where(rng.random(len(y)) < .6, y, rng.integers(0, 3, len(y)))
+    fast, slow = bootstrap_interval(y, p, 3, draws=20000), _loop_interval(y, p, 3, 2000, 1)
+    np.testing.assert_allclose(np.vstack([fast["uar"], fast["war"], fast["recall"]]), slow, atol=.025)
+
+
+def test_bootstrap_is_seeded_and_holds_the_estimate():
+    rng = np.random.default_rng(3)
+    y, p = np.repeat(np.arange(7), DFEW), rng.integers(0, 7, sum(DFEW))
+    a, b, c = (bootstrap_interval(y, p, seed=s) for s in (0, 0, 1))
+    assert (a["uar"] == b["uar"]).all() and (a["uar"] != c["uar"]).any()
+    assert a["uar"][0] < uar(y, p) < a["uar"][1] and a["war"][0] < war(y, p) < a["war"][1]
+    narrow = bootstrap_interval(y, p, level=.5)
+    assert np.diff(narrow["uar"]) < np.diff(a["uar"])
+
+
+def test_bootstrap_of_a_perfect_classifier_is_a_point():
+    y = np.repeat(np.arange(7), DFEW)
+    box = bootstrap_interval(y, y)
+    assert box["uar"].tolist() == [1, 1] and box["war"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("n, expected", [(100, 2 * 1.96 * np.sqrt(.25 / 100)), (10000, 2 * 1.96 * np.sqrt(.25 / 10000))])
+def test_width_is_the_binomial_one(n, expected):
+    box = bootstrap_interval(np.zeros(n, int), np.arange(n) % 2, 2, draws=5000)
+    assert np.diff(box["recall"][0]).item() == pytest.approx(expected, rel=.1)
+
+
+# ---- calibration
+
+def test_ece_by_hand():
+    p = np.array([[.9, .1], [.9, .1], [.9, .1], [.4, .6]])
+    assert ece([0, 0, 1, 1], p) == pytest.approx(.75 * abs(2 / 3 - .9) + .25 * .4)
+    assert ece([0, 1], np.eye(2)) == 0 and ece([1, 0], np.eye(2)) == 1
+
+
+def test_bin_edges_belong_to_the_lower_bin():
+    count, *_ = reliability([0], [[.6, .4]], bins=5)       # (0.4, 0.6]
+    assert count.tolist() == [0, 0, 1, 0, 0]
+
+
+@given(st.integers(1, 80), st.integers(0, 10**6), st.integers(1, 20))
+@settings(max_examples=40, deadline=None)
+def test_ece_against_a_loop(n, seed, bins):
+    rng = np.random.default_rng(seed)
+    y, p = rng.integers(0, 4, n), softmax(rng.normal(size=(n, 4)) * 3, 1)
+    conf, right, expected = p.max(1), p.argmax(1) == y, 0.
+    for m in range(bins):
+        inside = (conf > m / bins) & (conf <= (m + 1) / bins)
+        if inside.any(): expected += inside.mean() * abs(right[inside].mean() - conf[inside].mean())
+    assert ece(y, p, bins) == pytest.approx(expected)
+    assert 0 <= ece(y, p, bins) <= 1
+
+
+# ---- instance AUC
+
+@given(st.integers(1, 20), st.integers(2, 6), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_instance_auc_against_scikit_learn(n, N, seed):
+    rng = np.random.default_rng(seed)
+    w, pos = rng.integers(0, 4, (n, N)) / 4, rng.random((n, N)) < .4      # few values, so that ties occur
+    each = [roc_auc_score(p, v) for v, p in zip(w, pos) if 0 < p.sum() < N]
+    auc, used = instance_auc(w, pos)
+    assert used == len(each)
+    assert auc == pytest.approx(np.mean(each)) if each else np.isnan(auc)
+
+
+def test_instance_auc_limits():
+    pos = np.array([[1, 0, 0, 1], [0, 1, 0, 0]], bool)
+    assert instance_auc(pos, pos) == (1.0, 2) and instance_auc(~pos, pos) == (0.0, 2)
+    assert instance_auc(np.full((2, 4), .25), pos) == (0.5, 2)
+    assert instance_auc(np.ones((0, 4)), np.ones((0, 4), bool))[1] == 0
+    with pytest.raises(MicaclError): instance_auc(np.ones((2, 4)), np.ones((2, 3), bool))
+
+
+def test_instance_auc_compares_within_a_clip_only():
+    w, pos = np.array([[.9, .8], [.2, .1]]), np.array([[0, 1], [1, 0]], bool)
+    assert instance_auc(w, pos)[0] == .5                       # one right, one wrong
+    assert instance_auc(w * [[1], [100]], pos)[0] == .5        # the scale of a clip is nothing
+
+
+# ---- everything at once
+
+def test_summary():
+    rng = np.random.default_rng(5)
+    y, logits = np.repeat(np.arange(7), DFEW), rng.normal(size=(sum(DFEW), 7))
+    s = summarise(y, logits, EMOTIONS, DFEW)
+    p = logits.argmax(1)
+    assert s["uar"] == uar(y, p) and s["war"] == war(y, p) and s["n_test"] == 2341
+    assert list(s["recall"]) == list(EMOTIONS) and s["n_per_class"]["disgust"] == 29
+    assert s["recall"][s["worst"]] == min(s["recall"].values())
+    assert s["ece"] == pytest.approx(ece(y, softmax(logits, 1))) and np.array(s["confusion"]).sum() == 2341
+    assert {"head", "medium", "tail"} <= s.keys() and s["intervals"]["uar"][0] < s["uar"] < s["intervals"]["uar"][1]
+    assert summarise(y, logits, EMOTIONS, DFEW) == s
+    assert summarise(y, logits, EMOTIONS, DFEW, seed=1)["intervals"] != s["intervals"]
+
+
+def test_summary_refuses_broken_scores_and_survives_absent_classes():
+    with pytest.raises(MicaclError, match="NaN"): summarise([0], [[np.nan, 0.]], ("a", "b"), [1, 1])
+    s = summarise([0, 1], [[2., 1., 0.], [0., 1., 0.]], ("a", "b", "c"), [9, 5, 1])
+    assert np.isnan(s["recall"]["c"]) and np.isnan(s["tail"]) and s["uar"] == 1
+    empty = summarise([], np.zeros((0, 3)), ("a", "b", "c"), [9, 5, 1])
+    assert empty["n_test"] == 0 and empty["worst"] is None and np.isnan(empty["uar"])

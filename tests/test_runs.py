@@ -1,0 +1,140 @@
+"Run folders: data in, checkpoints that survive, one run a folder."
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from micacl import runs
+from micacl.core import Config, MicaclError, write_json
+from micacl.runs import (check_same, find_checkpoint, hold_folder, load_checkpoint, load_run, open_run, read_tensors,
+                         save_checkpoint, write_tensors)
+
+
+def parts(seed=0):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    loss = nn.Linear(2, 2)
+    return net, loss, torch.optim.AdamW([dict(params=net.parameters(), weight_decay=.1), dict(params=loss.parameters())], lr=1e-2)
+
+
+def step(net, loss, optimizer, seed):
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad(); loss(net(x)).square().mean().backward(); optimizer.step()
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for m, n in zip(a[:2], b[:2]) for p, q in zip(m.state_dict().values(), n.state_dict().values()))
+
+
+def test_a_resumed_optimiser_continues_to_the_bit(tmp_path):
+    a, b = parts(), parts(1)
+    for i in range(3): step(*a, i)
+    save_checkpoint(tmp_path, *a, dict(epoch=3, history=[dict(loss=0.1 + 0.2)], scaler=None))
+    state = load_checkpoint(tmp_path, *b)
+    assert state == dict(epoch=3, history=[dict(loss=0.1 + 0.2)], scaler=None) and same(a, b)
+    for i in range(3, 6): step(*a, i); step(*b, i)
+    assert same(a, b)
+
+
+def test_without_a_checkpoint_nothing_changes(tmp_path):
+    a, b = parts(), parts()
+    assert load_checkpoint(tmp_path, *a)["epoch"] == 0 and same(a, b)
+
+
+class Killed(BaseException): pass
+
+
+@pytest.mark.parametrize("when", range(11))
+def test_a_kill_at_any_step_of_saving_leaves_a_whole_checkpoint(tmp_path, monkeypatch, when):
+    "Every file-system call of `save_checkpoint` in turn is where the process dies."
+    a = parts(); step(*a, 0)
+    save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
+    first = {k: v.clone() for k, v in a[0].state_dict().items()}
+    step(*a, 1)
+    second = a[0].state_dict()
+    calls = iter(range(100))
+    def deadly(f):
+        def g(*args, **kwargs):
+            if next(calls) == when: raise Killed
+            return f(*args, **kwargs)
+        return g
+    with monkeypatch.context() as m:
+        m.setattr(runs.shutil, "rmtree", deadly(runs.shutil.rmtree)); m.setattr(Path, "rename", deadly(Path.rename))
+        m.setattr(Path, "mkdir", deadly(Path.mkdir)); m.setattr(os, "replace", deadly(os.replace))
+        try: save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None)); died = False
+        except Killed: died = True
+    assert died == (when < 10), "the list of steps has changed: adapt the range"   # 3 rmtree, 1 mkdir, 4 files, 2 renames
+    for _ in range(2):      # and again after the next save, which has to clean up
+        b = parts(1)
+        epoch = load_checkpoint(tmp_path, *b)["epoch"]
+        expected = first if epoch == 1 else second
+        assert all(torch.equal(v, expected[k]) for k, v in b[0].state_dict().items())
+        save_checkpoint(tmp_path, *b, dict(epoch=epoch, history=[], scaler=None))
+        assert find_checkpoint(tmp_path).name == "checkpoint"
+
+
+def test_safetensors_files_are_read_by_the_library_itself(tmp_path):
+    tensors = dict(a=torch.arange(6.).view(2, 3).t(), b=torch.tensor(3), c=torch.zeros(0))
+    write_tensors(tmp_path / "x.safetensors", tensors)
+    back = load_file(tmp_path / "x.safetensors")
+    assert all(torch.equal(back[k], v) and back[k].dtype == v.dtype for k, v in tensors.items())
+    assert all(torch.equal(v, tensors[k]) for k, v in read_tensors(tmp_path / "x.safetensors").items())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x", b"\x80\x04not a tensor" * 100])
+def test_damaged_weights_are_named_in_one_line(tmp_path, content):
+    f = tmp_path / "model.safetensors"
+    if content is not None: f.write_bytes(content)
+    with pytest.raises(MicaclError) as e: read_tensors(f)
+    assert str(f) in str(e.value) and "\n" not in str(e.value)
+
+
+# ---- the folder
+
+HOLD = "import sys, time; from pathlib import Path; from micacl.runs import hold_folder\nwith hold_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    p = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert p.stdout.readline() == "held\n"
+        with pytest.raises(MicaclError, match=f"process {p.pid}"):
+            with hold_folder(tmp_path): pass
+    finally: p.kill(); p.wait()
+    with hold_folder(tmp_path): pass
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "f").write_text("")
+    with pytest.raises(MicaclError, match="expected a folder"):
+        with hold_folder(tmp_path / "f"): pass
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    (tmp_path / ".lock").touch()
+    assert open_run(tmp_path, None, False) == Config()
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(MicaclError, match="metrics.jsonl.*resume"): open_run(tmp_path, Config(), False)
+    write_json(tmp_path / "config.json", dict(config=Config(lr=0.5).to_dict()))
+    assert open_run(tmp_path, None, True) == Config(lr=0.5)
+    with pytest.raises(MicaclError, match="epochs"): open_run(tmp_path, Config(epochs=0), True)
+
+
+@pytest.mark.parametrize("change", [dict(lr=0.1), dict(seed=1), dict(epochs=11), dict(mccl_scales=(1, 2))])
+def test_only_the_same_run_is_resumed(change):
+    describe = lambda config, **kw: dict(dict(config=config.to_dict(), dataset="csv", fold=1, classes=["a"], train_clips="0"), **kw)
+    check_same("run", describe(Config()), describe(Config(workers=3)))
+    check_same("run", dict(describe(Config()), config=dict(Config().to_dict(), mccl_scales=[1, 2, 4])), describe(Config()))   # JSON knows no tuples
+    with pytest.raises(MicaclError, match=next(iter(change))): check_same("run", describe(Config()), describe(dataclasses.replace(Config(), **change)))
+    for kw in (dict(fold=2), dict(train_clips="1"), dict(classes=["b"]), dict(dataset="dfew")):
+        with pytest.raises(MicaclError, match=next(iter(kw))): check_same("run", describe(Config()), describe(Config(), **kw))
+
+
+def test_nothing_to_load(tmp_path):
+    with pytest.raises(MicaclError, match="config.json"): load_run(tmp_path)

@@ -1,0 +1,381 @@
+"Decoding, sampling, cache, augmentation and bags, against hand cases, a second decoder and broken files."
+import os, pickle, struct
+from dataclasses import replace
+from pathlib import Path
+
+import av, numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from micacl import video as V
+from micacl.core import Config, MicaclError, read_json, write_json
+from micacl.datasets import Clip, ClipTable
+from micacl.video import ClipDataset, ClipError, FrameCache, augmentation, count_frames, frame_indices, read_frames, to_bags
+
+CONFIG = Config(image_size=32)
+
+
+def picture_frames(n, size=64, seed=0):
+    "Smooth pictures that move, so that every frame differs: (n,size,size,3) uint8."
+    y, x = np.mgrid[:size, :size] / size
+    return np.stack([np.stack([128 + 100 * np.sin(6 * x + 0.3 * t + seed), 255 * y, 128 + 100 * np.cos(5 * (x + y) - 0.2 * t)], -1) for t in range(n)]).astype(np.uint8)
+
+
+def write_video(path, frames, codec="libx264", **options):
+    with av.open(str(path), "w", options=options) as box:
+        stream = box.add_stream(codec, rate=25, width=frames.shape[2], height=frames.shape[1], pix_fmt="yuv420p")
+        for f in frames: box.mux(stream.encode(av.VideoFrame.from_ndarray(f, format="rgb24")))
+        box.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    for name, n in dict(a=40, b=5, c=1, d=17).items(): write_video(root / f"{name}.mp4", picture_frames(n, seed=n))
+    (root / "e").mkdir()
+    for i, f in enumerate(picture_frames(12, seed=9), 1): Image.fromarray(f).save(root / "e" / f"{i}.png")
+    return ClipTable([Clip(n, root / (n if n == "e" else f"{n}.mp4"), i) for i, n in enumerate("abcde")], root=root)
+
+
+# ---------------------------------------------------------------- decoding
+
+@pytest.mark.parametrize("name, codec", [("x.mp4", "libx264"), ("x.avi", "mpeg4"), ("x.mkv", "libx264"), ("x.mov", "mpeg4"), ("x.webm", "libvpx-vp9")])
+def test_two_decoders_agree(tmp_path, name, codec):
+    p = write_video(tmp_path / name, picture_frames(30), codec)
+    assert count_frames(p) == 30
+    frames = read_frames(p)
+    assert frames.shape == (30, 64, 64, 3) and frames.dtype == torch.uint8
+    assert (frames.float() - torch.from_numpy(picture_frames(30)).float()).abs().mean() < 12       # a lossy codec, but the right frames
+    every = list(range(30))
+    assert torch.equal(frames, V._by_pyav(p, every))
+    if V._decord(): assert torch.equal(frames, V._by_decord(p, every, 30))
+    assert torch.equal(read_frames(p, [7, 2, 2, 29]), frames[[7, 2, 2, 29]])
+    assert torch.equal(V._by_pyav(p, [7, 2, 2, 29]), frames[[7, 2, 2, 29]])
+
+
+def test_a_width_that_decord_cannot_copy(tmp_path):
+    p = write_video(tmp_path / "x.mp4", picture_frames(4, 48))
+    assert torch.equal(read_frames(p), V._by_pyav(p, [0, 1, 2, 3]))
+
+
+def test_without_decord(clips, monkeypatch):
+    want = read_frames(clips[0].path)
+    monkeypatch.setattr(V, "_decord", lambda: None)
+    assert torch.equal(read_frames(clips[0].path), want)
+    assert torch.equal(read_frames(str(clips[0].path), torch.tensor([3, 1])), want[[3, 1]])
+
+
+def test_decord_that_counts_differently_is_not_used(clips):
+    if V._decord(): assert V._by_decord(clips[0].path, [0, 1], 39) is None and V._by_decord(clips[0].path, [0, 1], 40) is not None
+
+
+@pytest.mark.parametrize("matrix, turns", [((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_a_phone_video_is_turned_upright_by_both(tmp_path, matrix, turns):
+    p = write_video(tmp_path / "x.mp4", picture_frames(6)[:, :, :32])
+    upright = read_frames(p)
+    data = bytearray(p.read_bytes())
+    at = data.find(b"tkhd") + 44                                       # the display matrix of a version 0 track header
+    a, b, c, d = (65536 * m for m in matrix)
+    data[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(data)
+    got = read_frames(tmp_path / "turned.mp4")
+    assert torch.equal(got, V._by_pyav(tmp_path / "turned.mp4", list(range(6))))
+    assert torch.equal(got, torch.rot90(upright, turns, (1, 2)))
+
+
+def test_pictures_in_numeric_order(tmp_path):
+    for n in (1, 2, 10, 9, 100): Image.new("RGB", (8, 8), (n, 0, 0)).save(tmp_path / f"{n}.png")
+    (tmp_path / "Thumbs.db").write_bytes(b"x"); (tmp_path / "._1.png").write_bytes(b"x")
+    assert read_frames(tmp_path)[:, 0, 0, 0].tolist() == [1, 2, 9, 10, 100] and count_frames(tmp_path) == 5
+    assert read_frames(tmp_path, [4, 0])[:, 0, 0, 0].tolist() == [100, 1]
+
+
+def test_pictures_of_dfew_names_modes_and_sizes(tmp_path):
+    Image.new("L", (8, 6), 7).save(tmp_path / "00001_00002.jpg")
+    Image.new("RGBA", (16, 12), (1, 2, 3, 9)).save(tmp_path / "00001_00010.png")
+    x = read_frames(tmp_path)
+    assert x.shape == (2, 6, 8, 3) and x[0, 0, 0].tolist() == [7, 7, 7] and x[1, 3, 3].tolist() == [1, 2, 3]
+
+
+# ---------------------------------------------------------------- broken clips
+
+def broken(tmp_path, kind):
+    p = tmp_path / "x.mp4"
+    if kind == "missing": return p, "nothing there"
+    if kind == "empty": p.write_bytes(b""); return p, "empty file"
+    if kind == "text": p.write_text("hello\n" * 99); return p, "no readable video"
+    if kind == "playlist":
+        write_video(tmp_path / "real.mp4", picture_frames(5))
+        p.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/real.mp4\n#EXT-X-ENDLIST\n"); return p, "no readable video"
+    if kind == "concat": write_video(tmp_path / "real.mp4", picture_frames(5)); p.write_text("ffconcat version 1.0\nfile real.mp4\n"); return p, "no readable video"
+    if kind == "folder": p.mkdir(); (p / "a.txt").write_text("x"); return p, "without pictures"
+    if kind == "jpg": p.mkdir(); (p / "1.jpg").write_bytes(b"\xff\xd8\xff nothing"); return p, "no readable picture"
+    if kind == "cut jpg":
+        p.mkdir(); Image.fromarray(picture_frames(1)[0]).save(p / "1.jpg")
+        (p / "1.jpg").write_bytes((p / "1.jpg").read_bytes()[:-300]); return p, "no readable picture"
+    if kind == "audio":
+        with av.open(str(p), "w") as box:
+            s = box.add_stream("aac", rate=16000, layout="mono")
+            f = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            f.sample_rate, f.pts = 16000, 0
+            box.mux([*s.encode(f), *s.encode(None)])
+        return p, "without a picture track"
+    if kind == "fifo": os.mkfifo(p); return p, "neither a file"
+    data = write_video(tmp_path / ("y.avi" if "avi" in kind else "y.mp4"), picture_frames(40, 96), **({"codec": "mpeg4"} if "avi" in kind else {}),
+                       **({"movflags": "faststart"} if "front" in kind else {})).read_bytes()
+    p = tmp_path / ("x.avi" if "avi" in kind else "x.mp4")
+    if "middle" in kind: p.write_bytes(data[:len(data) // 2] + b"\xa5" * 400 + data[len(data) // 2 + 400:]); return p, "damaged"
+    p.write_bytes(data[:int(len(data) * (0.97 if "late" in kind else 0.6))])
+    return p, "no readable video" if kind == "cut" else "cut off"
+
+
+KINDS = ["missing", "empty", "text", "playlist", "concat", "folder", "jpg", "cut jpg", "audio", "fifo", "cut", "cut front", "cut late front", "cut avi", "middle front"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("with_decord", [True, False])
+def test_a_broken_clip_is_one_line(tmp_path, kind, with_decord, monkeypatch, capfd):
+    if not with_decord: monkeypatch.setattr(V, "_decord", lambda: None)
+    p, words = broken(tmp_path, kind)
+    with pytest.raises(ClipError) as e: read_frames(p)
+    text = str(e.value)
+    assert words in text and str(p) in text and "\n" not in text and "expected" in text and ";" in text and len(text) < 250 + len(str(p))
+    assert isinstance(e.value, MicaclError) and Path(e.value.path).is_relative_to(p)
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
+
+
+def test_frames_that_are_not_there(clips):
+    for i in ([40], [-1], []):
+        with pytest.raises(ClipError, match="found frames 0..39"): read_frames(clips[0].path, i)
+
+
+# ---------------------------------------------------------------- sampling
+
+def test_frame_indices_by_hand():
+    assert frame_indices(1).tolist() == [0] * 16
+    assert frame_indices(5).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert frame_indices(16).tolist() == list(range(16))
+    assert frame_indices(17).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16]
+    assert frame_indices(77).tolist() == [2, 7, 12, 16, 21, 26, 31, 36, 40, 45, 50, 55, 60, 64, 69, 74]
+    assert frame_indices(8, 2, 2).tolist() == [1, 3, 5, 7] and frame_indices(3, 1, 1).tolist() == [1]
+    with pytest.raises(MicaclError): frame_indices(0)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2000), st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**40))
+def test_frame_indices_properties(F, N, L, seed):
+    T = N * L
+    for i in (frame_indices(F, N, L), frame_indices(F, N, L, torch.Generator().manual_seed(seed))):
+        assert i.shape == (T,) and i.dtype == torch.int64 and (i.diff() >= 0).all() and 0 <= i[0] and i[-1] < F
+        k = torch.arange(T)                                             # each frame lies in its own segment [kF/T, (k+1)F/T)
+        assert (i >= k * F // T).all() and (i * T < (k + 1) * F).all()
+    if F < T: assert set(torch.bincount(frame_indices(F, N, L), minlength=F).tolist()) <= {T // F, -(-T // F)}
+
+
+def test_the_largest_draw_stays_in_the_clip(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda n, generator, dtype: torch.full((n,), 1 - 2.0**-53, dtype=dtype))   # 15 + u rounds up to 16
+    assert frame_indices(77, generator=torch.Generator())[-1] == 76
+
+
+def test_random_indices_reach_the_whole_segment():
+    draws = torch.stack([frame_indices(80, 4, 4, torch.Generator().manual_seed(s)) for s in range(300)])
+    assert (draws.min(0).values == torch.arange(16) * 5).all() and (draws.max(0).values == torch.arange(16) * 5 + 4).all()
+
+
+# ---------------------------------------------------------------- cache
+
+def test_cache_equals_decoding(clips, tmp_path):
+    cache = FrameCache.build(clips, tmp_path, 64, progress=False)
+    assert len(cache) == 5 and not cache.problems and [cache.n_frames(c.id) for c in clips] == [40, 5, 1, 17, 12]
+    for i, c in enumerate(clips):
+        assert np.array_equal(cache.frames(c.id), read_frames(c.path).numpy()) and np.array_equal(cache[i], cache.frames(c.id))
+    with pytest.raises(ValueError): cache.frames("a")[0] = 0             # read-only
+    for train in (True, False):
+        with_cache, without = (ClipDataset(clips, replace(CONFIG, image_size=64), train, c) for c in (cache, None))
+        for i in range(5): assert torch.equal(with_cache[i][0], without[i][0]) and with_cache[i][1:] == without[i][1:] == (i, i)
+
+
+def test_cache_square_centre_and_size(tmp_path):
+    frames = np.zeros((2, 20, 40, 3), np.uint8); frames[:, :, 10:30] = 200; frames[:, :, :10] = 50
+    (tmp_path / "x").mkdir()
+    for i, f in enumerate(frames): Image.fromarray(f).save(tmp_path / "x" / f"{i}.png")
+    t = ClipTable([Clip("x", tmp_path / "x", 0)])
+    for size in (20, 10): assert (FrameCache.build(t, tmp_path / "c", size, progress=False)[0] == 200).all()
+    assert len(list((tmp_path / "c").glob("frames-*"))) == 1              # the one of the other size is gone
+
+
+def test_cache_most_frames(clips, tmp_path):
+    cache = FrameCache.build(clips, tmp_path, 64, max_frames=4, progress=False)
+    assert [cache.n_frames(c.id) for c in clips] == [4, 4, 1, 4, 4]
+    assert np.array_equal(cache.frames("a"), read_frames(clips[0].path, frame_indices(40, 4, 1)).numpy())
+    assert FrameCache.build(clips, tmp_path, 64, progress=False).n_frames("a") == 40
+
+
+def test_cache_is_refused_or_made_anew(clips, tmp_path):
+    build = lambda t, size=32: FrameCache.build(t, tmp_path, size, progress=False)
+    with pytest.raises(MicaclError, match="no index.json; build"): FrameCache.open(tmp_path, clips, 32)
+    build(clips)
+    when = (tmp_path / "index.json").stat().st_mtime_ns
+    build(clips), build(clips[1:3])                                      # a part of it fits too
+    assert (tmp_path / "index.json").stat().st_mtime_ns == when
+    with pytest.raises(MicaclError, match="16 px, found 32 px"): FrameCache.open(tmp_path, clips, 16)
+    with pytest.raises(MicaclError, match="clip new .*no such clip"): FrameCache.open(tmp_path, ClipTable([*clips, Clip("new", clips[0].path, 0)]), 32)
+    moved = ClipTable([Clip("a", clips[1].path, 0)])                     # the same id, another file
+    with pytest.raises(MicaclError, match="another version"): FrameCache.open(tmp_path, moved, 32)
+    index = read_json(tmp_path / "index.json")
+    write_json(tmp_path / "index.json", {**index, "version": 0})
+    with pytest.raises(MicaclError, match="version 1, found 0"): FrameCache.open(tmp_path, clips, 32)
+    build(clips)
+    assert read_json(tmp_path / "index.json")["version"] == 1
+    data = tmp_path / read_json(tmp_path / "index.json")["file"]
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(MicaclError, match="bytes of frames"): FrameCache.open(tmp_path, clips, 32)
+    assert np.array_equal(build(clips, 64).frames("b"), read_frames(clips[1].path).numpy())
+
+
+def test_cache_notices_a_changed_clip(tmp_path):
+    p = write_video(tmp_path / "x.mp4", picture_frames(5))
+    t = ClipTable([Clip("x", p, 0)])
+    FrameCache.build(t, tmp_path / "c", 64, progress=False)
+    write_video(p, picture_frames(6))
+    with pytest.raises(MicaclError, match="another version"): FrameCache.open(tmp_path / "c", t, 64)
+    assert FrameCache.build(t, tmp_path / "c", 64, progress=False).n_frames("x") == 6
+
+
+def test_cache_broken_clips(clips, tmp_path):
+    (tmp_path / "half.mp4").write_bytes(clips[0].path.read_bytes()[:900])
+    t = ClipTable([clips[1], Clip("half", tmp_path / "half.mp4", 1), clips[2]])
+    for _ in range(2):                                                   # built, then opened
+        cache = FrameCache.build(t, tmp_path / "c", 32, progress=False)
+        assert [c.id for c in cache.readable(t)] == ["b", "c"] and "half" not in cache
+        assert len(cache.problems) == 1 and str(cache.problems[0]).startswith(f"{tmp_path}/half.mp4: expected") and str(cache.problems[0]).count("half.mp4") == 1
+    data = ClipDataset(t, CONFIG, True, cache)
+    assert len(data) == 2 and data[1][1:] == (2, 1) and data.table[1].id == "c"
+    with pytest.raises(ClipError): FrameCache.build(t, tmp_path / "c", 32, on_bad="stop", progress=False)
+    with pytest.raises(ClipError): FrameCache.build(t, tmp_path / "d", 32, on_bad="stop", progress=False)
+    assert not (tmp_path / "d/index.json").exists() and not list((tmp_path / "d").iterdir())
+    with pytest.raises(MicaclError, match="none among 1; the first: .*half"): FrameCache.build(t[1:2], tmp_path / "e", 32, progress=False)
+
+
+def test_cache_interrupted_build_leaves_nothing_usable(clips, tmp_path):
+    many = ClipTable([Clip(str(i), clips[0].path, 0) for i in range(60)])
+    child = os.fork()
+    if not child:                                                        # dies in the middle, as if it were killed
+        count, load = [], V._load_small
+        def dying(*a, **k):
+            count.append(1)
+            if len(count) > 40: os._exit(9)
+            return load(*a, **k)
+        V._load_small = dying
+        FrameCache.build(many, tmp_path, 32, progress=False)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    left = [p.name for p in tmp_path.iterdir()]
+    assert left and all(n.endswith(".tmp") for n in left)
+    with pytest.raises(MicaclError, match="no index.json"): FrameCache.open(tmp_path, clips, 32)
+    FrameCache.build(clips, tmp_path, 32, progress=False)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".u8"]
+
+
+def test_cache_that_cannot_be_written(clips, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MicaclError, match="choose another folder"): FrameCache.build(clips, tmp_path / "file", 32, progress=False)
+
+
+# ---------------------------------------------------------------- the data set
+
+def test_item_shapes(clips):
+    for train in (True, False):
+        data = ClipDataset(clips, CONFIG, train)
+        assert len(data) == 5
+        for i, (x, y, k) in enumerate(data[i] for i in range(5)):
+            assert x.shape == (16, 3, 32, 32) and x.dtype == torch.uint8 and x.is_contiguous() and (y, k) == (i, i)
+    data = ClipDataset(clips, replace(CONFIG, n_instances=2, instance_length=3), False)
+    assert data[0][0].shape == (6, 3, 32, 32)
+
+
+def test_test_view_is_the_centre_frames_and_nothing_else(clips):
+    x = ClipDataset(clips, replace(CONFIG, image_size=64), False)[0][0]
+    assert torch.equal(x, read_frames(clips[0].path, frame_indices(40)).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_draws_depend_on_seed_epoch_and_clip_only(clips, tmp_path, cached):
+    cache = FrameCache.build(clips, tmp_path, 64, progress=False) if cached else None
+    data = ClipDataset(clips, CONFIG, True, cache)
+    batch = lambda workers: torch.cat([x for x, _, _ in torch.utils.data.DataLoader(data, 2, num_workers=workers)])
+    data.set_epoch(3)
+    alone, two = batch(0), batch(2)
+    assert torch.equal(alone, two)
+    torch.manual_seed(99)
+    turned = ClipDataset(clips[::-1], CONFIG, True, cache); turned.set_epoch(3)
+    assert torch.equal(torch.stack([turned[4 - i][0] for i in range(5)]), alone)
+    data.set_epoch(4)
+    assert not torch.equal(batch(0), alone)
+    data.set_epoch(3)
+    assert torch.equal(batch(0), alone)
+    other = ClipDataset(clips, replace(CONFIG, seed=7), True, cache); other.set_epoch(3)
+    assert not torch.equal(other[0][0], alone[0])
+    flat = ClipDataset(clips, CONFIG, False, cache)
+    assert torch.equal(flat[0][0], flat[0][0]) and not torch.equal(flat[0][0], alone[0])
+
+
+def test_persistent_workers_see_the_epoch(clips):
+    data = ClipDataset(clips[:2], CONFIG, True)
+    loader = torch.utils.data.DataLoader(data, 2, num_workers=1, persistent_workers=True)
+    for epoch in (0, 1):
+        data.set_epoch(epoch)
+        x = next(iter(loader))[0]
+        assert torch.equal(x, torch.stack([data[i][0] for i in (0, 1)]))
+
+
+def test_can_be_sent_to_a_fresh_process(clips, tmp_path):
+    data = ClipDataset(clips, CONFIG, True, FrameCache.build(clips, tmp_path, 32, progress=False))
+    data[0]
+    assert torch.equal(pickle.loads(pickle.dumps(data))[1][0], data[1][0])
+
+
+def test_a_clip_that_stands_still_stands_still(clips):
+    still = torch.from_numpy(picture_frames(1)).permute(0, 3, 1, 2).expand(16, -1, -1, -1)
+    seen = set()
+    for seed in range(12):
+        with V._own_dice(seed): x = augmentation(CONFIG)(still)
+        assert x.shape == (16, 3, 32, 32) and x.dtype == torch.uint8 and (x == x[:1]).all()
+        seen.add(x.float().mean().item())
+    assert len(seen) == 12
+
+
+def test_flip_crop_and_jitter_can_be_switched_off():
+    x = torch.from_numpy(picture_frames(3, 32)).permute(0, 3, 1, 2)
+    off = replace(CONFIG, flip=False, jitter=0.0, crop=1.0)
+    assert torch.equal(augmentation(off)(x), x)
+    flips = {tuple(augmentation(replace(off, flip=True))(x).flatten()[:9].tolist()) for _ in range(40)}
+    assert len(flips) == 2
+    areas = torch.stack([augmentation(replace(off, crop=0.5))(x).float() for _ in range(20)])
+    assert areas.var(0).max() > 0
+
+
+def test_global_generators_are_untouched(clips):
+    data = ClipDataset(clips, CONFIG, True)
+    torch.manual_seed(1); np.random.seed(1)
+    before, before_np = torch.get_rng_state(), np.random.get_state()[1].copy()
+    data[0]
+    assert torch.equal(torch.get_rng_state(), before) and (np.random.get_state()[1] == before_np).all()
+    with pytest.raises(RuntimeError), V._own_dice(3): raise RuntimeError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---------------------------------------------------------------- bags
+
+def test_to_bags_against_loops():
+    B, N, L, C, H, W = 2, 4, 3, 3, 5, 6
+    x = torch.arange(B * N * L * C * H * W).reshape(B, N * L, C, H, W)
+    bags = to_bags(x, N)
+    assert bags.shape == (B * N, C, L, H, W)
+    for b in range(B):
+        for n in range(N):
+            for l in range(L):
+                for c in range(C): assert torch.equal(bags[b * N + n, c, l], x[b, n * L + l, c])
+    with pytest.raises(MicaclError, match="share equally"): to_bags(x, 5)
