@@ -8,35 +8,35 @@ Docs: https://micacl.github.io/micacl/cli.html.md"""
 __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Check', 'Cache', 'Train', 'Evaluate', 'Pretrain',
            'Demo', 'main']
 
-# %% ../nbs/14_cli.ipynb #d62c7bbe
-import contextlib, json as json_lib, os, sys
+# %% ../nbs/14_cli.ipynb #767d0523
+import json as json_lib, os, sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Optional, Union
+from typing import Annotated, Literal, Union
 import tyro
 from . import __version__
 from .core import PRESETS, Config, MicaclError, config_from_dict, read_json, write_json
 
-# %% ../nbs/14_cli.ipynb #15f258b5
+# %% ../nbs/14_cli.ipynb #96bb269e
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-Fold = Annotated[Optional[int], tyro.conf.arg(metavar="K", help_behavior_hint="")]
+Fold = Annotated[int | None, tyro.conf.arg(metavar="K", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Dataset = Annotated[Optional[Literal["dfew", "ferv39k", "mafw", "synfew", "csv"]], tyro.conf.arg(metavar="{dfew,ferv39k,mafw,synfew,csv}", help_behavior_hint="(default: found out)")]
+Dataset = Annotated[Literal["dfew", "ferv39k", "mafw", "synfew", "csv"] | None, tyro.conf.arg(metavar="{dfew,ferv39k,mafw,synfew,csv}", help_behavior_hint="(default: found out)")]
 
-# %% ../nbs/14_cli.ipynb #f03afd48
+# %% ../nbs/14_cli.ipynb #4f1271e4
 @dataclass
 class Synfew:
     "Draw the built-in data set of synthetic faces. Stopped, it goes on with the same command."
     out: Out                          # folder to make
     profile: Literal["dfew", "ferv39k", "balanced"] = "dfew"   # shares of the training labels
-    imbalance: Annotated[Optional[float], tyro.conf.arg(metavar="X", help_behavior_hint="")] = None   # largest : smallest class, instead of a profile's shares
+    imbalance: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")] = None   # largest : smallest class, instead of a profile's shares
     train: int = 1200                 # training clips
     test: int = 350                   # clips in each of the two test sets
     frames: int = 24                  # typical length of a clip
     size: int = 64                    # pixels, height and width
     seed: int = 0                     # same seed, same clips
-    workers: Annotated[Optional[int], tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None   # processes; the clips do not depend on it
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None   # processes; the clips do not depend on it
 
     def run(self):
         from micacl.synfew import generate
@@ -93,20 +93,20 @@ class Train:
         return config_from_dict(read_json(own)["config"]) if self.resume and own.exists() else PRESETS[self.preset]()
 
     def run(self):
+        from micacl.report import write_report
         from micacl.training import train
         _print_scores(train(self.data, self.out, self.config, self.fold, self.dataset, self.resume, self.quiet))
-        print(f"run folder: {self.out}")
+        if int(os.environ.get("RANK", 0)) == 0: print(f"report: {write_report(self.out)}")   # one writer where many processes train
 
-# %% ../nbs/14_cli.ipynb #6b348c21
+# %% ../nbs/14_cli.ipynb #d6c18ebd
 def _print_scores(results):
     "A line for each test set."
-    for name, s in results["tests"].items():
-        part = lambda m: f"{m.upper()} {_percent(s[m])} % [{', '.join(map(_percent, s['intervals'][m]))}]"
-        print(f"{name}: {part('uar')}, {part('war')}, {s['n_test']} clips")
+    for name, s in results["tests"].items(): print(f"{name}: {_score(s, 'uar')}, {_score(s, 'war')}, {s['n_test']} clips")
 
+def _score(s, metric): return f"{metric.upper()} {_percent(s[metric])} % [{', '.join(map(_percent, s['intervals'][metric]))}]"
 def _percent(x): return "–" if x is None or x != x else f"{100 * x:.1f}"
 
-# %% ../nbs/14_cli.ipynb #5da35720
+# %% ../nbs/14_cli.ipynb #93e1e642
 @dataclass
 class Evaluate:
     "Test a trained run on a data set, its own or another with the same classes."
@@ -114,8 +114,8 @@ class Evaluate:
     data: Data                        # folder of the data set, or a CSV file
     fold: Fold = None                 # the fold to test on, if not the run's own
     dataset: Dataset = None           # its kind
-    out: Annotated[Optional[Path], tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: the run folder)")] = None   # where results.json and predictions.npz go, replacing what is there
-    json: Annotated[Optional[Path], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None   # write the results to this file too
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: the run folder)")] = None   # where results.json and predictions.npz go, replacing what is there
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None   # write the results to this file too
 
     def run(self):
         from micacl.training import evaluate
@@ -123,7 +123,7 @@ class Evaluate:
         _print_scores(results)
         if self.json: write_json(self.json, results)
 
-# %% ../nbs/14_cli.ipynb #ff414c43
+# %% ../nbs/14_cli.ipynb #85daa9cd
 @dataclass
 class Pretrain:
     "Train the weights that r3d_small starts from, on action units of drawn faces, and write them with their log and data card."
@@ -131,7 +131,7 @@ class Pretrain:
     n: int = 6000                     # instances to train on
     epochs: int = 12                  # passes over them
     seed: int = 0                     # same seed, same weights
-    workers: Annotated[Optional[int], tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None   # processes that draw
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None   # processes that draw
 
     def run(self):
         from micacl.pretrain import pretrain
@@ -181,7 +181,7 @@ def _explain(e, command):
     if isinstance(e, OSError): return 1, " ".join(f"{e.filename or 'the system'}: {e.strerror or e}".split())
     return 1, str(e)
 
-# %% ../nbs/14_cli.ipynb #a1dab1a7
+# %% ../nbs/14_cli.ipynb #3e395e78
 def _parse(argv):
     "The command that `argv` asks for."
     command = _read(argv, Config())
@@ -193,4 +193,4 @@ def _read(argv, config):
         default = {"default": Train(tyro.MISSING, tyro.MISSING, config=config)} if kind is Train else {}
         parts.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
     about = "MICACL: facial expressions in videos, long tails included. `micacl COMMAND --help` explains a command, `micacl --version` tells the version."
-    return tyro.cli(Union[tuple(parts)], args=argv, prog="micacl", description=about)
+    return tyro.cli(Union[tuple(parts)], args=argv, prog="micacl", description=about)   # noqa: UP007

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from fastprogress.fastprogress import progress_bar
 from .core import EMOTIONS, MicaclError
-from .clips import SYNONYMS, Clip, ClipTable, Intake, Problem, carve_validation, parse_label, protocol, read_rows
+from .clips import SYNONYMS, ClipTable, Intake, Problem, carve_validation, parse_label, read_rows
 _all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "protocol"]     # the whole table is at hand from here
 
 # %% ../nbs/02_datasets.ipynb #f9a16a68
@@ -199,7 +199,7 @@ def load_table(
         raise MicaclError(f"{table.problems[0]}" + (f" (and {len(table.problems) - 1} more problems; micacl check lists them)" if len(table.problems) > 1 else ""))
     return table
 
-# %% ../nbs/02_datasets.ipynb #0d0875d9
+# %% ../nbs/02_datasets.ipynb #6a97150a
 _PUBLISHED = dict(   # clips per class in this project's order, or only a total; from the data sets' own papers and list files
     dfew={"all": (2445, 1894, 2669, 2173, 1469, 145, 902), "fold 1": (489, 379, 534, 435, 294, 29, 181), "fold 2": 2341, "fold 3": 2340, "fold 4": 2339, "fold 5": 2336},
     ferv39k={"train": (5854, 5523, 7790, 5906, 2502, 1833, 1680), "test": (1473, 1393, 1958, 1487, 638, 467, 431)},
@@ -217,6 +217,7 @@ def _hollow(path):
     if path.is_dir(): return None if any(not e.name.startswith(".") for e in os.scandir(path)) else "expected pictures, found an empty folder; unpack the clip again or remove its row"
     return None if path.stat().st_size else "expected a video, found an empty file; copy it again or remove its row"
 
+# %% ../nbs/02_datasets.ipynb #a92f07a0
 @dataclass
 class CheckReport:
     "What `check` found. Its text is for people, `to_dict` for programs."

@@ -151,7 +151,7 @@ def check_bag(
         raise MicaclError(f"{who}: expected a bool mask of shape {tuple(x.shape[:2])}, found {mask.dtype} "
                           f"{tuple(mask.shape)}; True marks the real instances")
 
-# %% ../nbs/05_geiim.ipynb #1703d7e8
+# %% ../nbs/05_geiim.ipynb #c43330ea
 class GEIIM(nn.Module):
     "Graph-Enhanced Instance Interaction Module: adaptive graph, multiscale convolution, residual and norm."
     def __init__(self,
@@ -166,8 +166,8 @@ class GEIIM(nn.Module):
         neighbours_only: bool = False, # keep only links between temporal neighbours
     ):
         super().__init__()
-        if hops < 1: raise MicaclError(f"hops: expected 1 or more, found {hops}; alpha=1 switches the graph off")
-        if not 0 <= alpha <= 1: raise MicaclError(f"alpha: expected a share between 0 and 1, found {alpha}; 1 switches the graph off")
+        if hops < 1 or not 0 <= alpha <= 1:
+            raise MicaclError(f"GEIIM: expected hops of 1 or more and alpha between 0 and 1, found hops={hops} and alpha={alpha}; alpha=1 switches the graph off")
         self.dim, self.hops, self.alpha = dim, hops, alpha
         self.graph = AdaptiveGraph(dim, n_instances, adjacency, embed_dim, neighbours_only)
         self.mix = nn.Linear(dim*(hops + 1), dim)             # the 1x1 convolution over the concatenated hops
@@ -176,7 +176,6 @@ class GEIIM(nn.Module):
         self.drop, self.norm = nn.Dropout(dropout), nn.LayerNorm(dim)
         self.score = nn.Linear(dim, 1, bias=False)            # v; a bias would cancel in the softmax
         nn.init.zeros_(self.score.weight)                     # dependency weights start uniform
-
     def responses(self, x, mask=None): # -> list of (B,N,D), one a kernel, and the adjacency
         "What each scale makes of the bag after propagation, before the scales are fused."
         check_bag(x, self.dim, mask)
@@ -184,13 +183,11 @@ class GEIIM(nn.Module):
         A = self.graph(x, mask)
         h = self.mix(torch.cat(propagate(x, A, self.alpha, self.hops), -1))
         return self.scales(h, mask), A
-
     def forward(self, x, mask=None): # (B,N,D), (B,N) bool -> features (B,N,D), 0 in the padding, and adjacency
         "Instance features after the exchange, and the adjacency (N,N) or (B,N,N)."
         r, A = self.responses(x, mask)
         out = self.drop(self.out(F.gelu(torch.cat(r, -1))))
         return zero_padding(self.norm(zero_padding(x, mask) + out), mask), A
-
     def dependency(self, features, mask=None): # (B,N,D) from forward -> (B,N), rows sum to 1
         "Instance dependency weight w: softmax over the instances of a learned score."
         return masked_softmax(self.score(zero_padding(features, mask)).squeeze(-1), mask)

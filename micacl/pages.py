@@ -34,7 +34,7 @@ def number_table(caption, head, rows):
 
 def details(summary, *content): return tag("details", tag("summary", escape(summary)), *content)
 
-# %% ../nbs/12a_pages.ipynb #47a5973c
+# %% ../nbs/12a_pages.ipynb #fb13e711
 def _data_uri(kind, raw): return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
 
 def webp(frames, ms=80, side=96, quality=70):
@@ -49,15 +49,15 @@ def webp(frames, ms=80, side=96, quality=70):
 def moving_picture(frames, alt):
     "A moving picture, still for those who prefer reduced motion; long clips are thinned out to 32 frames."
     frames = np.asarray(frames)
-    step = max(1, len(frames) // 32)
+    step = -(-len(frames) // 32)
     still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{webp(frames[len(frames) // 2:][:1])}">'
     return tag("picture", still, f'<img src="{webp(frames[::step], 80 * step)}" alt="{escape(alt)}" width="128" height="128">')
 
-# %% ../nbs/12a_pages.ipynb #25de95ba
+# %% ../nbs/12a_pages.ipynb #f45e5bb3
 def inline_svg(fig, alt, key):
     "A figure as inline SVG that takes the ink of the page; `key` keeps its ids apart from other figures'."
     f = io.StringIO()
-    fig.savefig(f, format="svg", transparent=True, bbox_inches="tight", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    fig.savefig(f, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", f.getvalue()[f.getvalue().index("<svg"):], flags=re.S)
     ids = {}                                                                        # matplotlib's ids are random; numbers are not
     svg = re.sub(r'(\bid="|href="#|url\(#)([^")]+)', lambda m: f"{m[1]}{key}-{ids.setdefault(m[2], len(ids))}", svg)

@@ -9,10 +9,9 @@ __all__ = ['OKABE_ITO', 'INK', 'MUTED', 'SERIES', 'MARKERS', 'GROUPS', 'STYLE', 
            'plot_long_tail', 'plot_curves', 'plot_confusion', 'plot_recalls', 'plot_adjacency', 'plot_weights',
            'plot_schedule', 'explore_weights']
 
-# %% ../nbs/12_plots.ipynb #af52425d
+# %% ../nbs/12_plots.ipynb #0e9a2912
 import numpy as np
 import matplotlib
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from .core import MicaclError, frequency_groups

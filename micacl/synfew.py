@@ -18,8 +18,8 @@ from pathlib import Path
 import av
 import numpy as np
 from .core import EMOTIONS, MicaclError, Stream, atomic_write, read_json, write_json
-from .faces import UNITS, render
-from .acting import LEVEL, STRENGTH, Sample, sample_clip, unit_stream
+from .faces import UNITS
+from .acting import LEVEL, STRENGTH, sample_clip
 
 # %% ../nbs/01_synfew.ipynb #fb26cd68
 PROFILES = dict(dfew=(20.9, 16.2, 22.8, 18.6, 12.6, 1.24, 7.7),               # per cent, in the order of EMOTIONS
@@ -232,7 +232,7 @@ def _write_tables(out, rows, results):
         np.savez_compressed(f, clip=np.array([r.clip for r in rows]), start=np.cumsum([0] + [clip.n_frames for _, clip in results]).astype(np.int64), apex=parts["apex"],
                             units=parts["units"].astype(np.float32), pose=parts["pose"].astype(np.float32))
 
-# %% ../nbs/01_synfew.ipynb #936b3fb4
+# %% ../nbs/01_synfew.ipynb #59760269
 GENERATOR = 1   # raised whenever the same seed would give other clips or labels
 
 def generate(
@@ -249,7 +249,7 @@ def generate(
     apex=(0.3, 0.6),           # range of the share of a clip that is apex
 ) -> dict:                     # what synfew.json holds
     "Make a SynFEW data set, or go on with one that was interrupted."
-    p = dict(generator=GENERATOR, profile=profile, imbalance=imbalance, n_train=n_train, n_test=n_test, n_frames=n_frames, size=size, seed=seed, apex=list(apex))
+    p = dict(generator=GENERATOR, profile=profile, imbalance=imbalance and float(imbalance), n_train=n_train, n_test=n_test, n_frames=n_frames, size=size, seed=seed, apex=list(apex))
     _check(p, workers)
     out, rows = Path(out), []
     counts = dict(train=label_counts(n_train, profile, imbalance))
@@ -265,13 +265,14 @@ def generate(
     results = list(_bar(_run([(job, r) for r in rows], workers), len(rows), progress))
     _write_tables(out, rows, results)
     wrong = float(np.mean([act.emotion != r.label for r, (act, _) in zip(rows, results) if r.split == "train"]))
-    command = f"generate(OUT, {', '.join(f'{k}={v!r}' for k, v in p.items() if k != 'generator')})"
+    flags = dict(profile=profile, imbalance=p["imbalance"], train=n_train, test=n_test, frames=n_frames, size=size, seed=seed)
+    command = "micacl synfew OUT " + " ".join(f"--{k} {v}" for k, v in flags.items() if v is not None) + ("" if tuple(apex) == (0.3, 0.6) else f"  # apex={apex}, from Python")
     info = dict(format=1, generator=GENERATOR, seed=seed, profile=profile, parameters=p, classes=EMOTIONS, units=UNITS, apex_level=LEVEL,
                 counts={s: dict(zip(EMOTIONS, c.tolist())) for s, c in counts.items()}, label_noise=round(wrong, 4), command=command)
     write_json(out / "synfew.json", info); (out / "synfew.partial.json").unlink()
     return read_json(out / "synfew.json")
 
-# %% ../nbs/01_synfew.ipynb #68c1bc84
+# %% ../nbs/01_synfew.ipynb #ad2eeeba
 def _need(root, name):
     path = Path(root, name)
     if not path.is_file(): raise MicaclError(f"{path}: expected a file of a complete SynFEW set, found none; make it with generate, or check the path")
@@ -292,7 +293,7 @@ def read_truth(root) -> dict:
     return {str(c): (units[a:b], apex[a:b]) for c, a, b in zip(clip, start[:-1], start[1:])}
 
 def digest(root) -> str:
-    "SHA-256 over the lines of clips.csv and every decoded frame: equal for equal sets, whatever library wrote the files."
+    "SHA-256 over the lines of clips.csv and every decoded frame: equal for equal sets."
     total = hashlib.sha256()
     for row in read_clips(root): total.update(repr(sorted(row.items())).encode()); total.update(decode(Path(root, row["path"])).tobytes())
     return total.hexdigest()

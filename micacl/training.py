@@ -8,8 +8,8 @@ Docs: https://micacl.github.io/micacl/training.html.md"""
 __all__ = ['lr_at', 'Objective', 'make_optimizer', 'EpochOrder', 'make_loader', 'set_epoch', 'train_epoch', 'make_accelerator',
            'predict', 'Interrupted', 'train', 'instance_truth', 'evaluate']
 
-# %% ../nbs/10_training.ipynb #c50dee44
-import contextlib, json, math, sys, time
+# %% ../nbs/10_training.ipynb #140ea313
+import contextlib, json, math, time
 from pathlib import Path
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from .video import ClipDataset, FrameCache, frame_indices
 from .mccl import MCCL
 from .models import build_model
 from .metrics import instance_auc, summarise, uar, war
-from .runs import check_same, describe_run, find_checkpoint, hold_folder, load_checkpoint, load_run, open_run, prepare_data, read_clips, save_checkpoint, write_tensors
+from .runs import check_same, describe_run, find_checkpoint, hold_folder, load_checkpoint, load_run, open_run, prepare_data, read_clips, save_checkpoint, wants_bars, write_tensors
 
 # %% ../nbs/10_training.ipynb #acd8c6a6
 def lr_at(
@@ -151,10 +151,10 @@ def predict(
     order = columns[0].argsort(kind="stable")
     return dict(zip(("index", "y", "logits", "weights"), (c[order] for c in columns)))
 
-# %% ../nbs/10_training.ipynb #7e75c6c7
+# %% ../nbs/10_training.ipynb #a678dca2
 class _Progress:
     "Bars in a notebook and a terminal, plain lines in a pipe, nothing when quiet."
-    def __init__(self, quiet): self.quiet, self.bars = quiet, not quiet and (IN_NOTEBOOK or sys.stdout.isatty())
+    def __init__(self, quiet): self.quiet, self.bars = quiet, wants_bars(quiet)
     def epochs(self, epochs): self.master = master_bar(epochs) if self.bars else epochs; return self.master
     def steps(self, loader): return progress_bar(loader, parent=self.master) if self.bars else loader
     def end(self):   # a bar that stops half-way leaves the cursor in its line

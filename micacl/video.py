@@ -135,7 +135,7 @@ def frame_indices(
     u = torch.rand(T, generator=generator, dtype=torch.float64)
     return ((k + u) * F / T).long().clamp_(max=F - 1)            # clamp: k + u may round up to T
 
-# %% ../nbs/03_video.ipynb #40eb7ec0
+# %% ../nbs/03_video.ipynb #db5cff15
 def _square(frames, size):
     "(T,H,W,3) uint8 -> (T,3,size,size) uint8: centre square, then antialiased resize."
     side = min(frames.shape[1:3])
@@ -147,6 +147,14 @@ def _load_small(path, size, most):
     try: frames = read_frames(path, frame_indices(n, most, 1) if most and (n := count_frames(path)) > most else None)
     except ClipError as e: return e
     return _square(frames, size).permute(0, 2, 3, 1).contiguous().numpy()
+
+def _decoded(table, size, most, progress):
+    "(clip, frames or ClipError) in order; two clips are decoded at a time, sixteen are held."
+    steps, load = range(0, len(table), 16), functools.partial(_load_small, size=size, most=most)
+    with ThreadPoolExecutor(2) as pool:
+        for i in progress_bar(steps, leave=False) if progress else steps:
+            part = table.clips[i:i + 16]
+            yield from zip(part, pool.map(load, [c.path for c in part]))
 
 # %% ../nbs/03_video.ipynb #cc0511a6
 _VERSION = 1
@@ -200,15 +208,7 @@ def open_cache(
     if found != index["bytes"]: raise MicaclError(f"{file}: expected {index['bytes']} bytes of frames, found {found}; {again}")
     return FrameCache(folder, index)
 
-# %% ../nbs/03_video.ipynb #aa841fd5
-def _decoded(table, size, most, progress):
-    "(clip, frames or ClipError) in order; two clips are decoded at a time, sixteen are held."
-    steps, load = range(0, len(table), 16), functools.partial(_load_small, size=size, most=most)
-    with ThreadPoolExecutor(2) as pool:
-        for i in progress_bar(steps, leave=False) if progress else steps:
-            part = table.clips[i:i + 16]
-            yield from zip(part, pool.map(load, [c.path for c in part]))
-
+# %% ../nbs/03_video.ipynb #8b7df4ba
 def build_cache(
     table: ClipTable,          # the clips to decode
     folder,                    # where the cache will lie; made if needed

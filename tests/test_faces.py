@@ -63,7 +63,7 @@ def test_mouth_corner_goes_up_with_au12_and_down_with_au15_in_the_pixels():
     assert (np.diff(heights) < -1).all()
     assert corner(row(AU15=1))[0] > heights[0] + 5
     width = {n: corner(row(**{n: 1}))[1] for n in ("AU12", "AU20", "AU23")}
-    assert width["AU20"] < corner(row())[1] - 5 and width["AU23"] > corner(row())[1] + 5 and width["AU12"] < corner(row())[1]
+    assert width["AU20"] < corner(row())[1] - 2 and width["AU23"] > corner(row())[1] + 5 and width["AU12"] < corner(row())[1]
 
 
 def test_white_of_the_eye_grows_with_au5_and_is_gone_in_a_blink():
@@ -133,7 +133,7 @@ def test_pose_moves_the_features_the_way_it_says():
         return xs.mean() + 15, ys.mean() + 20
     x0, y0 = dark((0, 0, 0))
     assert abs(x0 - 55.5) < 1
-    assert dark((20, 0, 0))[0] > x0 + 3 and dark((-20, 0, 0))[0] < x0 - 3
+    assert x0 + 3 < dark((20, 0, 0))[0] < x0 + 14 and x0 - 14 < dark((-20, 0, 0))[0] < x0 - 3     # moved, and followed by the crop
     assert dark((0, 15, 0))[1] < y0 - 1 and dark((0, -15, 0))[1] > y0 + 1
 
 
@@ -179,7 +179,7 @@ def test_the_pictures_are_pinned():
         face, units, pose, scene, a = random_clip(k, n=2)
         face = replace(face, hair_style=HAIR_STYLES[k % 9], beard=BEARDS[k % 5], glasses=GLASSES[k % 3])
         h.update(render(face, units, pose, scene, (64, 40)[k % 2], a).tobytes())
-    assert h.hexdigest() == "PIN"
+    assert h.hexdigest() == "6382d728611a907d4ece2fba86e5a7ad4cb2e26576f310f69c0f91cb9d5d028c"
 
 
 # ---- who, how and what
@@ -201,12 +201,15 @@ def test_properties_of_people_are_independent():
     assert table.std(0).min() > 0
 
 
-def test_light_skin_and_dark_skin_both_show_every_unit():
-    for skin in ((0.96, 0.83, 0.75), (0.33, 0.22, 0.17)):
+def test_a_unit_is_as_visible_on_dark_skin_as_on_light_skin():
+    "Change relative to the brightness of the face, as an eye (or a normalised input) sees it."
+    def seen(name, skin):
         f = replace(PLAIN, skin=skin)
-        for name in UNITS:
-            d = np.abs(draw(row(**{name: 1}), face=f).astype(int) - draw(face=f)).max(-1)
-            assert (d > 12).sum() >= 12, (name, skin)
+        rest = draw(face=f).astype(float)
+        return np.abs(draw(row(**{name: 1}), face=f) - rest).sum()/rest[20:58, 10:54].mean()
+    for name in UNITS:
+        light, dark = seen(name, (0.96, 0.83, 0.75)), seen(name, (0.33, 0.22, 0.17))
+        assert dark > 0.8*light > 0, name
 
 
 def test_scene_changes_the_picture_and_nothing_else_decides_it():
@@ -243,7 +246,7 @@ def test_wrong_arguments_are_named_in_one_line(change, message):
 # ---- painting
 
 def test_curves_end_exactly():
-    assert (bump(np.float32([0, 1, 1.5, 9])) == [1, 0, 0, 0]).all() and (ramp(np.float32([-3, 0, 0.5, 1, 8]), 0, 1) == [0, 0, 0.5, 1, 1]).all()
+    assert (bump(np.float32([0, 1, 1.5, 9])) == [1, 0, 0, 0]).all() and (ramp(np.float32([-3, 0, 0.25, 0.5, 1, 8]), 0, 1) == [0, 0, 0.15625, 0.5, 1, 1]).all()
     assert (cover(np.float32([-1, -0.5, 0, 0.25, 0.5, 1]), 1) == [1, 1, 0.5, 0.25, 0, 0]).all()
 
 

@@ -108,8 +108,8 @@ def test_crop_stays_inside_the_picture():
     ramp = torch.arange(16).mul(10).byte().view(1, 1, 16, 1, 1).expand(8, 1, 16, 16, 3)
     out = augment(ramp, torch.Generator().manual_seed(0), jitter=0.)[:, 0, 0] * 255
     assert torch.allclose(out.std(-1), torch.zeros(8, 16), atol=1e-3) and (out.diff(dim=1) > 0).all()
-    steps = out.diff(dim=1).mean((1, 2))                                           # 10 a row uncropped, 9 at the tightest crop
-    assert 8.9 <= steps.min() and steps.max() <= 10.01 and steps.std() > 0.05
+    steps = out.diff(dim=1).mean((1, 2))                                           # 10 a row uncropped, 9.5 at the tightest crop
+    assert 9.4 <= steps.min() and steps.max() <= 10.01 and steps.std() > 0.03
 
 
 def test_recolour_by_hand():

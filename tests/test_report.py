@@ -16,7 +16,8 @@ from micacl.synfew import generate
 from micacl.training import instance_truth
 
 VOID = {"meta", "img", "source", "br", "link", "input"}
-EVIL = ["<script>alert(1)</script>", '"><img src=http://x.org/a onerror=alert(1)>', "a & b", "$\\frac{", "O'Neill"]
+EVIL = [   # the reader of CSV files makes class names lower case
+    "<script>alert(1)</script>", '"><img src=http://x.org/a onerror=alert(1)>', "a & b", "$\\frac{", "o'neill"]
 
 
 class Page(HTMLParser):
@@ -159,7 +160,7 @@ def test_moving_clips_one_a_class_and_still_for_reduced_motion(full):
 def test_weights_are_shown_for_right_and_wrong_clips(runs, full):
     with np.load(runs[0] / "predictions.npz") as z: p = {k: z[k] for k in z.files}
     shown = re.findall(r"(right|wrong) Clip (\d+): (\w+), named (\w+)\.", full[1].words)
-    assert {v for v, *_ in shown} == {"right", "wrong"} and len(shown) <= 6
+    assert {v for v, *_ in shown} == {"right", "wrong"} and len(shown) <= 6 and [v for v, *_ in shown] == sorted(v for v, *_ in shown)
     classes = read_json(runs[0] / "config.json")["classes"]
     for verdict, clip, true, named in shown:
         k = int(np.flatnonzero(p["id"] == clip)[0])
@@ -275,11 +276,12 @@ def test_svg_has_ink_of_the_page_and_ids_of_its_own():
 def test_moving_picture_keeps_the_frames_and_thins_out_long_clips():
     import base64, io
     from PIL import Image
-    frames = np.stack([np.full((40, 60, 3), 3 * t, np.uint8) for t in range(80)])
+    frames = np.zeros((80, 40, 60, 3), np.uint8)
+    for t in range(80): frames[t, :, :t * 60 // 80 + 1] = 255                               # a bar that grows
     uri = re.findall(r'<img src="data:image/webp;base64,([^"]+)"', pages.moving_picture(frames, "x"))[0]
     im = Image.open(io.BytesIO(base64.b64decode(uri)))
-    assert im.n_frames == 40 and im.size == (60, 40)
-    im.seek(10); assert abs(int(np.asarray(im.convert("RGB")).mean()) - 60) <= 3           # frame 20 of the clip
+    assert im.n_frames == 27 and im.size == (60, 40)                                        # every third of 80
+    im.seek(10); assert abs(np.asarray(im.convert("L")).mean() / 255 * 60 - 23) < 1.5       # frame 30 of the clip
     still = Image.open(io.BytesIO(base64.b64decode(re.findall(r'srcset="data:image/webp;base64,([^"]+)"', pages.moving_picture(frames[:1], "x"))[0])))
     assert getattr(still, "n_frames", 1) == 1
     big = Image.open(io.BytesIO(base64.b64decode(pages.webp(np.zeros((1, 300, 200, 3), np.uint8)).split(",")[1])))

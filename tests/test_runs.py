@@ -138,3 +138,28 @@ def test_only_the_same_run_is_resumed(change):
 
 def test_nothing_to_load(tmp_path):
     with pytest.raises(MicaclError, match="config.json"): load_run(tmp_path)
+
+
+@pytest.mark.parametrize("when", range(9))
+def test_a_second_kill_after_a_first_one_between_the_renamings(tmp_path, monkeypatch, when):
+    "The first kill left `checkpoint.old` and a whole `checkpoint.new`; the next save starts by removing the latter."
+    a = parts(); step(*a, 0)
+    save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
+    first = {k: v.clone() for k, v in a[0].state_dict().items()}
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    calls = iter(range(100))
+    def deadly(f):
+        def g(*args, **kwargs):
+            if next(calls) == when: raise Killed
+            return f(*args, **kwargs)
+        return g
+    step(*a, 1)
+    with monkeypatch.context() as m:
+        m.setattr(runs.shutil, "rmtree", deadly(runs.shutil.rmtree)); m.setattr(Path, "rename", deadly(Path.rename))
+        m.setattr(Path, "mkdir", deadly(Path.mkdir)); m.setattr(os, "replace", deadly(os.replace))
+        try: save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None))
+        except Killed: pass
+    b = parts(1)
+    epoch = load_checkpoint(tmp_path, *b)["epoch"]
+    expected = first if epoch == 1 else a[0].state_dict()
+    assert epoch in (1, 2) and all(torch.equal(v, expected[k]) for k, v in b[0].state_dict().items())

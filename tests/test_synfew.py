@@ -1,5 +1,5 @@
 """SynFEW: promised counts, honest votes, strangers in every fold, the same set every time."""
-import csv, io, json, shutil
+import csv, hashlib, io, shutil
 from pathlib import Path
 import av, numpy as np, pytest
 from micacl import acting, synfew
@@ -97,6 +97,10 @@ def test_unit_stream_covers_every_unit_and_no_prototype_alone(monkeypatch):
     active = np.stack([unit_stream(0, i, n_frames=1)[1][0] > 0.1 for i in range(300)])
     assert active.mean(0).min() > 0.15 and 2 < active.sum(1).mean() < 8
     assert np.abs(np.corrcoef(active.T.astype(float)) - np.eye(15)).max() < 0.35
+
+def test_pixels_are_pinned():
+    "If this fails on purpose: raise GENERATOR, make data/synfew-mini anew, and train the weights that come with the package again."
+    assert hashlib.sha256(b"".join(sample_clip(0, i, i).frames().tobytes() for i in range(7))).hexdigest()[:16] == "daf34dbb2be6d021"
 
 # --- counts, votes, folds --------------------------------------------------------------------------------------
 
@@ -278,3 +282,21 @@ def test_readers_name_the_file_that_is_missing(tmp_path, read):
 def test_no_test_sets_when_none_are_wanted(tmp_path):
     info = generate(tmp_path / "x", workers=1, **{**SMALL, "n_train": 14, "n_test": 0})
     assert list(info["counts"]) == ["train"] and {r["split"] for r in read_clips(tmp_path / "x")} == {"train"}
+
+# --- the committed set -----------------------------------------------------------------------------------------
+
+MINI = Path(__file__).parents[1] / "data" / "synfew-mini"
+
+def test_the_committed_set_is_what_its_command_makes(tmp_path):
+    p = read_json(MINI / "synfew.json")["parameters"]
+    generate(tmp_path / "mini", workers=1, progress=False, **{k: v for k, v in p.items() if k != "generator"})
+    for name in ("clips.csv", "votes.csv", "synfew.json"): assert (tmp_path / "mini" / name).read_text() == (MINI / name).read_text()
+    old, new = read_truth(MINI), read_truth(tmp_path / "mini")
+    assert old.keys() == new.keys() and all((old[c][k] == new[c][k]).all() for c in old for k in (0, 1))
+    for r in read_clips(MINI):        # another x264 may compress a little differently
+        a, b = decode(MINI / r["path"]).astype(int), decode(tmp_path / "mini" / r["path"]).astype(int)
+        assert a.shape == b.shape and np.abs(a - b).mean() < 1
+
+def test_the_committed_set_is_small_and_has_three_clips_of_every_class():
+    assert sum(f.stat().st_size for f in MINI.rglob("*") if f.is_file()) < 1_200_000
+    assert class_counts([EMOTIONS.index(r["label"]) for r in read_clips(MINI) if r["split"] == "train"], 7).min() >= 3

@@ -24,8 +24,8 @@ def machine():
 
 
 def main():
-    from micacl.core import Config, write_json
-    from micacl.report import DEMO
+    from micacl.core import write_json
+    from micacl.report import DEMO, demo_config
     from micacl.synfew import generate
     from micacl.training import train
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,7 +42,7 @@ def main():
     for seed in a.seeds:
         for model in a.models:
             start = time.time()
-            results = train(a.work / "synfew", a.work / f"{model}-{seed}", Config(model=model, seed=seed, **DEMO["run"]), resume=True, quiet=True)
+            results = train(a.work / "synfew", a.work / f"{model}-{seed}", demo_config(model, seed=seed), resume=True, quiet=True)
             runs.append(dict(model=model, seed=seed, seconds=round(time.time() - start, 1),
                              tests={name: {k: t[k] for k in KEEP if k in t} for name, t in results["tests"].items()}))
             print(model, seed, runs[-1]["seconds"], "s", {n: round(t["uar"], 3) for n, t in runs[-1]["tests"].items()}, flush=True)
