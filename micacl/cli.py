@@ -128,8 +128,8 @@ class Evaluate:
 class Pretrain:
     "Train the weights that r3d_small starts from, on action units of drawn faces, and write them with their log and data card."
     out: Out                          # folder to make
-    n: int = 6000                     # instances to train on
-    epochs: int = 12                  # passes over them
+    n: int = 24000                    # single frames to learn from first
+    epochs: int = 10                  # passes over them
     seed: int = 0                     # same seed, same weights
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None   # processes that draw
 

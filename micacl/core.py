@@ -155,7 +155,8 @@ class Config:
     label_smoothing: float = 0.1     # of the cross entropy
     epochs: int = 10                 # passes over the training clips
     batch_size: int = 32             # clips a step, over all devices
-    lr: float = 1e-3                 # highest learning rate (AdamW)
+    lr: float = 3e-3                 # highest learning rate (AdamW)
+    backbone_lr: float = 0.1         # learning rate of the backbone, as a share of lr; below 1 it keeps what pre-training taught
     weight_decay: float = 0.05       # of weights; biases and norms have none
     warmup_epochs: float = 1.0       # linear warm-up, in epochs
     warmup_lr: float = 1e-5          # learning rate at step 0
@@ -188,7 +189,7 @@ def check_config(
     for name, allowed in CHOICES.items():
         if getattr(config, name) not in allowed:
             raise MicaclError(f"{name}: expected one of {', '.join(allowed)}; found {getattr(config, name)!r}")
-    for name in ("n_instances", "instance_length", "epochs", "batch_size", "image_size", "mccl_dim", "lr", "tau0"):
+    for name in ("n_instances", "instance_length", "epochs", "batch_size", "image_size", "mccl_dim", "lr", "backbone_lr", "tau0"):
         if not getattr(config, name) > 0: raise MicaclError(f"{name}: expected a number above 0, found {getattr(config, name)}")
     for name in ("label_smoothing", "val_fraction", "mccl_weight", "weight_decay", "workers", "seed", "jitter", "clip_norm", "warmup_epochs"):
         if not getattr(config, name) >= 0: raise MicaclError(f"{name}: expected 0 or more, found {getattr(config, name)}")
@@ -213,7 +214,7 @@ def small() -> Config:
 def paper() -> Config:
     """The paper's scale: `micacl train DFEW --out RUN --preset paper --fold 1`.
     R3D-18 from Kinetics-400, 112 px, 300 epochs; hours on a GPU, days without one."""
-    return Config(backbone="r3d_18", image_size=112, mccl_weight=30.0, epochs=300, batch_size=128, lr=5e-4,
+    return Config(backbone="r3d_18", image_size=112, mccl_weight=30.0, epochs=300, batch_size=128, lr=5e-4, backbone_lr=1.0,
                   warmup_epochs=10, min_lr=3e-6, mixed_precision="fp16", workers=8, val_fraction=0.1)
 
 def m3dfel() -> Config:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from fastprogress.fastprogress import progress_bar
 from .core import EMOTIONS, MicaclError
-from .clips import SYNONYMS, ClipTable, Intake, Problem, carve_validation, parse_label, read_rows
+from .clips import SYNONYMS, Clip, ClipTable, Intake, Problem, carve_validation, parse_label, protocol, read_rows
 _all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "protocol"]     # the whole table is at hand from here
 
 # %% ../nbs/02_datasets.ipynb #f9a16a68

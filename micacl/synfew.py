@@ -18,8 +18,8 @@ from pathlib import Path
 import av
 import numpy as np
 from .core import EMOTIONS, MicaclError, Stream, atomic_write, read_json, write_json
-from .faces import UNITS
-from .acting import LEVEL, STRENGTH, sample_clip
+from .faces import UNITS, render
+from .acting import LEVEL, STRENGTH, Sample, sample_clip, unit_stream
 
 # %% ../nbs/01_synfew.ipynb #fb26cd68
 PROFILES = dict(dfew=(20.9, 16.2, 22.8, 18.6, 12.6, 1.24, 7.7),               # per cent, in the order of EMOTIONS

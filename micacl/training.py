@@ -60,12 +60,16 @@ class Objective(nn.Module):
 def make_optimizer(
     model: nn.Module,       # its parameters, and
     objective: nn.Module,   # those of the loss
-    config: Config,         # lr, weight_decay
-) -> torch.optim.AdamW:     # two groups: with and without decay
-    "AdamW; vectors (biases, norms) have no weight decay."
-    parameters = [p for m in (model, objective) for p in m.parameters() if p.requires_grad]
-    return torch.optim.AdamW([dict(params=[p for p in parameters if p.ndim > 1], weight_decay=config.weight_decay),
-                              dict(params=[p for p in parameters if p.ndim <= 1], weight_decay=0.0)], lr=config.lr)
+    config: Config,         # lr, backbone_lr, weight_decay
+) -> torch.optim.AdamW:     # groups: backbone and the rest, each with and without decay
+    "AdamW; vectors (biases, norms) have no weight decay, and the backbone learns at its own share of the rate."
+    named = [(n, p) for m in (model, objective) for n, p in m.named_parameters() if p.requires_grad]
+    groups = []
+    for backbone, scale in ((True, config.backbone_lr), (False, 1.0)):
+        mine = [p for n, p in named if n.startswith("backbone.") == backbone]
+        groups += [dict(params=[p for p in mine if p.ndim > 1], scale=scale, weight_decay=config.weight_decay),
+                   dict(params=[p for p in mine if p.ndim <= 1], scale=scale, weight_decay=0.0)]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
 
 # %% ../nbs/10_training.ipynb #08ca7f61
 class EpochOrder(Sampler):
@@ -111,7 +115,7 @@ def train_epoch(
     total = torch.zeros(3, dtype=torch.float64)
     for i, (video, y, _) in enumerate(progress(loader)):
         lr = lr_at(epoch * len(loader) + i, len(loader), config)
-        for group in optimizer.param_groups: group["lr"] = lr
+        for group in optimizer.param_groups: group["lr"] = lr * group.get("scale", 1.0)
         terms = objective(model(video), y)
         accelerator.backward(terms["loss"])
         norm = accelerator.clip_grad_norm_(parameters, config.clip_norm or math.inf)

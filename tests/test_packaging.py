@@ -48,7 +48,7 @@ def test_every_chapter_has_its_module():
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 def test_module_imports_only_from_earlier_chapters(path):
     order = {m[1]: p.name for p in sorted((ROOT / "nbs").glob("*.ipynb")) if (m := re.search(r"#\|\s*default_exp (\w+)", p.read_text(encoding="utf-8")))}
-    for name in re.findall(r"from (?:micacl)?\.(\w+) import|import micacl\.(\w+)", path.read_text(encoding="utf-8")):
+    for name in re.findall(r"^\s*(?:from (?:micacl)?\.(\w+) import|import micacl\.(\w+))", path.read_text(encoding="utf-8"), re.M):
         name = name[0] or name[1]
         if name in order: assert order[name] < order[path.stem], f"{path.stem} imports {name}, a later chapter"
 
@@ -62,3 +62,11 @@ def test_module_stays_small(path):
 def test_requirements_for_development_are_exact():
     lines = [s for s in (ROOT / "requirements-dev.txt").read_text().splitlines() if s and not s.startswith("#")]
     assert lines and all("==" in s for s in lines)
+
+
+def test_figures_of_the_readme_come_from_the_results():
+    import json
+    sys.path.insert(0, str(ROOT / "tools"))
+    from record_demo import fill
+    readme, figures = (ROOT / "README.md").read_text(encoding="utf-8"), json.loads((ROOT / "results" / "demo.json").read_text())
+    assert "| MICACL |" in readme and fill(readme, figures) == readme

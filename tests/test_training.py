@@ -287,7 +287,7 @@ def test_interrupted_and_resumed_with_loader_processes(whole, data, tmp_path, mo
         with pytest.raises(Interrupted, match="1 finished epochs are kept.*resume"): train(data, tmp_path / "run", TINY, quiet=True)
     assert len(curve(tmp_path / "run")) == 1
     with pytest.raises(MicaclError, match="expected an empty folder"): train(data, tmp_path / "run", TINY, quiet=True)
-    with pytest.raises(MicaclError, match="lr = 0.001"): train(data, tmp_path / "run", dataclasses.replace(TINY, lr=1.0), resume=True, quiet=True)
+    with pytest.raises(MicaclError, match="lr = 0.003"): train(data, tmp_path / "run", dataclasses.replace(TINY, lr=1.0), resume=True, quiet=True)
     train(data, tmp_path / "run", dataclasses.replace(TINY, workers=1), resume=True, quiet=True)
     assert same_run(tmp_path / "run", whole[0])
     train(data, tmp_path / "run", resume=True, quiet=True, on_epoch=stop)      # finished: no further epoch

@@ -23,7 +23,7 @@ def run(path, save):
     nb, start, error = nbformat.read(path, 4), time.time(), None
     skipped = [c for c in nb.cells if c.cell_type == "code" and any(s.replace(" ", "") == "#|eval:false" for s in c.source.splitlines())]
     for c in skipped: c.metadata.tags = ["skip-execution"]
-    try: NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    try: NotebookClient(nb, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(path.parent)}}).execute()
     except CellExecutionError as e: error = str(e)
     for c in skipped: c.metadata.pop("tags", None)
     if save and not error:
@@ -40,7 +40,6 @@ def main():
     pages = args.notebooks or sorted(q for q in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in q.parts)
     # one thread each: two pages share two cores without getting into each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::RuntimeWarning:zmq")
     failed = 0
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         for path, seconds, error in pool.map(run, [q.resolve() for q in pages], [args.save] * len(pages)):

@@ -1,17 +1,18 @@
-"""Repeat the demo's two trainings over several seeds and keep the figures; README.md and the pages read the file.
+"""Keep the figures of a finished demo: README.md reads the file that this writes.
 
-    python tools/record_demo.py --seeds 42 43 44 45 46     # writes results/demo.json; a few minutes a seed on 2 cores
+    make demo && .venv/bin/python tools/record_demo.py demo     # writes results/demo.json and the table in README.md
 """
-import argparse
+import json
 import os
 import platform
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-KEEP = ("uar", "war", "recall", "head", "medium", "tail", "ece", "intervals", "instance_auc", "n_test")
+KEEP = ("n_test", "uar", "war", "recall", "head", "medium", "tail", "ece", "intervals", "instance_auc", "instance_auc_clips")
+NAMES = dict(micacl="MICACL", mean="mean pooling, cross entropy")
 
 
 def machine():
@@ -23,31 +24,43 @@ def machine():
                 python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__)
 
 
-def main():
-    from micacl.core import write_json
-    from micacl.report import DEMO, demo_config
-    from micacl.synfew import generate
-    from micacl.training import train
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
-    p.add_argument("--models", nargs="+", default=["micacl", "mean"])
-    p.add_argument("--work", type=Path, default=ROOT / "runs" / "demo-seeds")
-    p.add_argument("--out", type=Path, default=ROOT / "results" / "demo.json")
-    a = p.parse_args()
+def record(demo):
+    "The figures of one demo folder."
+    from micacl.core import read_json
+    from micacl.report import DEMO
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    start = time.time()
-    generate(a.work / "synfew", progress=False, **DEMO["data"])
-    seconds = dict(data=round(time.time() - start, 1))
     runs = []
-    for seed in a.seeds:
-        for model in a.models:
-            start = time.time()
-            results = train(a.work / "synfew", a.work / f"{model}-{seed}", demo_config(model, seed=seed), resume=True, quiet=True)
-            runs.append(dict(model=model, seed=seed, seconds=round(time.time() - start, 1),
-                             tests={name: {k: t[k] for k in KEEP if k in t} for name, t in results["tests"].items()}))
-            print(model, seed, runs[-1]["seconds"], "s", {n: round(t["uar"], 3) for n, t in runs[-1]["tests"].items()}, flush=True)
-    write_json(a.out, dict(command=f"python tools/record_demo.py --seeds {' '.join(map(str, a.seeds))}", commit=commit, machine=machine(),
-                           settings=DEMO, seeds=a.seeds, seconds=seconds, runs=runs))
+    for model in NAMES:
+        results, config = read_json(demo / model / "results.json"), read_json(demo / model / "config.json")
+        seconds = sum(json.loads(line)["seconds"] for line in (demo / model / "metrics.jsonl").read_text().splitlines())
+        runs.append(dict(model=model, seed=results["seed"], epochs=results["epoch"], n_train=config["n_train"], train_counts=config["train_counts"],
+                         training_seconds=round(seconds), tests={name: {k: t[k] for k in KEEP if k in t} for name, t in results["tests"].items()}))
+    return dict(command="make demo", commit=commit, machine=machine(), settings=DEMO, runs=runs)
 
 
-if __name__ == "__main__": sys.exit(main())
+def table(figures):
+    "The README's table, from the figures."
+    lines = ["| model | UAR, balanced test | UAR, natural test | WAR, natural test | rarest two (disgust, fear) | finds the apex (AUC) |",
+             "|---|---|---|---|---|---|"]
+    def cell(s, m): return f"{100 * s[m]:.1f} [{100 * s['intervals'][m][0]:.1f}, {100 * s['intervals'][m][1]:.1f}]"
+    for r in figures["runs"]:
+        b, n = r["tests"]["test_balanced"], r["tests"]["test"]
+        lines.append(f"| {NAMES[r['model']]} | {cell(b, 'uar')} | {cell(n, 'uar')} | {cell(n, 'war')} | {100 * b['tail']:.1f} | {b['instance_auc']:.2f} |")
+    r, m = figures["runs"][0], figures["machine"]
+    lines += ["", f"Per cent, with 95 % intervals over the test clips; chance is {100 / 7:.1f} UAR and 0.50 AUC. One seed ({r['seed']}), {r['epochs']} epochs on {r['n_train']} drawn clips, "
+              f"{' and '.join(str(x['training_seconds']) for x in figures['runs'])} seconds of training on {m['cpu_cores']} CPU cores, {m['gpu']}. "
+              f"From [results/demo.json](results/demo.json), made by `{figures['command']}` at commit {figures['commit']}."]
+    return "\n".join(lines)
+
+
+def fill(readme, figures):
+    "README text with the table between its two marks."
+    return re.sub(r"(?<=<!-- figures -->\n).*?(?=\n<!-- /figures -->)", lambda _: table(figures), readme, flags=re.S)
+
+
+if __name__ == "__main__":
+    from micacl.core import atomic_write, write_json
+    figures = record(Path(sys.argv[1]))
+    write_json(ROOT / "results" / "demo.json", figures)
+    text = fill((ROOT / "README.md").read_text(encoding="utf-8"), figures)
+    with atomic_write(ROOT / "README.md") as f: f.write(text)
