@@ -15,6 +15,18 @@ ROOT = Path(__file__).parents[1]
 LIMIT = 120    # seconds a page may take on 2 cores
 
 
+def shrink(nb, least=60_000):
+    "Pictures above `least` bytes (base64) are kept with 256 colours: the book stays small enough to clone."
+    import base64
+    import io
+    from PIL import Image
+    for data in (o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})):
+        if len(data["image/png"]) < least: continue
+        small = io.BytesIO()
+        Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT).save(small, "PNG", optimize=True)
+        if small.tell() < len(data["image/png"]) * 3 / 4: data["image/png"] = base64.b64encode(small.getvalue()).decode() + "\n"
+
+
 def run(path, save):
     "Execute one notebook; returns its name, its seconds and an error text or None."
     import nbformat
@@ -28,6 +40,7 @@ def run(path, save):
     for c in skipped: c.metadata.pop("tags", None)
     if save and not error:
         nb.metadata.pop("widgets", None)
+        shrink(nb)
         nbformat.write(nb, path)
     return path, time.time() - start, error
 
