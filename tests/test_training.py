@@ -277,11 +277,14 @@ def test_another_seed_is_another_run(whole, data, tmp_path):
     assert curve(tmp_path / "run")[0]["loss"] != curve(whole[0])[0]["loss"]
 
 
-def test_interrupted_and_resumed_with_loader_processes(whole, data, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_with_loader_processes(whole, data, tmp_path, monkeypatch, request):
     def stop(record): raise KeyboardInterrupt
     def ctrl_c(step, per_epoch, config):
         if step == per_epoch + 1: signal.raise_signal(signal.SIGINT)
         return lr_at(step, per_epoch, config)
+    # a shell starts background jobs with SIGINT ignored, and then Python has no handler of its own
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with monkeypatch.context() as m:
         m.setattr(training, "lr_at", ctrl_c)
         with pytest.raises(Interrupted, match="1 finished epochs are kept.*resume"): train(data, tmp_path / "run", TINY, quiet=True)
