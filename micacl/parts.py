@@ -88,11 +88,11 @@ def _upper(g, face, A):
 def _lower(g, face, A, M):
     "Jaw, mouth, lips."
     g.jaw = 0.15*M[26]
-    g.mouth_w = face.mouth_width*(1 + 0.22*A[12] + 0.27*A[20] - 0.26*A[23] + 0.03*A[15] + 0.06*A[16] - 0.14*A[26])
+    g.mouth_w = face.mouth_width*(1 + 0.22*A[12] + 0.42*A[20] - 0.38*A[23] + 0.03*A[15] + 0.06*A[16] - 0.14*A[26])
     g.centre = face.mouth_y + 0.02*M[12] - 0.035*M[9] - 0.02*M[15] + 0.02*M[26]
-    g.corner = face.mouth_y + face.mouth_rest - 0.12*A[12] + 0.105*A[15] + 0.015*A[20] + 0.07*A[26] + 0.02*A[16]
-    g.gap_up, g.gap_low = 0.022*M[25] + 0.045*M[26], 0.048*M[25] + 0.20*M[26] + 0.085*M[16]
-    thin = np.clip(1 - 0.62*M[23] - 0.22*M[12] - 0.28*M[20], 0.25, 1)
+    g.corner = face.mouth_y + face.mouth_rest - 0.12*A[12] + 0.12*A[15] + 0.015*A[20] + 0.07*A[26] + 0.02*A[16]
+    g.gap_up, g.gap_low = 0.022*M[25] + 0.045*M[26], 0.048*M[25] + 0.20*M[26] + 0.11*M[16]
+    thin = np.clip(1 - 0.72*M[23] - 0.22*M[12] - 0.40*M[20], 0.22, 1)
     g.lip_up = face.lip*(0.85*thin + 0.25*M[9])
     g.lip_low = face.lip*1.15*np.clip(thin - 0.12*M[16], 0.25, 1)
 
@@ -238,8 +238,8 @@ def cheek(c, face, g, s, side):
 def _curves(w, g):
     "The curves of the mouth over the pixels of a window."
     right = None if g.symmetric else (w.x > 0).astype(np.float32)
-    m = SimpleNamespace(w=sides(g.mouth_w, right), corner=sides(g.corner, right), down=sides(g.au15, right))
-    m.pull = np.clip(sides(g.au12, right) + m.down + 0.7*sides(g.au20, right), 0, 1)
+    m = SimpleNamespace(w=sides(g.mouth_w, right), corner=sides(g.corner, right), down=sides(g.au15, right), stretch=sides(g.au20, right))
+    m.pull = np.clip(sides(g.au12, right) + m.down + 0.7*m.stretch, 0, 1)
     m.ax, m.x2, m.soft, m.deep, m.gap = np.abs(w.x), w.x*w.x, w.px*1.5, g.gap_low[0], g.gap_up[0] + g.gap_low[0]
     m.t = m.ax/m.w
     m.t2 = np.clip(m.t*m.t, 0, 1.3)
@@ -254,14 +254,16 @@ def _curves(w, g):
 
 # %% ../nbs/00ab_parts.ipynb #43912d8f
 def _around(w, face, g, m):
-    "The skin around the lips: shadow, philtrum, the marks of AU12, 15 and 23, the chin."
+    "The skin around the lips: shadow, philtrum, the marks of AU12, 15, 20 and 23, the chin."
     press, yt, yb, dx, dy = g.mid23[0], m.yt, m.yb, m.ax - m.w, w.y - m.corner
     w.shade(0.26*bump((yb - 0.045)*(yb - 0.045)*420 + m.t2*1.3))
     w.relief += 0.028*bump(m.x2*9 + m.yl*m.yl*30) - 0.012*bump(m.x2*900)*bump((yt + 0.06)*(yt + 0.06)*260)
     w.relief += (0.024*press)*(bump((yb - 0.03)*(yb - 0.03)*800) + bump((yt + 0.03)*(yt + 0.03)*800))*m.q
     w.shade((0.14 + 0.26*m.pull)*bump((dx - 0.01)*(dx - 0.01)*900 + dy*dy*600))
-    w.shade(0.30*press*bump((dx - 0.03)*(dx - 0.03)*600 + dy*dy*120))
-    w.shade((0.36*m.down + 0.06*face.age)*stroke(dx - 0.02 - 0.25*dy, 0.004, m.soft + 0.018)*bump((dy - 0.08)*(dy - 0.08)*100))
+    w.shade(0.45*press*bump((dx - 0.03)*(dx - 0.03)*600 + dy*dy*120))
+    w.shade(0.24*press*(bump((yb - 0.025)*(yb - 0.025)*1500) + bump((yt + 0.025)*(yt + 0.025)*1500))*m.q)
+    w.shade(0.45*m.stretch*stroke(dx - 0.035 - 0.5*dy*dy, 0.004, m.soft + 0.016)*bump(dy*dy*160))
+    w.shade((0.50*m.down + 0.06*face.age)*stroke(dx - 0.02 - 0.25*dy, 0.004, m.soft + 0.018)*bump((dy - 0.08)*(dy - 0.08)*100))
     cy = w.y - face.length + 0.16 - g.jaw[0]
     w.relief += 0.045*bump(m.x2*22 + cy*cy*45)
     w.shade(0.20*g.mid15[0]*bump(m.x2*40 + (cy + 0.05)*(cy + 0.05)*300))

@@ -1,0 +1,91 @@
+"""What the experiments share: many training runs side by side, the machine, files that say how they came about."""
+import os
+
+# Before PyTorch is loaded: one thread a run (two runs side by side beat one with two threads), and memory that is kept between steps.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import dataclasses
+import multiprocessing
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))      # worker processes look for the modules of the experiments here
+
+
+def machine():
+    "What the figures depend on, without naming anybody's computer."
+    import torch
+    import torchvision
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return dict(cpu_cores=os.cpu_count(), gpu=gpu, system=platform.system(), architecture=platform.machine(),
+                python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__)
+
+
+def commit():
+    "The commit the figures belong to; a tree with changes in it is marked."
+    def git(*words): return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", "micacl", "benchmarks") else "")
+
+
+def one_run(job):
+    "Train and test once. `job`: data, config (overrides of Config), frames (None, 'shuffled' or 'single')."
+    import torch
+    from micacl.core import Config, read_json
+    from micacl.training import train
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if job.get("frames"): _change_frames(job["frames"])
+    else: _change_frames(None)
+    config = dataclasses.replace(Config(), **job["config"])
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.time()
+        results = train(job["data"], Path(folder) / "run", config, quiet=True)
+        import json
+        history = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
+        info = read_json(Path(folder) / "run" / "config.json")
+    keep = ("n_test", "uar", "war", "recall", "confusion", "instance_auc")
+    return dict(**{k: v for k, v in job.items() if k != "data"}, n_train=info["n_train"], val_uar=history[-1]["val_uar"], loss=history[-1]["loss"],
+                seconds=round(time.time() - started), tests={n: {k: t[k] for k in keep if k in t} for n, t in results["tests"].items()})
+
+
+_kept = []      # the library's own function, so that a worker can put it back
+
+
+def _change_frames(how):
+    "Show the network other frames than those chosen: in random order, or one of them again and again; in training and in tests."
+    import torch
+    from micacl import video
+    if not _kept: _kept.append(video.frame_indices)
+    chosen = _kept[0]
+
+    def other(n, n_instances, length, draw=None):
+        take = chosen(n, n_instances, length, draw)
+        dice = draw if draw is not None else torch.Generator().manual_seed(n)      # tests: fixed, but another order for each length
+        if how == "shuffled": return take[torch.randperm(len(take), generator=dice)]
+        return take[torch.randint(len(take), (1,), generator=dice)].expand(len(take))
+
+    video.frame_indices = other if how else chosen
+
+
+def run_many(jobs, processes=None):
+    "All jobs, some side by side, results in order; a line each as they come."
+    processes = processes or max(1, (os.cpu_count() or 2) // int(os.environ["OMP_NUM_THREADS"]))
+    results = []
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        for r in pool.map(one_run, jobs):
+            results.append(r)
+            print(f"{r['config']} {r.get('frames') or ''}: validation UAR {r['val_uar']:.3f}, "
+                  + ", ".join(f"{n} UAR {t['uar']:.3f} WAR {t['war']:.3f}" for n, t in r["tests"].items()) + f", {r['seconds']} s", flush=True)
+    return results
+
+
+def fill_cache(folder):
+    "Decode a set once, before several runs want it at the same time."
+    from micacl.core import Config
+    from micacl.runs import read_clips
+    read_clips(folder, folder, Config(), quiet=True)
