@@ -20,7 +20,7 @@ PROTOTYPES = dict(happy=(12, 6), sad=(15, 1, 4), neutral=(), angry=(4, 23, 7, 5)
                   disgust=(9, 15, 16), fear=(20, 4, 1, 2, 5, 7, 25, 26))          # action units, the core first
 CORE = dict(happy=1, sad=2, neutral=0, angry=2, surprise=2, disgust=1, fear=2)   # how many of them are always there
 KEEP = 0.85              # probability that a unit outside the core takes part
-STRENGTH = (0.4, 1.0)    # how strong an expression is, unless asked otherwise
+STRENGTH = (0.2, 0.7)    # how strong an expression is, unless asked otherwise
 AU = {int(name[2:]): i for i, name in enumerate(UNITS)}   # unit 12 is column AU[12]
 
 # %% ../nbs/00c_acting.ipynb #1ccda13d

@@ -36,12 +36,15 @@ class Synfew:
     frames: int = 24                  # typical length of a clip
     size: int = 64                    # pixels, height and width
     seed: int = 0                     # same seed, same clips
+    tail: Literal["exponential", "step", "pareto"] = "exponential"   # shape of the imbalance that is asked for
+    apex: tuple[float, float] = (0.3, 0.6)       # smallest and largest share of a clip in which the expression is at its height
+    strength: tuple[float, float] = (0.2, 0.7)   # weakest and strongest expression
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None   # processes; the clips do not depend on it
 
     def run(self):
         from micacl.synfew import generate
         generate(self.out, self.profile, self.imbalance, self.train, self.test, self.frames, self.size, self.seed, self.workers,
-                 progress=sys.stdout.isatty())
+                 sys.stdout.isatty(), self.apex, self.strength, self.tail)
         print(f"{self.out}: {self.train} training clips, two test sets of {self.test}. Next: micacl train {self.out} --out RUN")
 
 # %% ../nbs/14_cli.ipynb #6a41c232

@@ -191,7 +191,7 @@ def _weights(run, table):
         frames = None if clip is None else _frames(clip)
         if frames is None: continue
         at = np.asarray(frame_indices(len(frames), p["weights"].shape[1], run.info["config"]["instance_length"]))
-        apex = truth[clip.id][1][at] if clip.id in truth else None
+        apex = truth[clip.id].apex[at] if clip.id in truth else None
         true, w = run.classes[p["y"][k]], ", ".join(f"{v:.2f}" for v in p["weights"][k])
         alt = f"{len(at)} frames of clip {clip.id} with instance weights {w}" + ("" if apex is None else f"; the apex covers {int(apex.sum())} of the frames")
         picture = inline_svg(plot_weights(frames[at], p["weights"][k], apex), alt, f"w{k}")

@@ -6,7 +6,8 @@ Docs: https://micacl.github.io/micacl/synfew.html.md"""
 
 # %% auto #0
 __all__ = ['GENERATOR', 'VERSION', 'encode', 'decode', 'Truth', 'generate', 'data_card', 'read_clips', 'read_votes', 'read_truth',
-           'digest', 'UNITS', 'render', 'Sample', 'sample_clip', 'unit_stream']
+           'digest', 'UNITS', 'render', 'Sample', 'sample_clip', 'unit_stream', 'PROFILES', 'TAILS', 'CONFUSION',
+           'label_counts', 'vote_probabilities', 'Act', 'draw_act', 'Row', 'plan_split']
 
 # %% ../nbs/01_synfew.ipynb #9e31f139
 import csv, dataclasses, hashlib, io, multiprocessing, os
@@ -54,7 +55,8 @@ def decode(file) -> np.ndarray:
     with av.open(file if hasattr(file, "read") else str(file)) as box: return np.stack([f.to_ndarray(format="yuv420p") for f in box.decode(video=0)])
 
 # %% ../nbs/01_synfew.ipynb #6893ffba
-_all_ = ["UNITS", "render", "Sample", "sample_clip", "unit_stream"]   # of lower chapters, offered here as well
+_all_ = ["UNITS", "render", "Sample", "sample_clip", "unit_stream", "PROFILES", "TAILS", "CONFUSION", "label_counts", "vote_probabilities",
+         "Act", "draw_act", "Row", "plan_split"]                      # of lower chapters, offered here as well
 
 @dataclass(frozen=True)
 class _Job:

@@ -249,7 +249,7 @@ def instance_truth(
 ) -> np.ndarray:         # (n, N) bool
     "Which instances of each clip carry the expression."
     truth, (N, L) = read_truth(table.root), (config.n_instances, config.instance_length)
-    apexes = (truth[clip.id][1] for clip in table)                                       # (F,) bool each
+    apexes = (truth[clip.id].apex for clip in table)                                       # (F,) bool each
     return np.array([apex[np.asarray(frame_indices(len(apex), N, L))].reshape(N, L).mean(1) >= 0.5 for apex in apexes]).reshape(-1, N)
 
 # %% ../nbs/10_training.ipynb #38ae541c

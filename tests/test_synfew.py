@@ -3,9 +3,10 @@ import csv, hashlib, io, shutil
 from pathlib import Path
 import av, numpy as np, pytest
 from micacl import acting, synfew
-from micacl.acting import CORE, LEVEL, PROTOTYPES, X60, AU, draw_peaks, ease, envelope, sample_clip, unit_stream
+from micacl.acting import CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, SLOWER, X60, AU, draw_peaks, ease, envelope, sample_clip, unit_stream
 from micacl.core import EMOTIONS, MicaclError, Stream, class_counts, read_json
 from micacl.faces import UNITS, random_face
+from micacl.labels import TAILS
 from micacl.synfew import (CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate, label_counts, plan_split, read_clips,
                            read_truth, read_votes, vote_probabilities)
 
@@ -40,15 +41,36 @@ def test_envelope_is_above_the_level_exactly_inside_the_apex():
 def test_envelope_stays_between_0_and_1_and_has_an_apex_for_every_length():
     for n in (2, 3, 5, 16, 77):
         for i in range(150):
-            e = envelope(np.arange(n) + 0.5, draw_peaks(Stream(5, n, i), n, (0.05, 1.0)))
+            peaks = draw_peaks(Stream(5, n, i), SECONDS, (0.05, 1.0), ONSET[EMOTIONS[i % 7]], SECONDS / n)
+            e = envelope((np.arange(n) + 0.5) * (SECONDS / n), peaks)
             assert 0 <= e.min() and 0 < e.max() <= 1 and (e > LEVEL * e.max()).any()
 
 def test_the_apex_share_asked_for_is_the_share_that_comes():
+    t = (np.arange(60) + 0.5) / 20
     for lo, hi in ((0.1, 0.1), (0.3, 0.6), (0.9, 0.9)):
-        peaks = [draw_peaks(Stream(1, "share", i), 60, (lo, hi)) for i in range(200)]
-        e = [envelope(np.arange(60) + 0.5, p) for p in peaks]
+        peaks = [draw_peaks(Stream(1, "share", i), 3.0, (lo, hi), step=0.05) for i in range(200)]
+        e = [envelope(t, p) for p in peaks]
         assert abs(np.mean([(x > LEVEL * x.max()).mean() for x in e]) - (lo + hi) / 2) < 0.02
         assert 0.15 < np.mean([len(p) == 2 for p in peaks]) < 0.35
+
+def test_onsets_and_offsets_keep_to_their_ranges():
+    for name, (lo, hi) in ONSET.items():
+        for i in range(100):
+            for a, b, rise, fall, _ in draw_peaks(Stream(2, name, i), 9.0, (0.5, 0.5), (lo, hi)):
+                assert lo <= rise <= hi and SLOWER[0] * rise <= fall <= SLOWER[1] * rise + 1e-12
+    assert 0.2 <= min(lo for lo, _ in ONSET.values()) and max(hi for _, hi in ONSET.values()) <= 3.04
+    assert ONSET["surprise"][1] <= ONSET["sad"][0]
+
+def test_time_is_in_seconds_whatever_the_number_of_frames():
+    for n in (12, 24, 75):
+        clip = sample_clip(3, 4, 4, n_frames=n)
+        assert clip.fps == n / SECONDS and 0.5 <= clip.n_frames / clip.fps / SECONDS <= 1.5
+    fast, slow = (sample_clip(3, 11, EMOTIONS.index(e), 1.0, n_frames=300).envelope for e in ("surprise", "sad"))
+    assert np.diff(fast).max() > 1.4 * np.diff(slow).max()
+
+def test_blinks_are_as_frequent_as_people_blink():
+    per_minute = np.mean([sample_clip(5, i, 2, n_frames=6).factors["blinks"] for i in range(400)]) * 60 / SECONDS
+    assert 12 < per_minute < 22
 
 def test_apex_is_where_the_expression_is():
     for c in range(7):
@@ -118,6 +140,15 @@ def test_imbalance_is_the_ratio_asked_for():
     assert abs(n_c.max() / n_c.min() - 50) < 0.2 and n_c.argmax() == NEUTRAL and n_c.argmin() == EMOTIONS.index("disgust")
     assert np.ptp(np.log(n_c[np.argsort(n_c)][1:] / n_c[np.argsort(n_c)][:-1])) < 0.01      # equal steps
     assert (label_counts(700, imbalance=1) == 100).all()
+
+def test_tails_by_hand():
+    order = np.argsort(-label_counts(10000))                     # the classes from frequent to rare
+    assert label_counts(4300, imbalance=10, tail="step")[order].tolist() == [1000] * 4 + [100] * 3
+    n_c = label_counts(10**6, imbalance=7, tail="pareto")[order]       # a = 1: 1, 1/2, ... 1/7
+    assert np.allclose(n_c / n_c[0], 1 / np.arange(1, 8), atol=1e-4)
+    for tail in TAILS:
+        n_c = label_counts(10**6, imbalance=30, tail=tail)
+        assert abs(n_c.max() / n_c.min() - 30) < 0.01 and n_c.sum() == 10**6 and (np.diff(n_c[order]) <= 0).all()
 
 @pytest.mark.parametrize("n", [14, 15, 20, 50])
 def test_every_class_has_two_clips_in_the_smallest_set(n):
@@ -191,21 +222,22 @@ def test_encoding_keeps_frames_and_counts():
 
 def test_layout_counts_votes_and_truth(made):
     info, clips, votes, truth = read_json(made / "synfew.json"), read_clips(made), read_votes(made), read_truth(made)
-    assert sorted(p.name for p in made.iterdir()) == ["clips", "clips.csv", "synfew.json", "truth.npz", "votes.csv"]
+    assert sorted(p.name for p in made.iterdir()) == ["README.md", "clips", "clips.csv", "synfew.json", "truth.npz", "votes.csv"]
     assert len(clips) == len(votes) == len(truth) == len(list((made / "clips").iterdir())) == 35
     label = {s: [EMOTIONS.index(r["label"]) for r in clips if r["split"] == s] for s in ("train", "test", "test_balanced")}
     assert (class_counts(label["train"], 7) == label_counts(21)).all() and list(info["counts"]["train"].values()) == label_counts(21).tolist()
     assert (class_counts(label["test_balanced"], 7) == 1).all() and (class_counts(label["test"], 7) == 1).all()
     for r in clips:
-        v, (units, apex) = votes[r["clip"]], truth[r["clip"]]
+        v, (units, apex, up, pose) = votes[r["clip"]], truth[r["clip"]]
         assert v.sum() == 10 and EMOTIONS[v.argmax()] == r["label"] and (v == v.max()).sum() == 1
-        assert len(decode(made / r["path"])) == len(units) == len(apex) == int(r["n_frames"]) and units.shape[1] == 15
-        assert units.dtype == np.float32 and apex.dtype == bool and apex.any() == (r["clean_label"] != "neutral")
+        assert len(decode(made / r["path"])) == len(units) == len(apex) == len(up) == len(pose) == int(r["n_frames"]) and units.shape[1] == 15 and pose.shape[1] == 3
+        assert units.dtype == up.dtype == pose.dtype == np.float32 and apex.dtype == bool and apex.any() == (r["clean_label"] != "neutral") == (up.max() > 0)
         assert (int(r["fold"]) in range(1, 6)) == (r["split"] == "train")
     with open(made / "votes.csv", newline="") as f: assert next(csv.reader(f)) == ["clip", *EMOTIONS, "label"]
     with np.load(made / "truth.npz", allow_pickle=False) as z:
-        assert z["start"].dtype == np.int64 and z["start"][0] == 0 and z["start"][-1] == len(z["units"]) == len(z["apex"]) == len(z["pose"])
-    assert info["format"] == 1 and info["units"] == list(UNITS) and info["classes"] == list(EMOTIONS)
+        assert z.files == ["clip", "start", *UNITS, "apex", "envelope", "yaw", "pitch", "roll"]      # what the card promises
+        assert z["start"].dtype == np.int64 and z["start"][0] == 0 and all(z["start"][-1] == len(z[k]) and z[k].ndim == 1 for k in z.files[2:])
+    assert info["format"] == 2 and info["version"] == synfew.VERSION and info["units"] == list(UNITS) and info["classes"] == list(EMOTIONS)
     columns = list(clips[0]); assert len(columns) == len(set(columns))
 
 def test_truth_is_what_was_drawn(made):
@@ -213,13 +245,34 @@ def test_truth_is_what_was_drawn(made):
     row = next(q for q in plan_split(0, "test", label_counts(7, least=1), 22) if q.clip == r["clip"])
     act = draw_act(0, row.index, row.label)
     clip = sample_clip(0, row.index, act.emotion, act.strength, act.second, act.blend, row.identity, 6)
-    assert (read_truth(made)[r["clip"]][0] == clip.units).all() and str(clip.seed) == r["seed"] and EMOTIONS[act.emotion] == r["clean_label"]
-    assert (decode(made / r["path"]) == decode(io.BytesIO(encode(clip.frames(32), clip.crf)))).all()
+    true = read_truth(made)[r["clip"]]
+    assert (true.units == clip.units).all() and (true.pose == clip.pose).all() and (true.apex == clip.apex).all() and np.abs(true.envelope - clip.envelope).max() < 1e-3
+    assert str(clip.seed) == r["seed"] and EMOTIONS[act.emotion] == r["clean_label"]
+    assert (decode(made / r["path"]) == decode(io.BytesIO(encode(clip.frames(32), clip.crf, clip.fps)))).all()
+    with av.open(str(made / r["path"])) as box: assert box.streams.video[0].average_rate == clip.fps
+
+def test_the_card_documents_every_column(made):
+    card = (made / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{c}`" in card for c in read_clips(made)[0])
+    with np.load(made / "truth.npz") as z: assert all(f"`{c}`" in card for c in z.files)
+    info = read_json(made / "synfew.json")
+    assert info["command"] in card and "{" not in card and all(f"| {s} | {' | '.join(map(str, c.values()))} | {sum(c.values())} |" in card for s, c in info["counts"].items())
+
+def test_truth_of_an_older_edition_is_named(copy):
+    np.savez_compressed(copy / "truth.npz", clip=np.array(["00001"]), start=np.array([0, 2]), units=np.zeros((2, 15)), apex=np.zeros(2, bool), pose=np.zeros((2, 3)))
+    with pytest.raises(MicaclError) as e: read_truth(copy)
+    assert "older edition" in one_line(e)
+
+def test_strength_and_apex_are_parameters(made, tmp_path):
+    info = generate(tmp_path / "weak", workers=1, strength=(0.2, 0.4), apex=(0.1, 0.2), imbalance=5, tail="step", **SMALL)
+    clips, before = [r for r in read_clips(tmp_path / "weak") if r["clean_label"] != "neutral"], read_clips(made)
+    assert all(0.2 <= float(r["strength"]) <= 0.4 for r in clips) and max(float(r["apex_share"]) for r in clips) < 0.5
+    assert any(float(r["strength"]) > 0.4 for r in before) and "--tail step" in info["command"] and "--apex 0.1 0.2 --strength 0.2 0.4" in info["command"]
 
 def test_two_processes_make_the_same_set(made, tmp_path):
     generate(tmp_path / "two", workers=2, **SMALL)
     assert digest(tmp_path / "two") == digest(made)
-    for name in ("clips.csv", "votes.csv", "synfew.json"): assert (tmp_path / "two" / name).read_bytes() == (made / name).read_bytes()
+    for name in ("clips.csv", "votes.csv", "synfew.json", "README.md"): assert (tmp_path / "two" / name).read_bytes() == (made / name).read_bytes()
 
 def test_another_seed_is_another_set(made, tmp_path):
     generate(tmp_path / "other", workers=1, seed=1, **SMALL)
@@ -269,7 +322,7 @@ def test_a_folder_with_something_else_is_refused(copy, tmp_path):
     assert "found a file" in one_line(e)
 
 @pytest.mark.parametrize("bad", [dict(profile="affectnet"), dict(imbalance=0.5), dict(n_train=13), dict(n_train=14.5), dict(n_test=3), dict(n_frames=2), dict(size=30),
-                                 dict(size=16), dict(seed=-1), dict(apex=(0.6, 0.3)), dict(apex=(0.0, 0.3)), dict(workers=0), dict(imbalance=float("nan"))])
+                                 dict(size=16), dict(seed=-1), dict(apex=(0.6, 0.3)), dict(apex=(0.0, 0.3)), dict(strength=(0.0, 0.3)), dict(strength=(0.5, 1.1)), dict(tail="flat"), dict(workers=0), dict(imbalance=float("nan"))])
 def test_bad_arguments_are_one_line(tmp_path, bad):
     with pytest.raises(MicaclError) as e: generate(tmp_path / "x", **bad)
     assert one_line(e).startswith(next(iter(bad))) and not (tmp_path / "x").exists()
@@ -292,7 +345,7 @@ def test_the_committed_set_is_what_its_command_makes(tmp_path):
     generate(tmp_path / "mini", workers=1, progress=False, **{k: v for k, v in p.items() if k != "generator"})
     for name in ("clips.csv", "votes.csv", "synfew.json"): assert (tmp_path / "mini" / name).read_text() == (MINI / name).read_text()
     old, new = read_truth(MINI), read_truth(tmp_path / "mini")
-    assert old.keys() == new.keys() and all((old[c][k] == new[c][k]).all() for c in old for k in (0, 1))
+    assert old.keys() == new.keys() and all((old[c][k] == new[c][k]).all() for c in old for k in range(4))
     for r in read_clips(MINI):        # another x264 may compress a little differently
         a, b = decode(MINI / r["path"]).astype(int), decode(tmp_path / "mini" / r["path"]).astype(int)
         assert a.shape == b.shape and np.abs(a - b).mean() < 1
