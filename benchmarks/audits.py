@@ -34,15 +34,17 @@ def draw_clips(n, seed=0, profile="balanced", **kw):
 def shortcut_features(clips):
     "Name -> (n, d) features that should say nothing about the label; brightness and background are measured on a drawn frame."
     def column(*names): return np.array([[float(c.factors[k]) for k in names] for _, _, c in clips])
-    def kinds(*names): return np.concatenate([(np.array([c.factors[k] for _, _, c in clips])[:, None] == sorted({c.factors[k] for _, _, c in clips})).astype(float) for k in names], 1)
+    def kind(name):
+        values = np.array([c.factors[name] for _, _, c in clips])
+        return (values[:, None] == np.unique(values)).astype(float)
     frames = np.stack([c.frames(64, [0])[0] for _, _, c in clips]).astype(float) / 255
     corners = np.concatenate([frames[:, y:y + 6, x:x + 6].mean((1, 2)) for y in (0, 58) for x in (0, 58)], 1)
     return {"background (four corners of the first frame)": corners,
             "brightness and contrast of the first frame": np.stack([frames.mean((1, 2, 3)), frames.std((1, 2, 3))], 1),
-            "who (skin, shape, age, hair, glasses, beard)": np.concatenate([column("skin", "face_width", "jaw", "age"), kinds("hair_style", "glasses", "beard")], 1),
+            "who (skin, shape, age, hair, glasses, beard)": np.concatenate([column("skin", "face_width", "jaw", "age"), kind("hair_style"), kind("glasses"), kind("beard")], 1),
             "clip length": np.array([[c.n_frames, c.n_frames**2] for _, _, c in clips], float),
-            "head pose (mean, first and last)": np.concatenate([np.stack([c.pose.mean(0), c.pose[0], c.pose[-1]], 1).reshape(len(clips), -1)], 1),
-            "scene (light, blur, noise, occluder, compression)": np.concatenate([column("light", "ambient", "blur", "noise", "crf"), kinds("occluder")], 1),
+            "head pose (mean, first and last)": np.array([np.concatenate([c.pose.mean(0), c.pose[0], c.pose[-1]]) for _, _, c in clips]),
+            "scene (light, blur, noise, occluder, compression)": np.concatenate([column("light", "ambient", "blur", "noise", "crf"), kind("occluder")], 1),
             "other actions (talking, blinks, distractors, peaks)": column("talking", "blinks", "distractors", "peaks")}
 
 
@@ -138,17 +140,26 @@ def networks(work):
     folders = {name: work / name for name in EDITIONS}
     for name, kw in EDITIONS.items():
         generate(folders[name], progress=False, **DATA, **kw); fill_cache(folders[name])
-    cells = [("standard", "attention", None), ("standard", "attention", "shuffled"), ("standard", "attention", "single"), ("standard", "mean", None),
-             ("brief", "mean", None), ("brief", "attention", None)]
+    cells = [("standard", "attention", None), ("standard", "attention", "shuffled"), ("standard", "attention", "single"), ("brief", "mean", None), ("brief", "attention", None)]
     jobs = [dict(data=str(folders[e]), edition=e, frames=f, config=dict(CONFIG, model=m, seed=s)) for e, m, f in cells for s in SEEDS]
+    runs = run_many(jobs)
+    runs = [(cell, runs[k * len(SEEDS):(k + 1) * len(SEEDS)]) for k, cell in enumerate(cells)] + [(("standard", "mean", None), calibrated())]
     out = []
-    for cell, k in zip(cells, range(0, len(jobs), len(SEEDS))):
-        if not k: runs = run_many(jobs)
-        scores = [r["tests"]["test_balanced"]["uar"] for r in runs[k:k + len(SEEDS)]]
-        auc = [r["tests"]["test_balanced"].get("instance_auc") for r in runs[k:k + len(SEEDS)]] if cell[2] is None else None
-        out.append(dict(edition=cell[0], model=cell[1], frames=cell[2] or "in order", seeds=SEEDS, uar=scores, mean=round(float(np.mean(scores)), 4),
-                        sd=round(float(np.std(scores, ddof=1)), 4), instance_auc=auc))
+    for (edition, model, frames), some in runs:
+        tests = [r["tests"]["test_balanced"] for r in some]
+        scores = [t["uar"] for t in tests]
+        out.append(dict(edition=edition, model=model, frames=frames or "in order", seeds=SEEDS, uar=scores, mean=round(float(np.mean(scores)), 4),
+                        sd=round(float(np.std(scores, ddof=1)), 4), instance_auc=None if frames else [t.get("instance_auc") for t in tests]))
     return out
+
+
+def calibrated():
+    "The runs of the last calibration step at the same rate: the same data, settings and seeds, so they are not repeated."
+    import calibrate
+    from micacl.core import read_json
+    log = read_json(ROOT / "results" / "calibration.json")
+    assert log["data"] == DATA and log["steps"][-1]["dials"] == calibrate.dials() and {**log["baseline"], "lr": LR} == {**CONFIG, "model": "mean"}
+    return sorted((r for r in log["steps"][-1]["runs"] if r["lr"] == LR and r["seed"] in SEEDS), key=lambda r: r["seed"])
 
 
 def main():
@@ -156,7 +167,7 @@ def main():
     parser.add_argument("work", type=Path); parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     from micacl.core import write_json
-    from micacl.synfew import VERSION, generate
+    from micacl.synfew import VERSION
     found = dict(command="python benchmarks/audits.py WORK", version=VERSION, commit=commit(), machine=machine(), shortcuts=shortcuts(), oracle=oracle())
     for name, s in found["shortcuts"].items(): print(f"{name}: {s['balanced_accuracy']:.3f}, chance {s['chance']:.3f}, z {s['z']:+.1f}")
     print({k: (v["uar"], v.get("uar_clean")) for k, v in found["oracle"].items() if isinstance(v, dict)}, flush=True)

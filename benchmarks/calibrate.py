@@ -69,7 +69,7 @@ def main():
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool: noise = list(pool.map(make_set, *zip(*settings)))
     jobs = [dict(data=str(folder), config=dict(BASE, lr=lr, seed=seed)) for folder, _ in settings for lr in args.rates for seed in args.seeds]
     runs, each = run_many(jobs), len(args.rates) * len(args.seeds)
-    for k, (folder, d) in enumerate(settings):
+    for k, (_, d) in enumerate(settings):
         log["steps"].append(step(first + k, args.change, d, noise[k], runs[k * each:(k + 1) * each]))
         print(f"step {first + k}", d, log["steps"][-1]["result"])
     write_json(file, log)

@@ -7,10 +7,10 @@ Docs: https://micacl.github.io/micacl/synfew.html.md"""
 # %% auto #0
 __all__ = ['GENERATOR', 'VERSION', 'encode', 'decode', 'Truth', 'generate', 'data_card', 'read_clips', 'read_votes', 'read_truth',
            'digest', 'UNITS', 'render', 'Sample', 'sample_clip', 'unit_stream', 'PROFILES', 'TAILS', 'CONFUSION',
-           'label_counts', 'vote_probabilities', 'Act', 'draw_act', 'Row', 'plan_split']
+           'label_counts', 'vote_probabilities', 'Act', 'draw_act', 'Row', 'plan_split', 'NEUTRAL', 'SPLITS']
 
 # %% ../nbs/01_synfew.ipynb #9e31f139
-import csv, dataclasses, hashlib, io, multiprocessing, os
+import csv, hashlib, io, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def decode(file) -> np.ndarray:
 
 # %% ../nbs/01_synfew.ipynb #6893ffba
 _all_ = ["UNITS", "render", "Sample", "sample_clip", "unit_stream", "PROFILES", "TAILS", "CONFUSION", "label_counts", "vote_probabilities",
-         "Act", "draw_act", "Row", "plan_split"]                      # of lower chapters, offered here as well
+         "Act", "draw_act", "Row", "plan_split", "NEUTRAL", "SPLITS"]                      # of lower chapters, offered here as well
 
 @dataclass(frozen=True)
 class _Job:
