@@ -132,7 +132,7 @@ def _claim(out, parameters) -> bool:
         differ = [f"{k}={old.get(k)} there and {v} here" for k, v in parameters.items() if old.get(k) != v]
         if differ: raise MicaclError(f"{out}: holds a SynFEW set made differently ({', '.join(differ)}); give another path, or delete that set")
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    for left in (out / "clips").glob(".*.tmp"): left.unlink(missing_ok=True)        # of a run that was killed
+    for left in [*out.glob(".*.tmp"), *out.glob("clips/.*.tmp")]: left.unlink(missing_ok=True)        # of a run that was killed
     return bool(marks) and marks[0].name == "synfew.json"
 
 # %% ../nbs/01_synfew.ipynb #ec448d91

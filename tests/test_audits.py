@@ -76,13 +76,13 @@ def test_the_probe_finds_a_shortcut_that_is_planted(clips):
 
 def test_recorded_probes_are_at_chance():
     assert RECORDED["version"] == VERSION
-    for name, s in RECORDED["shortcuts"].items(): assert s["balanced_accuracy"] < s["chance"] + 2 * s["se"], name
+    for name, s in RECORDED["shortcuts"].items(): assert abs(s["balanced_accuracy"] - s["chance"]) < 2 * s["se"], name
 
 def test_an_oracle_loses_what_it_is_not_told():
     o = audits.oracle(1400, 700)
     assert o["one"]["uar"] + 0.05 < o["all"]["uar"] < o["clean_label"]["uar"] < 1
     r = RECORDED["oracle"]
-    assert r["one"]["uar"] < r["mean"]["uar"] < r["all"]["uar"] < r["clean_label"]["uar"]
+    assert r["one"]["uar"] + 0.1 < min(r["mean"]["uar"], r["all"]["uar"]) and max(r["mean"]["uar"], r["all"]["uar"]) < r["clean_label"]["uar"]
     for kind in ("all", "mean", "one", "clean_label"):
         table = np.array(r[kind]["confusion"])
         assert abs((table.diagonal() / table.sum(1)).mean() - r[kind]["uar"]) < 1e-3 and table.sum() == r["n_test"]

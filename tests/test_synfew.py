@@ -292,7 +292,7 @@ def test_a_failure_leaves_no_half_clip_and_can_be_resumed(made, tmp_path, monkey
         def write(self, data): self.f.write(data[:len(data) // 2]); raise OSError(28, "No space left on device")
     class Writer:
         def __init__(self, path, mode="w"): self.inner = real(path, mode); calls.append(str(path))
-        def __enter__(self): f = self.inner.__enter__(); return Full(f) if len(calls) == 6 else f
+        def __enter__(self): f = self.inner.__enter__(); return Full(f) if calls[-1].endswith("00006.mp4") else f
         def __exit__(self, *error): return self.inner.__exit__(*error)
     monkeypatch.setattr(synfew, "atomic_write", Writer)
     with pytest.raises(MicaclError) as e: generate(out, workers=1, **SMALL)
@@ -304,9 +304,9 @@ def test_a_failure_leaves_no_half_clip_and_can_be_resumed(made, tmp_path, monkey
     assert digest(out) == digest(made) and not (out / "synfew.partial.json").exists()
 
 def test_rests_of_a_killed_run_are_swept(copy):
-    (copy / "clips" / ".00004.mp4.x.tmp").write_bytes(b"half"); (copy / "clips" / "00004.mp4").unlink()
+    (copy / "clips" / ".00004.mp4.x.tmp").write_bytes(b"half"); (copy / ".clips.csv.x.tmp").write_bytes(b"half"); (copy / "clips" / "00004.mp4").unlink()
     generate(copy, workers=1, **SMALL)
-    assert len(list((copy / "clips").iterdir())) == 35
+    assert len(list((copy / "clips").iterdir())) == 35 and not list(copy.glob(".*.tmp"))
 
 def test_a_folder_with_something_else_is_refused(copy, tmp_path):
     with pytest.raises(MicaclError) as e: generate(copy, **{**SMALL, "seed": 5})
