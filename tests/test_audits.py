@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from micacl import labels
 from micacl.core import EMOTIONS
-from micacl.synfew import VERSION, draw_act, label_counts, plan_split, sample_clip
+from micacl.synfew import VERSION, digest, draw_act, generate, label_counts, plan_split, sample_clip
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -31,6 +31,13 @@ def test_frozen_labels_votes_people_and_truth_up_to_the_size_of_dfew():
     assert short(repr(acts).encode()) == "2c92db195e197472"
     units = [sample_clip(0, r[4], a.emotion, a.strength, a.second, a.blend, r[2]) for r, a in zip(full[0][::13], acts)]
     assert short(b"".join(c.units.tobytes() + c.apex.tobytes() + c.pose.tobytes() + repr(c.factors).encode() for c in units)) == "633acb4f6c2e6e31"
+
+def test_frozen_videos(tmp_path):
+    "Decoded frames of a small set. They may change with a future x264; results/hashes.json says with which versions they did not."
+    tried = json.loads((ROOT / "results" / "hashes.json").read_text())
+    generate(tmp_path / "x", n_train=21, n_test=7, n_frames=6, size=32, progress=False, workers=1, imbalance=7, tail="pareto")
+    assert {e["hashes"][f"decoded set, {n}"] for e in tried["environments"] for n in ("1 process", "2 processes")} == {digest(tmp_path / "x")[:16]}
+    assert len({json.dumps(e["hashes"]) for e in tried["environments"]}) == 1 and {e["python"].rsplit(".", 1)[0] for e in tried["environments"]} >= {"3.10", "3.11", "3.12", "3.13"}
 
 # --- calibrated to the baseline ----------------------------------------------------------------------------------------
 
