@@ -116,5 +116,13 @@ def test_frames_shown_are_changed_as_said():
 def test_one_frame_is_below_video():
     assert UAR["standard", "attention", "single"]["mean"] < UAR["standard", "attention", "in order"]["mean"]
 
+def test_shuffled_frames_are_below_video():
+    assert UAR["standard", "attention", "shuffled"]["mean"] < UAR["standard", "attention", "in order"]["mean"]
+
+def test_mean_pooling_is_below_attention_when_the_apex_is_brief():
+    brief = [np.array(UAR["brief", m, "in order"]["uar"]) for m in ("mean", "attention")]
+    usual = [np.array(UAR["standard", m, "in order"]["uar"]) for m in ("mean", "attention")]
+    assert (brief[1] > brief[0]).all() and (brief[1] - brief[0]).mean() > (usual[1] - usual[0]).mean() > 0
+
 def test_units_can_be_read_from_strangers():
     assert min(u["auc"] for u in RECORDED["units"].values()) > 0.6 and all(u["on"] > 20 for k, u in RECORDED["units"].items())
