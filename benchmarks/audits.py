@@ -1,7 +1,8 @@
 """Does SynFEW measure what it says? Probes for shortcuts, an oracle that knows the truth, and networks that are shown too little.
 
     python benchmarks/audits.py WORK             # everything, about half an hour on 2 cores: writes results/synfew-audits.json
-    python benchmarks/audits.py WORK --quick     # without the trained networks, two minutes; prints and writes nothing
+    python benchmarks/audits.py WORK --quick     # without the trained networks, three minutes; prints and writes nothing
+    python benchmarks/audits.py WORK --keep-networks     # the same, and written beside the networks of the last full run
 
 The functions without training are those that tests/test_audits.py and the page on audits call.
 """
@@ -60,15 +61,19 @@ def probe(x, y, group):
     return float(balanced_accuracy_score(y, said)), float(np.sqrt(1 / 7 * 6 / 7 / len(y)))
 
 
-def shortcuts(n=2100, seed=0):
-    "Balanced accuracy of every probe; `n` clips of a balanced set."
+def shortcuts(seed, n=4200):
+    "Name of a probe -> balanced accuracy on `n` clips of a balanced set with this seed."
     clips = draw_clips(n, seed)
     y, fold = np.array([r.label for r, _, _ in clips]), np.array([r.fold for r, _, _ in clips])
-    out = {}
-    for name, x in shortcut_features(clips).items():
-        score, se = probe(x, y, fold)
-        out[name] = dict(balanced_accuracy=round(score, 4), chance=round(1 / 7, 4), se=round(se, 4), z=round((score - 1 / 7) / se, 2), n=n)
-    return out
+    return {name: round(probe(x, y, fold)[0], 4) for name, x in shortcut_features(clips).items()}
+
+
+def pooled_shortcuts(seeds=(0, 1, 2, 3), n=4200):
+    "Every probe over several sets: mean, standard error at chance, and how many of these it is from chance."
+    found, se = [shortcuts(s, n) for s in seeds], float(np.sqrt(1 / 7 * 6 / 7 / (n * len(seeds))))
+    by_probe = {name: [f[name] for f in found] for name in found[0]}
+    return {name: dict(balanced_accuracy=round(float(np.mean(v)), 4), chance=round(1 / 7, 4), se=round(se, 4), z=round((float(np.mean(v)) - 1 / 7) / se, 2),
+                       n=n * len(seeds), seeds=list(seeds), by_seed=v) for name, v in by_probe.items()}
 
 
 # --- who knows the truth -----------------------------------------------------------------------------------------------
@@ -164,18 +169,22 @@ def calibrated():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path); parser.add_argument("--quick", action="store_true")
+    parser.add_argument("work", type=Path); parser.add_argument("--quick", action="store_true"); parser.add_argument("--keep-networks", action="store_true")
     args = parser.parse_args()
-    from micacl.core import write_json
+    from micacl.core import read_json, write_json
     from micacl.synfew import VERSION
-    found = dict(command="python benchmarks/audits.py WORK", version=VERSION, commit=commit(), machine=machine(), shortcuts=shortcuts(), oracle=oracle())
+    found = dict(command="python benchmarks/audits.py WORK", version=VERSION, commit=commit(), machine=machine(), shortcuts=pooled_shortcuts(), oracle=oracle())
     for name, s in found["shortcuts"].items(): print(f"{name}: {s['balanced_accuracy']:.3f}, chance {s['chance']:.3f}, z {s['z']:+.1f}")
     print({k: (v["uar"], v.get("uar_clean")) for k, v in found["oracle"].items() if isinstance(v, dict)}, flush=True)
+    file = ROOT / "results" / "synfew-audits.json"
     if args.quick: return
+    if args.keep_networks:
+        old = read_json(file)
+        return write_json(file, found | {k: old[k] for k in ("data", "editions", "config", "networks", "units")} | dict(networks_commit=old.get("networks_commit", old["commit"])))
     found |= dict(data=DATA, editions=EDITIONS, config=CONFIG, networks=networks(args.work), units=units_seen(args.work / "standard"))
     for r in found["networks"]: print(f"{r['edition']:9} {r['model']:10} {r['frames']:9} UAR {r['mean']:.3f} ± {r['sd']:.3f}")
     print({u: v["auc"] for u, v in found["units"].items()})
-    write_json(ROOT / "results" / "synfew-audits.json", found)
+    write_json(file, found)
 
 
 if __name__ == "__main__": sys.exit(main())

@@ -54,6 +54,7 @@ def test_a_step_chooses_its_rate_on_validation_alone_and_is_summed_up_rightly():
         assert calibrate.summary(by_rate[s["lr"]])["recall"] == s["result"]["recall"]
 
 def test_published_recalls_and_scores_agree():
+    assert CALIBRATION["target"] == calibrate.TARGET
     t, share = CALIBRATION["target"], np.array(labels.PROFILES["dfew"]) / sum(labels.PROFILES["dfew"])
     assert abs(np.mean(list(t["recall"].values())) - t["uar"]) < 0.01 and abs(share @ list(t["recall"].values()) - t["war"]) < 0.3
     assert list(t["recall"]) == list(EMOTIONS)
@@ -69,11 +70,11 @@ def clips(): return audits.draw_clips(1400)
 
 def test_nothing_but_the_face_tells_the_label(clips):
     y, fold = np.array([r.label for r, _, _ in clips]), np.array([r.fold for r, _, _ in clips])
-    features = audits.shortcut_features(clips)
-    assert set(features) == set(RECORDED["shortcuts"])
-    for name, x in features.items():
-        score, se = audits.probe(x, y, fold)
-        assert score < 1 / 7 + 2 * se, name
+    x = np.array([c.units.max(0) for _, _, c in clips])
+    score, se = audits.probe(x, y, fold)
+    assert score > 1 / 7 + 20 * se                                  # what the probe finds in the units themselves
+    first = {name: s["by_seed"][0] for name, s in RECORDED["shortcuts"].items()}
+    assert audits.shortcuts(0) == pytest.approx(first, abs=0.003)   # the record can be made again; what it says is tested below
 
 def test_the_probe_finds_a_shortcut_that_is_planted(clips):
     y, fold = np.array([r.label for r, _, _ in clips]), np.array([r.fold for r, _, _ in clips])
@@ -83,7 +84,8 @@ def test_the_probe_finds_a_shortcut_that_is_planted(clips):
 
 def test_recorded_probes_are_at_chance():
     assert RECORDED["version"] == VERSION
-    for name, s in RECORDED["shortcuts"].items(): assert abs(s["balanced_accuracy"] - s["chance"]) < 2 * s["se"], name
+    for name, s in RECORDED["shortcuts"].items():
+        assert abs(np.mean(s["by_seed"]) - 1 / 7) < 2 * np.sqrt(6 / 49 / s["n"]) and s["n"] == 4200 * len(s["seeds"]) >= 16800, name
 
 def test_an_oracle_loses_what_it_is_not_told():
     o = audits.oracle(1400, 700)
@@ -125,4 +127,5 @@ def test_mean_pooling_is_below_attention_when_the_apex_is_brief():
     assert (brief[1] > brief[0]).all() and (brief[1] - brief[0]).mean() > (usual[1] - usual[0]).mean() > 0
 
 def test_units_can_be_read_from_strangers():
-    assert min(u["auc"] for u in RECORDED["units"].values()) > 0.6 and all(u["on"] > 20 for k, u in RECORDED["units"].items())
+    assert min(u["auc"] for u in RECORDED["units"].values()) > 0.55 and np.median([u["auc"] for u in RECORDED["units"].values()]) > 0.9
+    assert all(u["on"] > 100 for k, u in RECORDED["units"].items() if k != "AU45")      # blinks are short
