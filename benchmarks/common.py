@@ -1,11 +1,8 @@
 """What the experiments share: many training runs side by side, the machine, files that say how they came about."""
-import os
-
-# Before PyTorch is loaded: one thread a run (two runs side by side beat one with two threads), and memory that is kept between steps.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import dataclasses
+import json
 import multiprocessing
+import os
 import platform
 import subprocess
 import sys
@@ -39,13 +36,11 @@ def one_run(job):
     from micacl.core import Config, read_json
     from micacl.training import train
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if job.get("frames"): _change_frames(job["frames"])
-    else: _change_frames(None)
+    _change_frames(job.get("frames"))
     config = dataclasses.replace(Config(), **job["config"])
     with tempfile.TemporaryDirectory() as folder:
         started = time.time()
         results = train(job["data"], Path(folder) / "run", config, quiet=True)
-        import json
         history = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
         info = read_json(Path(folder) / "run" / "config.json")
     keep = ("n_test", "uar", "war", "recall", "confusion", "instance_auc")
@@ -74,6 +69,7 @@ def _change_frames(how):
 
 def run_many(jobs, processes=None):
     "All jobs, some side by side, results in order; a line each as they come."
+    os.environ.setdefault("OMP_NUM_THREADS", "1")      # for the processes to come: two runs side by side beat one with two threads
     processes = processes or max(1, (os.cpu_count() or 2) // int(os.environ["OMP_NUM_THREADS"]))
     results = []
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:

@@ -3,39 +3,28 @@
     make demo && .venv/bin/python tools/record_demo.py demo     # writes results/demo.json and the table in README.md
 """
 import json
-import os
-import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from common import commit, machine  # noqa: E402
 KEEP = ("n_test", "uar", "war", "recall", "head", "medium", "tail", "ece", "intervals", "instance_auc", "instance_auc_clips")
 NAMES = dict(micacl="MICACL", mean="mean pooling, cross entropy")
-
-
-def machine():
-    "What the figures depend on, without naming anybody's computer."
-    import torch
-    import torchvision
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return dict(cpu_cores=os.cpu_count(), gpu=gpu, system=platform.system(), architecture=platform.machine(),
-                python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__)
 
 
 def record(demo):
     "The figures of one demo folder."
     from micacl.core import read_json
     from micacl.report import DEMO
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     runs = []
     for model in NAMES:
         results, config = read_json(demo / model / "results.json"), read_json(demo / model / "config.json")
         seconds = sum(json.loads(line)["seconds"] for line in (demo / model / "metrics.jsonl").read_text().splitlines())
         runs.append(dict(model=model, seed=results["seed"], epochs=results["epoch"], n_train=config["n_train"], train_counts=config["train_counts"],
                          training_seconds=round(seconds), tests={name: {k: t[k] for k in KEEP if k in t} for name, t in results["tests"].items()}))
-    return dict(command="make demo", commit=commit, machine=machine(), settings=DEMO, runs=runs)
+    return dict(command="make demo", commit=commit(), machine=machine(), settings=DEMO, runs=runs)
 
 
 def table(figures):
