@@ -112,6 +112,7 @@ def _check(p, workers):
     want(p["profile"] in PROFILES, "profile", f"one of {', '.join(PROFILES)}")
     want(p["imbalance"] is None or 1 <= p["imbalance"] < float("inf"), "imbalance", "a ratio of 1 or more, or nothing")
     want(p["tail"] in TAILS, "tail", f"one of {', '.join(TAILS)}")
+    want(p["tail"] == "exponential" or p["imbalance"] is not None, "tail", "an imbalance to go with the shape of its tail")
     want(whole("n_train") and 14 <= p["n_train"] < 10**6, "n_train", "14 clips (two of each class) or more, below a million")
     want(whole("n_test") and (p["n_test"] == 0 or 7 <= p["n_test"] < 10**6), "n_test", "7 clips or more, below a million, or 0 for no test sets")
     want(whole("n_frames") and p["n_frames"] >= 4, "n_frames", "4 or more")

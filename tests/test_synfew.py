@@ -317,8 +317,14 @@ def test_a_folder_with_something_else_is_refused(copy, tmp_path):
     with pytest.raises(MicaclError) as e: generate(other / "notes.txt", **SMALL)
     assert "found a file" in one_line(e)
 
+def test_the_command_line_has_the_dials_of_the_frozen_edition():
+    import inspect
+    from micacl.cli import Synfew
+    usual = inspect.signature(generate).parameters
+    assert all(getattr(Synfew, k) == usual[k].default for k in ("apex", "strength", "tail")) and Synfew.strength == acting.STRENGTH
+
 @pytest.mark.parametrize("bad", [dict(profile="affectnet"), dict(imbalance=0.5), dict(n_train=13), dict(n_train=14.5), dict(n_test=3), dict(n_frames=2), dict(size=30),
-                                 dict(size=16), dict(seed=-1), dict(apex=(0.6, 0.3)), dict(apex=(0.0, 0.3)), dict(strength=(0.0, 0.3)), dict(strength=(0.5, 1.1)), dict(tail="flat"), dict(workers=0), dict(imbalance=float("nan"))])
+                                 dict(size=16), dict(seed=-1), dict(apex=(0.6, 0.3)), dict(apex=(0.0, 0.3)), dict(strength=(0.0, 0.3)), dict(strength=(0.5, 1.1)), dict(tail="flat"), dict(tail="step"), dict(workers=0), dict(imbalance=float("nan"))])
 def test_bad_arguments_are_one_line(tmp_path, bad):
     with pytest.raises(MicaclError) as e: generate(tmp_path / "x", **bad)
     assert one_line(e).startswith(next(iter(bad))) and not (tmp_path / "x").exists()
