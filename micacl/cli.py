@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/cli.html.md"""
 
 # %% auto #0
 __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Check', 'Cache', 'Train', 'Evaluate', 'Pretrain',
-           'Demo', 'main']
+           'Experiment', 'Demo', 'main']
 
 # %% ../nbs/14_cli.ipynb #767d0523
 import json as json_lib, os, sys
@@ -143,6 +143,22 @@ class Pretrain:
 
 # %% ../nbs/14_cli.ipynb #db4f722e
 @dataclass
+class Experiment:
+    "Tune, train and compare many methods, as a JSON file says (chapter 10b). Stopped, it goes on with the same command."
+    spec: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPEC")]   # the file
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]   # where runs, features and summary.json go
+    processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core, or one on a GPU)")] = None   # runs side by side
+
+    def run(self):
+        from micacl.experiments import run_experiment
+        s = run_experiment(self.spec, self.out, self.processes)
+        for name, m in s["methods"].items():
+            t = m["tests"][s["spec"]["test"]]
+            print(f"{name}: UAR {_percent(t['uar']['mean'])} ± {_percent(t['uar']['sd'])} %, tail {_percent(t['tail']['mean'])} %, {m['n_runs']} runs")
+        print(f"summary: {self.out / 'summary.json'}")
+        return 1 if s["failed"] else 0
+
+@dataclass
 class Demo:
     "All of it in a few minutes: draw SynFEW, train MICACL and a baseline, write report.html. Stopped, it goes on with the same command."
     out: Path = Path("demo")          # folder for data, runs and report
@@ -155,7 +171,7 @@ class Demo:
               f"Next: micacl train {self.out / 'synfew'} --out RUN --epochs 30, or your own clips: micacl check FOLDER")
 
 # %% ../nbs/14_cli.ipynb #f6e7e848
-COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=Evaluate, demo=Demo, pretrain=Pretrain)
+COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=Evaluate, demo=Demo, experiment=Experiment, pretrain=Pretrain)
 
 def main(
     argv=None,   # arguments; default: those of the process
@@ -180,7 +196,7 @@ def _explain(e, command):
     "Exit status and one line for an error that is no mistake of ours."
     if isinstance(e, KeyboardInterrupt) or isinstance(e.__context__, KeyboardInterrupt):
         if isinstance(command, Train) and isinstance(e, MicaclError): return 130, str(e)     # says how many epochs are kept
-        return 130, "interrupted" + ("; the same command goes on where it stopped" if isinstance(command, (Synfew, Cache, Demo)) else "")
+        return 130, "interrupted" + ("; the same command goes on where it stopped" if isinstance(command, (Synfew, Cache, Demo, Experiment)) else "")
     if isinstance(e, OSError): return 1, " ".join(f"{e.filename or 'the system'}: {e.strerror or e}".split())
     return 1, str(e)
 

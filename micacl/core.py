@@ -141,17 +141,36 @@ def read_json(path):
 @dataclass
 class Config:
     "Everything that describes a training run. The defaults are the `small` preset."
-    model: str = "micacl"            # micacl, m3dfel, mean, max or attention
+    model: str = "micacl"            # micacl, m3dfel, mean, max, attention or transformer
     backbone: str = "r3d_small"      # r3d_small (64 px, laptop) or r3d_18 (112 px, as in the paper)
     pretrained: bool = True          # start from weights trained on action units (r3d_small) or Kinetics-400 (r3d_18)
     n_instances: int = 4             # N, instances in a bag
     instance_length: int = 4         # L, frames in an instance
     image_size: int = 64             # pixels, height and width of a frame
+    geiim: bool = True               # MICACL with its graph module (chapter 05)
+    adjacency: str = "learned"       # learned (one graph for all clips), data (one a clip) or both
+    neighbours_only: bool = False    # only links between temporal neighbours
+    graph_over: str = "instances"    # instances, or channels (features as nodes)
+    hops: int = 1                    # of the propagation over the graph
+    kernels: tuple[int, ...] = (1, 3, 5)   # of the convolutions over instances
+    dilation: int = 1                # of these convolutions
+    wian: bool = True                # MICACL with its aggregation module (chapter 06); without it, a weighted mean
+    dependency_over: str = "instances"   # the softmax of the dependency weight: instances, or features
+    gate: str = "product"            # product (learned gate times weight), weight (the weight alone) or none (an LSTM)
+    wian_layers: int = 1             # recurrent layers
+    tail: str = "norm"               # norm (add, normalise, convolve) or dmin (M3DFEL's)
     mccl_weight: float = 1.0         # lambda in loss = CE + lambda * MCCL; 0 switches MCCL off
+    mccl_warmup: float = 0.0         # epochs over which lambda rises from 0
+    mccl_on: str = "bag"             # what it compares: bag features, or weighted means of the instances
     mccl_scales: tuple[int, ...] = (1, 2, 4)   # s, groups into which the bag feature is split
     mccl_form: str = "log"           # log, or printed (the equation as the paper prints it)
     mccl_dim: int = 128              # dimension of the projections that MCCL compares
+    mccl_class_weight: str = "effective"   # effective, inverse or none
+    mccl_temperature: str = "printed"      # printed, class (one a class) or fixed
+    mccl_self_pairs: bool = False    # a clip is its own partner
+    mccl_centres: bool = True        # class centres join the comparison
     tau0: float = 0.07               # base temperature of MCCL
+    sampler: str = "natural"         # natural, sqrt or balanced: how often a class is drawn in training
     label_smoothing: float = 0.1     # of the cross entropy
     epochs: int = 10                 # passes over the training clips
     batch_size: int = 32             # clips a step, over all devices
@@ -179,8 +198,11 @@ class Config:
     def to_dict(self) -> dict: return dataclasses.asdict(self)
 
 # %% ../nbs/00_core.ipynb #dfa045ab
-CHOICES = dict(model=("micacl", "m3dfel", "mean", "max", "attention"), backbone=("r3d_small", "r3d_18"),
-               mccl_form=("log", "printed"), mixed_precision=("no", "fp16", "bf16"), on_bad_clip=("skip", "stop"))
+CHOICES = dict(model=("micacl", "m3dfel", "mean", "max", "attention", "transformer"), backbone=("r3d_small", "r3d_18"),
+               adjacency=("learned", "data", "both"), graph_over=("instances", "channels"), dependency_over=("instances", "features"),
+               gate=("product", "weight", "none"), tail=("norm", "dmin"), mccl_form=("log", "printed"), mccl_on=("bag", "instances"), mccl_class_weight=("effective", "inverse", "none"),
+               mccl_temperature=("printed", "class", "fixed"), sampler=("natural", "sqrt", "balanced"),
+               mixed_precision=("no", "fp16", "bf16"), on_bad_clip=("skip", "stop"))
 
 def check_config(
     config: Config,   # the configuration to check
@@ -189,9 +211,9 @@ def check_config(
     for name, allowed in CHOICES.items():
         if getattr(config, name) not in allowed:
             raise MicaclError(f"{name}: expected one of {', '.join(allowed)}; found {getattr(config, name)!r}")
-    for name in ("n_instances", "instance_length", "epochs", "batch_size", "image_size", "mccl_dim", "lr", "backbone_lr", "tau0"):
+    for name in ("n_instances", "instance_length", "epochs", "batch_size", "image_size", "mccl_dim", "lr", "tau0", "hops", "dilation", "wian_layers"):
         if not getattr(config, name) > 0: raise MicaclError(f"{name}: expected a number above 0, found {getattr(config, name)}")
-    for name in ("label_smoothing", "val_fraction", "mccl_weight", "weight_decay", "workers", "seed", "jitter", "clip_norm", "warmup_epochs"):
+    for name in ("label_smoothing", "val_fraction", "mccl_weight", "weight_decay", "workers", "seed", "jitter", "clip_norm", "warmup_epochs", "backbone_lr", "mccl_warmup"):
         if not getattr(config, name) >= 0: raise MicaclError(f"{name}: expected 0 or more, found {getattr(config, name)}")
     for name in ("label_smoothing", "val_fraction"):
         if not getattr(config, name) < 1: raise MicaclError(f"{name}: expected less than 1, found {getattr(config, name)}")
@@ -202,7 +224,7 @@ def config_from_dict(d: dict) -> Config:
     "The `Config` of a run folder's config.json; unknown names are an error."
     names = {f.name for f in dataclasses.fields(Config)}
     if extra := set(d) - names: raise MicaclError(f"config: unknown name {', '.join(sorted(extra))}; known are {', '.join(sorted(names))}")
-    tuples = {"mccl_scales": tuple(d["mccl_scales"])} if "mccl_scales" in d else {}
+    tuples = {name: tuple(d[name]) for name in ("mccl_scales", "kernels") if name in d}
     return check_config(Config(**{**d, **tuples}))
 
 # %% ../nbs/00_core.ipynb #f581a482

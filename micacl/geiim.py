@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/geiim.html.md"""
 
 # %% auto #0
 __all__ = ['masked_softmax', 'zero_padding', 'allowed_links', 'learned_adjacency', 'start_embedding', 'data_adjacency',
-           'AdaptiveGraph', 'propagate', 'MultiscaleConv', 'check_bag', 'GEIIM']
+           'AdaptiveGraph', 'propagate', 'ChannelGraph', 'propagate_channels', 'MultiscaleConv', 'check_bag', 'GEIIM']
 
 # %% ../nbs/05_geiim.ipynb #12de55a8
 import torch
@@ -116,17 +116,45 @@ def propagate(
     for _ in range(hops): h.append(alpha*x + (1 - alpha)*(A @ h[-1]))
     return h
 
-# %% ../nbs/05_geiim.ipynb #973cd934
+# %% ../nbs/05_geiim.ipynb #f8993d73
+class ChannelGraph(nn.Module):
+    "A learned graph over the features: A_hat = (A + I)/2 with A = softmax(relu(E1 E2))."
+    def __init__(self,
+        dim: int, # feature dimension D, the number of nodes
+        embed_dim: int = 32, # d, size of node embeddings
+    ):
+        super().__init__()
+        self.E1 = nn.Parameter(start_embedding(dim, embed_dim, d=embed_dim))
+        self.E2 = nn.Parameter(start_embedding(embed_dim, dim, d=embed_dim))
+
+    def forward(self) -> torch.Tensor: # A_hat, (D,D), rows sum to 1
+        "The matrix that is used in propagation; it depends on no clip and on no mask."
+        A = learned_adjacency(self.E1, self.E2)
+        return (A + torch.eye(len(A), dtype=A.dtype, device=A.device))/2
+
+# %% ../nbs/05_geiim.ipynb #9ae1a47e
+def propagate_channels(
+    x: torch.Tensor, # (B,N,D) instance features
+    A_hat: torch.Tensor, # (D,D), rows sum to 1
+    alpha: float = 0.7, # share of the original kept at each hop; 1 switches the graph off
+    hops: int = 1, # number of hops K
+) -> list: # K+1 tensors (B,N,D): h0 = x, h1, ..., hK
+    "The same propagation with the features as nodes: h <- alpha x + (1-alpha) h A_hat^T."
+    return [h.mT for h in propagate(x.mT, A_hat, alpha, hops)]      # (B,N,D) -> (B,D,N), features as rows
+
+# %% ../nbs/05_geiim.ipynb #80decc4a
 class MultiscaleConv(nn.Module):
     "Convolutions over the instance axis, one branch for each kernel size."
     def __init__(self,
         dim: int, # feature dimension D, in and out
         kernels: tuple = (1, 3, 5), # odd kernel sizes
+        dilation: int = 1, # distance between taps; kernel k reaches over 1 + dilation*(k-1) instances
     ):
         super().__init__()
         if not kernels or any(k % 2 == 0 for k in kernels):
             raise MicaclError(f"kernels: expected odd sizes such as (1, 3, 5), found {tuple(kernels)}; an even kernel has no centre")
-        self.branches = nn.ModuleList(nn.Conv1d(dim, dim, k, padding=k//2) for k in kernels)
+        if dilation < 1: raise MicaclError(f"dilation: expected 1 or more, found {dilation}; 1 reads neighbouring instances")
+        self.branches = nn.ModuleList(nn.Conv1d(dim, dim, k, padding=dilation*(k//2), dilation=dilation) for k in kernels)
 
     def forward(self,
         h: torch.Tensor, # (B,N,D)
@@ -151,7 +179,7 @@ def check_bag(
         raise MicaclError(f"{who}: expected a bool mask of shape {tuple(x.shape[:2])}, found {mask.dtype} "
                           f"{tuple(mask.shape)}; True marks the real instances")
 
-# %% ../nbs/05_geiim.ipynb #c43330ea
+# %% ../nbs/05_geiim.ipynb #156c228d
 class GEIIM(nn.Module):
     "Graph-Enhanced Instance Interaction Module: adaptive graph, multiscale convolution, residual and norm."
     def __init__(self,
@@ -164,14 +192,22 @@ class GEIIM(nn.Module):
         alpha: float = 0.7, # share of the original kept at each hop; 1 switches the graph off
         dropout: float = 0., # before the residual sum
         neighbours_only: bool = False, # keep only links between temporal neighbours
+        dilation: int = 1, # of the convolutions: kernel k reaches over 1 + dilation*(k-1) instances
+        graph_over: str = "instances", # nodes of the graph: "instances", or "channels" (features; any N, learned only)
     ):
         super().__init__()
+        if graph_over not in ("instances", "channels"):
+            raise MicaclError(f'graph_over: expected "instances" or "channels", found {graph_over!r}; choose what the nodes of the graph are')
+        if graph_over == "channels" and (adjacency != "learned" or neighbours_only):
+            raise MicaclError(f'GEIIM: expected adjacency="learned" and neighbours_only=False with graph_over="channels", found {adjacency!r} '
+                              f'and {neighbours_only}; features have no temporal neighbours, and their graph is the same for every clip')
         if hops < 1 or not 0 <= alpha <= 1:
             raise MicaclError(f"GEIIM: expected hops of 1 or more and alpha between 0 and 1, found hops={hops} and alpha={alpha}; alpha=1 switches the graph off")
-        self.dim, self.hops, self.alpha = dim, hops, alpha
-        self.graph = AdaptiveGraph(dim, n_instances, adjacency, embed_dim, neighbours_only)
+        self.dim, self.hops, self.alpha, self.graph_over = dim, hops, alpha, graph_over
+        if graph_over == "channels": self.graph = ChannelGraph(dim, embed_dim)
+        else: self.graph = AdaptiveGraph(dim, n_instances, adjacency, embed_dim, neighbours_only)
         self.mix = nn.Linear(dim*(hops + 1), dim)             # the 1x1 convolution over the concatenated hops
-        self.scales = MultiscaleConv(dim, kernels)
+        self.scales = MultiscaleConv(dim, kernels, dilation)
         self.out = nn.Linear(dim*len(kernels), dim)           # fuses the scales
         self.drop, self.norm = nn.Dropout(dropout), nn.LayerNorm(dim)
         self.score = nn.Linear(dim, 1, bias=False)            # v; a bias would cancel in the softmax
@@ -180,14 +216,19 @@ class GEIIM(nn.Module):
         "What each scale makes of the bag after propagation, before the scales are fused."
         check_bag(x, self.dim, mask)
         x = zero_padding(x, mask)
-        A = self.graph(x, mask)
-        h = self.mix(torch.cat(propagate(x, A, self.alpha, self.hops), -1))
-        return self.scales(h, mask), A
+        over_channels = self.graph_over == "channels"
+        A = self.graph() if over_channels else self.graph(x, mask)
+        h = (propagate_channels if over_channels else propagate)(x, A, self.alpha, self.hops)
+        return self.scales(self.mix(torch.cat(h, -1)), mask), A
     def forward(self, x, mask=None): # (B,N,D), (B,N) bool -> features (B,N,D), 0 in the padding, and adjacency
-        "Instance features after the exchange, and the adjacency (N,N) or (B,N,N)."
+        "Instance features after the exchange, and the matrix used in propagation: A (N,N) or (B,N,N); over channels A_hat (D,D)."
         r, A = self.responses(x, mask)
         out = self.drop(self.out(F.gelu(torch.cat(r, -1))))
         return zero_padding(self.norm(zero_padding(x, mask) + out), mask), A
-    def dependency(self, features, mask=None): # (B,N,D) from forward -> (B,N), rows sum to 1
-        "Instance dependency weight w: softmax over the instances of a learned score."
-        return masked_softmax(self.score(zero_padding(features, mask)).squeeze(-1), mask)
+    def dependency(self, features, mask=None, over="instances"): # (B,N,D) from forward -> (B,N), or (B,N,D) over "features"; rows sum to 1
+        "Dependency weight w: softmax over the instances of a learned score, or over the features themselves; 0 in the padding."
+        if over not in ("instances", "features"):
+            raise MicaclError(f'over: expected "instances" or "features", found {over!r}; choose the axis of the softmax')
+        features = zero_padding(features, mask)
+        if over == "features": return zero_padding(features.softmax(-1), mask)
+        return masked_softmax(self.score(features).squeeze(-1), mask)

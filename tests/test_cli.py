@@ -60,7 +60,7 @@ def test_every_command_has_help_for_every_option(capsys, name):
     first = cli.COMMANDS[name].__doc__.split(".")[0]
     assert first in " ".join(out.split())
     for field in cli.COMMANDS[name].__dataclass_fields__:
-        if field not in ("config", "data", "run_folder") and not (field == "out" and name in ("synfew", "pretrain")): assert "--" + field.replace("_", "-") in out
+        if field not in ("config", "data", "run_folder", "spec") and not (field == "out" and name in ("synfew", "pretrain")): assert "--" + field.replace("_", "-") in out
     text = re.sub(r"[│╭╰─╮╯]", " ", out)
     for option in re.findall(r"(?m)^ +(--[a-z][a-z0-9-]*)(.*)$", text):          # each has words of help behind it or under it
         after = text.split(option[0] + option[1], 1)[1].split("--", 1)[0]

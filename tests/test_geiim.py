@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch_geometric.nn import DenseGraphConv
 from micacl.core import MicaclError
-from micacl.geiim import (GEIIM, AdaptiveGraph, MultiscaleConv, allowed_links, data_adjacency, learned_adjacency,
-                          masked_softmax, propagate, start_embedding)
+from micacl.geiim import (GEIIM, AdaptiveGraph, ChannelGraph, MultiscaleConv, allowed_links, data_adjacency, learned_adjacency,
+                          masked_softmax, propagate, propagate_channels, start_embedding)
 
 KINDS = ("learned", "data", "both")
+FORMS = [dict(adjacency=kind) for kind in KINDS] + [dict(graph_over="channels"), dict(dilation=2), dict(graph_over="channels", dilation=2, hops=2)]
+every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())))
 
 
 @pytest.fixture(autouse=True)
@@ -33,16 +35,23 @@ def slow_geiim(m, x, mask):
     "The whole module as loops over bags and instances, float64, written from the equations."
     B, N, D = x.shape
     E1, E2 = m.graph.E1, m.graph.E2
+    channels = m.graph_over == "channels"
     out, adjacency = torch.zeros_like(x), torch.zeros(B, N, N, dtype=x.dtype)
+    A_hat = torch.zeros(D, D, dtype=x.dtype)
+    for p in range(D if channels else 0):
+        e = [math.exp(max(0., float(E1[p] @ E2[:, q]))) for q in range(D)]
+        row = [e[q]/sum(e) + (p == q) for q in range(D)]                         # A + I, then row-normalised
+        for q in range(D): A_hat[p, q] = row[q]/sum(row)
     for b in range(B):
-        for i in range(N):
+        for i in range(0 if channels else N):
             links = [j for j in range(N) if (mask[b, j] or j == i) and (not m.graph.neighbours_only or abs(i - j) <= 1)]
             e = {j: math.exp(max(0., float(E1[i] @ E2[:, j]))) for j in links}
             for j in links: adjacency[b, i, j] = e[j] / sum(e.values())
         xb = torch.stack([x[b, n] if mask[b, n] else torch.zeros(D, dtype=x.dtype) for n in range(N)])
         hops = [xb]
         for _ in range(m.hops):
-            hops.append(torch.stack([m.alpha*xb[i] + (1 - m.alpha)*sum(adjacency[b, i, j]*hops[-1][j] for j in range(N)) for i in range(N)]))
+            if channels: hops.append(torch.stack([m.alpha*xb[i] + (1 - m.alpha)*sum(A_hat[:, q]*hops[-1][i, q] for q in range(D)) for i in range(N)]))
+            else: hops.append(torch.stack([m.alpha*xb[i] + (1 - m.alpha)*sum(adjacency[b, i, j]*hops[-1][j] for j in range(N)) for i in range(N)]))
         h = [m.mix.weight @ torch.cat([hop[n] for hop in hops]) + m.mix.bias for n in range(N)]
         for n in range(N):
             if not mask[b, n]: continue
@@ -50,13 +59,13 @@ def slow_geiim(m, x, mask):
             for conv in m.scales.branches:
                 k, r = conv.kernel_size[0], conv.bias.clone()
                 for tap in range(k):
-                    t = n + tap - k // 2
+                    t = n + (tap - k // 2)*conv.dilation[0]
                     if 0 <= t < N and mask[b, t]: r = r + conv.weight[:, :, tap] @ h[t]
                 scales.append(0.5 * r * (1 + torch.erf(r / 2**.5)))              # GELU
             y = x[b, n] + m.out.weight @ torch.cat(scales) + m.out.bias
             y = (y - y.mean()) / (y.var(unbiased=False) + m.norm.eps).sqrt()
             out[b, n] = y * m.norm.weight + m.norm.bias
-    return out, adjacency
+    return out, A_hat if channels else adjacency
 
 
 @pytest.mark.parametrize("neighbours_only", [False, True])
@@ -69,6 +78,75 @@ def test_equals_slow_loops(neighbours_only, hops):
         slow, slow_A = slow_geiim(m, x, mask)
     torch.testing.assert_close(features, slow, rtol=0, atol=1e-12)
     torch.testing.assert_close(A, slow_A, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("graph_over", ["instances", "channels"])
+@pytest.mark.parametrize("hops, dilation", [(1, 1), (2, 2), (1, 3)])
+def test_channels_and_dilation_equal_slow_loops(graph_over, hops, dilation):
+    m = shake(GEIIM(4, 5, embed_dim=3, hops=hops, dilation=dilation, graph_over=graph_over)).double()
+    x, mask = torch.randn(4, 5, 4).double(), ragged_mask(4, 5)
+    with torch.no_grad():
+        features, A = m(x, mask)
+        slow, slow_A = slow_geiim(m, x, mask)
+    torch.testing.assert_close(features, slow, rtol=0, atol=1e-12)
+    torch.testing.assert_close(A, slow_A, rtol=0, atol=1e-12)
+
+
+# ---- the graph over channels
+
+def test_channel_graph_by_hand():
+    g = ChannelGraph(2, 1)
+    with torch.no_grad(): g.E1.copy_(torch.tensor([[1.], [-1.]])); g.E2.copy_(torch.tensor([[math.log(3.), -2.]]))
+    far = math.e**2/(1 + math.e**2)                               # A = [[3/4, 1/4], [1-far, far]]
+    torch.testing.assert_close(g(), torch.tensor([[7/8, 1/8], [(1 - far)/2, (1 + far)/2]]))
+    assert [tuple(p.shape) for p in ChannelGraph(6, 3).parameters()] == [(6, 3), (3, 6)]
+
+
+def test_rows_of_channel_graph_sum_to_one_and_its_gradient_arrives():
+    m = shake(GEIIM(16, 4, graph_over="channels"))
+    f, A = m(torch.randn(8, 4, 16))
+    assert A.shape == (16, 16) and (A >= 0).all() and (A.diagonal() >= 1/2).all()
+    torch.testing.assert_close(A.sum(-1), torch.ones(16))
+    f.mul(torch.randn(8, 4, 16)).sum().backward()
+    assert m.graph.E1.grad.abs().max() > 0 and m.graph.E2.grad.abs().max() > 0
+
+
+def test_propagate_channels_limits():
+    x, A = torch.randn(2, 4, 3).double(), torch.rand(3, 3).double().softmax(-1)
+    for h in propagate_channels(x, torch.eye(3).double(), 0.7, 3): torch.testing.assert_close(h, x)
+    for h in propagate_channels(x, A, 1., 3): torch.testing.assert_close(h, x)
+    torch.testing.assert_close(propagate_channels(x, A, 0., 2)[2], x @ A.T @ A.T)
+    same = torch.randn(2, 4, 1).double().expand(2, 4, 3)          # an instance whose features are all equal stays as it is
+    for h in propagate_channels(same, A, 0.3, 4): torch.testing.assert_close(h, same)
+    for h, g in zip(propagate_channels(x, A, 0.6, 2), propagate(x.mT, A, 0.6, 2)): torch.testing.assert_close(h, g.mT)
+
+
+def test_instances_do_not_hear_each_other_through_channels():
+    m, x = shake(GEIIM(8, 6, kernels=(1,), graph_over="channels")).double(), torch.randn(2, 6, 8).double()
+    y = x.clone(); y[:, 2] += torch.randn(8).double()             # a shift of all features alike would vanish in the norm
+    moved = (m(y)[0] - m(x)[0]).abs().sum(-1) > 1e-9
+    assert moved.tolist() == [[n == 2 for n in range(6)]]*2
+    z = x.clone(); z[:, 2, 3] += 1
+    (_, a), (_, b) = (propagate_channels(v, m.graph(), m.alpha) for v in (x, z))
+    assert ((a - b)[:, 2].abs() > 1e-9).all() and torch.equal(a[:, :2], b[:, :2]) and torch.equal(a[:, 3:], b[:, 3:])
+
+
+def test_channel_graph_and_mix_are_one_linear_layer():
+    m, x = shake(GEIIM(6, 4, graph_over="channels", hops=2, kernels=(1,))).double(), torch.randn(2, 4, 6).double()
+    A, eye = m.graph(), torch.eye(6).double()
+    M1 = m.alpha*eye + (1 - m.alpha)*A; M2 = m.alpha*eye + (1 - m.alpha)*A @ M1
+    W0, W1, W2 = m.mix.weight.chunk(3, 1)
+    h = F.linear(x, W0 + W1 @ M1 + W2 @ M2, m.mix.bias)
+    torch.testing.assert_close(m.responses(x)[0][0], m.scales(h)[0])
+
+
+def test_channel_graph_takes_any_number_and_any_order():
+    m, x = shake(GEIIM(8, 4, kernels=(1,), graph_over="channels")).double(), torch.randn(3, 6, 8).double()
+    for n in (1, 2, 7): assert m(torch.randn(2, n, 8).double())[0].shape == (2, n, 8)
+    perm = torch.tensor([3, 5, 0, 1, 4, 2])
+    torch.testing.assert_close(m(x[:, perm])[0], m(x)[0][:, perm])
+    short, mask = m(x[:, :4])[0], torch.arange(6).expand(3, 6) < 4
+    torch.testing.assert_close(m(x, mask)[0][:, :4], short)
 
 
 # ---- adjacency
@@ -182,6 +260,17 @@ def test_receptive_field_of_each_kernel(k):
         assert moved.nonzero().flatten().tolist() == [n for n in range(9) if abs(n - place) <= k//2]
 
 
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_receptive_field_with_dilation(k, dilation):
+    conv, x = MultiscaleConv(4, (k,), dilation).double(), torch.randn(1, 15, 4).double()
+    for place in (0, 7, 14):
+        y = x.clone(); y[0, place] += 1
+        moved = ((conv(y)[0] - conv(x)[0]).abs().sum(-1)[0] > 1e-9).nonzero().flatten().tolist()
+        assert moved == [n for n in range(15) if abs(n - place) <= dilation*(k//2) and (n - place) % dilation == 0]
+        if place == 7: assert moved[-1] - moved[0] + 1 == 1 + dilation*(k - 1)
+
+
 def test_scales_are_separate_and_visible():
     m = GEIIM(8, 4, kernels=(1, 3, 5))
     r, A = m.responses(torch.randn(2, 4, 8))
@@ -203,14 +292,14 @@ def test_reach_of_the_module():
 
 # ---- invariants of the module
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_form
 @pytest.mark.parametrize("junk", [0., 1e6, float("nan"), float("inf")])
-def test_padding_changes_nothing_to_the_last_bit(kind, junk):
-    m, x, mask = shake(GEIIM(8, 5, kind)), torch.randn(4, 5, 8), ragged_mask(4, 5)
+def test_padding_changes_nothing_to_the_last_bit(form, junk):
+    m, x, mask = shake(GEIIM(8, 5, **form)), torch.randn(4, 5, 8), ragged_mask(4, 5)
     dirty = torch.where(mask[..., None], x, torch.tensor(junk))
     f1, A1 = m(x, mask); f2, A2 = m(dirty, mask)
     assert torch.equal(f1, f2) and torch.equal(A1, A2) and (f1[~mask] == 0).all()
-    assert torch.equal(m.dependency(x, mask), m.dependency(dirty, mask))
+    for over in ("instances", "features"): assert torch.equal(m.dependency(x, mask, over), m.dependency(dirty, mask, over))
     grads = []
     for z in (x, dirty):
         m.zero_grad(); f, _ = m(z, mask); (f.square().sum() + m.dependency(z, mask)[:, 0].sum()).backward()
@@ -225,12 +314,12 @@ def test_padded_bag_equals_short_bag():
     torch.testing.assert_close(m(x, mask)[1][:, :3, :3], m(x[:, :3])[1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_full_mask_equals_no_mask(kind):
-    m, x = shake(GEIIM(8, 4, kind)).double(), torch.randn(3, 4, 8).double()
+@every_form
+def test_full_mask_equals_no_mask(form):
+    m, x = shake(GEIIM(8, 4, **form)).double(), torch.randn(3, 4, 8).double()
     full = torch.ones(3, 4, dtype=torch.bool)
     torch.testing.assert_close(m(x)[0], m(x, full)[0])
-    torch.testing.assert_close(m.dependency(x), m.dependency(x, full))
+    for over in ("instances", "features"): torch.testing.assert_close(m.dependency(x, None, over), m.dependency(x, full, over))
 
 
 def test_permutation_equivariance_of_the_data_graph_alone():
@@ -247,9 +336,9 @@ def test_permutation_equivariance_of_the_data_graph_alone():
     torch.testing.assert_close(m.dependency(x[:, perm]), m.dependency(x)[:, perm])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batch_of_one_equals_batch_of_many(kind):
-    m, x, mask = shake(GEIIM(8, 5, kind)).double(), torch.randn(4, 5, 8).double(), ragged_mask(4, 5)
+@every_form
+def test_batch_of_one_equals_batch_of_many(form):
+    m, x, mask = shake(GEIIM(8, 5, **form)).double(), torch.randn(4, 5, 8).double(), ragged_mask(4, 5)
     together = m(x, mask)[0]
     for b in range(4):
         alone, A = m(x[b:b + 1], mask[b:b + 1])
@@ -261,15 +350,15 @@ def test_one_instance():
     assert f.shape == (3, 1, 8) and A.tolist() == [[1.]] and (m.dependency(f) == 1).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradcheck(kind):
-    m, mask = shake(GEIIM(3, 4, kind, embed_dim=2, hops=2)).double(), torch.tensor([[True]*4, [True, True, False, False]])
+@every_form
+def test_gradcheck(form):
+    m, mask = shake(GEIIM(3, 4, **dict(embed_dim=2, hops=2) | form)).double(), torch.tensor([[True]*4, [True, True, False, False]])
     x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     names = list(dict(m.named_parameters()))
     def f(x, *params):
         out, A = torch.func.functional_call(m, dict(zip(names, params)), (x, mask))
         w = masked_softmax(out @ params[names.index("score.weight")][0], mask)
-        return out, A, w
+        return out, A, w, m.dependency(out, mask, "features")
     assert torch.autograd.gradcheck(f, (x, *m.parameters()))
 
 
@@ -284,9 +373,23 @@ def test_dependency_uniform_at_start_then_learns():
     assert (m.dependency(f, mask).argmax(1) == f[..., 0].masked_fill(~mask, -9e9).argmax(1)).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_autocast(kind):
-    m, x, mask = GEIIM(16, 4, kind), torch.randn(4, 4, 16), torch.tensor([[True]*4, [True]*3 + [False], [True]*2 + [False]*2, [True]*4])
+def test_dependency_over_features():
+    m, x, mask = shake(GEIIM(8, 5)).double(), torch.randn(4, 5, 8).double(), ragged_mask(4, 5)
+    w = m.dependency(x, mask, over="features")
+    assert w.shape == (4, 5, 8) and (w[~mask] == 0).all()
+    torch.testing.assert_close(w.sum(-1), mask.double())
+    for b, n in mask.nonzero().tolist():
+        e = [math.exp(float(v)) for v in x[b, n]]
+        torch.testing.assert_close(w[b, n], torch.tensor([v/sum(e) for v in e]).double())
+    assert torch.equal(m.dependency(x, mask), m.dependency(x, mask, "instances"))
+    before = w.clone(); torch.nn.init.normal_(m.score.weight)
+    assert torch.equal(m.dependency(x, mask, "features"), before)                # the score has no part in it
+    assert m.dependency(x[:1, :1], over="features").shape == (1, 1, 8)
+
+
+@every_form
+def test_bfloat16_autocast(form):
+    m, x, mask = GEIIM(16, 4, **form), torch.randn(4, 4, 16), torch.tensor([[True]*4, [True]*3 + [False], [True]*2 + [False]*2, [True]*4])
     exact = m(x, mask)[0]
     with torch.autocast("cpu", torch.bfloat16):
         f, A = m(x, mask); w = m.dependency(f, mask)
@@ -302,10 +405,10 @@ def test_dropout_only_in_training():
     m.eval(); assert torch.equal(m(x)[0], m(x)[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_state_dict_round_trip(kind, tmp_path):
+@every_form
+def test_state_dict_round_trip(form, tmp_path):
     from safetensors.torch import load_file, save_file
-    a, b, x = shake(GEIIM(8, 4, kind)), GEIIM(8, 4, kind), torch.randn(2, 4, 8)
+    a, b, x = shake(GEIIM(8, 4, **form)), GEIIM(8, 4, **form), torch.randn(2, 4, 8)
     save_file(a.state_dict(), tmp_path/"m.safetensors"); b.load_state_dict(load_file(tmp_path/"m.safetensors"))
     assert torch.equal(a(x)[0], b(x)[0]) and torch.equal(a.dependency(x), b.dependency(x))
 
@@ -318,6 +421,11 @@ def test_state_dict_round_trip(kind, tmp_path):
     (lambda: GEIIM(8, 4, "random"), ("learned", "both", "'random'")),
     (lambda: GEIIM(8, 4, kernels=(1, 2)), ("odd", "(1, 2)")),
     (lambda: GEIIM(8, 4, kernels=()), ("odd",)),
+    (lambda: GEIIM(8, 4, dilation=0), ("dilation", "1 or more", "found 0")),
+    (lambda: GEIIM(8, 4, graph_over="features"), ("graph_over", "channels", "'features'")),
+    (lambda: GEIIM(8, 4, "data", graph_over="channels"), ('adjacency="learned"', "'data'")),
+    (lambda: GEIIM(8, 4, graph_over="channels", neighbours_only=True), ("neighbours_only=False", "True")),
+    (lambda: GEIIM(8, 4).dependency(torch.randn(2, 4, 8), over="channels"), ("over", "features", "'channels'")),
     (lambda: GEIIM(8, 4, alpha=1.5), ("alpha", "1.5")),
     (lambda: GEIIM(8, 4, hops=0), ("hops", "0")),
     (lambda: GEIIM(8, 4)(torch.randn(2, 4, 7)), ("(B, N, 8)", "(2, 4, 7)")),

@@ -1,4 +1,4 @@
-"The models: DMIN and the tail against slow formulas, shapes, and wiring of all five."
+"The models: DMIN and the tails against slow formulas, shapes, and wiring of all six."
 import math
 import pytest
 import torch
@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from micacl.core import Config, MicaclError
 from micacl.mccl import MCCL
-from micacl.models import DMIN, M3DFEL, MICACL, MODELS, BagOutput, Tail, build_model, prepare_video
+from micacl.models import DMIN, M3DFEL, MICACL, MODELS, BagOutput, DMINTail, NormTail, build_model, prepare_video
 
 NAMES = list(MODELS)
 
@@ -77,9 +77,9 @@ def test_dmin_gradcheck():
 
 # ---- tail
 
-def test_tail_against_its_equations():
+def test_dmin_tail_against_its_equations():
     torch.manual_seed(0)
-    tail, H = Tail(8, 3, heads=2).double(), torch.randn(2, 3, 8).double()
+    tail, H = DMINTail(8, 3, heads=2).double(), torch.randn(2, 3, 8).double()
     bag, attention = tail(H)
     at = tail.attention
     q, k, v = (H @ at.in_proj_weight.T + at.in_proj_bias).chunk(3, -1)
@@ -99,9 +99,83 @@ def test_tail_against_its_equations():
     assert torch.allclose(attention, sum(maps) / 2)
 
 def test_tail_gate_closed_leaves_the_bias():
-    tail, H = Tail(8, 3, heads=2), torch.randn(2, 3, 8)
+    tail, H = DMINTail(8, 3, heads=2), torch.randn(2, 3, 8)
     with torch.no_grad(): tail.norm.beta.fill_(-100.)
     assert torch.allclose(tail(H)[0], tail.conv.bias.expand(2, 8), atol=1e-6)
+
+def test_norm_tail_against_its_equations():
+    torch.manual_seed(0)
+    tail, H, w = NormTail(8, 3, heads=2).double(), torch.randn(2, 3, 8).double(), torch.rand(2, 3).double().softmax(1)
+    with torch.no_grad():
+        for p in tail.parameters(): p.copy_(torch.randn(p.shape))
+    M, want = tail.attention(H, H, H)[0], tail.conv.bias.repeat(2, 8)
+    for b in range(2):
+        for n in range(3):
+            h = H[b, n] + M[b, n]
+            h = (h - h.mean()) / (h.var(correction=0) + tail.norm.eps).sqrt() * tail.norm.weight + tail.norm.bias
+            for f in range(8):
+                for t in (-1, 0, 1):
+                    if 0 <= f + t < 8: want[b, f] = want[b, f] + tail.conv.weight[0, n, t + 1] * 3 * w[b, n] * h[f + t]
+    assert torch.allclose(tail(H, w)[0], want)
+
+def test_norm_tail_starts_as_the_weighted_mean():
+    tail, H, w = NormTail(8, 3, heads=2), torch.randn(2, 3, 8), torch.rand(2, 3).softmax(1)
+    H_hat = tail.norm(H + tail.attention(H, H, H)[0])
+    assert torch.allclose(tail(H, w)[0], (w[..., None] * H_hat).sum(1), atol=1e-6)
+    assert torch.autograd.gradcheck(lambda H, w: tail.double()(H, w)[0], (H.double().requires_grad_(), w.double().requires_grad_()))
+
+# ---- parts that can be left out
+
+PARTS = [dict(), dict(geiim=False), dict(wian=False), dict(geiim=False, wian=False)]
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_parts_of_micacl(parts):
+    model, x = make("micacl", **parts).eval(), torch.randn(3, 4, 128)
+    out = model(x)
+    names = {n.split(".")[0] for n, _ in model.named_parameters()}
+    assert ("geiim" in names, "wian" in names, "tail" in names) == (parts.get("geiim", True), parts.get("wian", True), parts.get("wian", True))
+    assert (out.adjacency is None) == (not parts.get("geiim", True)) and torch.equal(out.weights, torch.full((3, 4), .25))
+    if parts == dict(geiim=False, wian=False): assert torch.allclose(out.bag, x.mean(1), atol=1e-6)
+    with torch.no_grad(): (model.score if model.geiim is None else model.geiim.score).weight.normal_()
+    out = model(x)
+    assert torch.allclose(out.weights.sum(1), torch.ones(3)) and not torch.allclose(out.weights, torch.full((3, 4), .25), atol=.01)
+    if not parts.get("wian", True): assert torch.allclose(out.bag, torch.einsum("bn,bnd->bd", out.weights, out.instances), atol=1e-5)
+
+OPTIONS = [dict(dependency_over="features"), dict(gate="weight"), dict(gate="none"), dict(tail="dmin"), dict(graph_over="channels"), dict(dilation=2), dict(kernels=(3,)),
+           dict(adjacency="both"), dict(hops=2), dict(layers=2)]
+
+@pytest.mark.parametrize("options", OPTIONS + PARTS[1:], ids=str)
+def test_every_option_learns_with_every_parameter(options):
+    model, x, y = make("micacl", **options), torch.randn(8, 4, 128), torch.tensor([0, 1, 2, 3] * 2)
+    model.freeze_backbone()
+    head = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    opt, first = torch.optim.AdamW([p for _, p in head], lr=3e-3), None
+    for _ in range(12):
+        out = model.train()(x); loss = F.cross_entropy(out.logits, y)
+        assert torch.allclose(out.weights.sum(1), torch.ones(8), atol=1e-5)
+        opt.zero_grad(); loss.backward(); opt.step(); first = first or loss.item()
+    assert loss.item() < first / 2
+    assert [n for n, p in head if p.grad is None or not p.grad.isfinite().all()] == []
+    dead = [n for n, p in head if p.grad.abs().sum() == 0]
+    assert dead == (["geiim.score.weight"] if options == dict(gate="none", tail="dmin") else [])
+
+def test_channel_graph_reports_its_own_matrix():
+    A = make("micacl", graph_over="channels")(torch.randn(2, 4, 128)).adjacency
+    assert A.shape == (128, 128) and torch.allclose(A.sum(-1), torch.ones(128), atol=1e-5)
+
+def test_a_frozen_backbone_stays():
+    model, before = build_model(Config(model="mean", pretrained=False, backbone_lr=0.0), 7), None
+    assert model.frozen and not any(p.requires_grad for p in model.backbone.parameters())
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    F.cross_entropy(model.train()(movie(4)).logits, torch.tensor([0, 1, 2, 3])).backward()
+    assert not model.backbone.training and model.training and model.fc.weight.grad.abs().sum() > 0
+    assert all(torch.equal(v, before[k]) for k, v in model.backbone.state_dict().items())
+    free = build_model(Config(model="mean", pretrained=False), 7).train()
+    assert not free.frozen and free.backbone.training
+
+def test_features_and_videos_are_told_apart(model):
+    model.eval(); v = movie()
+    with torch.no_grad(): torch.testing.assert_close(model(model.encode(v)).logits, model(v).logits)
 
 # ---- all models
 
@@ -168,7 +242,7 @@ def test_weights_matter_to_the_scores():
     model = make("micacl").eval(); x = torch.randn(2, 4, 128)
     with torch.no_grad():
         G, _ = model.geiim(x)
-        bags = [model.tail(model.wian(G, w.expand(2, 4))[0])[0] - model.tail.conv.bias for w in (torch.full((4,), .25), torch.eye(4)[0], torch.eye(4)[3])]
+        bags = [model.tail(*model.wian(G, w.expand(2, 4)))[0] - model.tail.conv.bias for w in (torch.full((4,), .25), torch.eye(4)[0], torch.eye(4)[3])]
         assert torch.equal(model.from_instances(x).weights, torch.full((2, 4), .25))  # untrained: uniform
     assert all((bags[i] - bags[j]).norm() > .5 * bags[0].norm() for i, j in ((0, 1), (0, 2), (1, 2)))
 
@@ -221,6 +295,10 @@ def test_geiim_options_are_passed_on():
     A = make("micacl", neighbours_only=True).from_instances(torch.randn(3, 4, 128)).adjacency
     assert A[0, 2] == A[0, 3] == A[3, 0] == 0
     assert make("micacl", hidden=32, heads=4).bag_dim == 64
+    c = Config(pretrained=False, kernels=(1, 3), hops=2, gate="weight", wian_layers=2, tail="dmin", adjacency="both", dilation=2)
+    model = build_model(c, 7)
+    assert (len(model.geiim.scales.branches), model.geiim.hops, len(model.wian.layers), type(model.tail)) == (2, 2, 2, DMINTail)
+    assert model.geiim.graph.kind == "both" and build_model(Config(pretrained=False, geiim=False), 7).geiim is None
 
 def test_dropout_is_off_in_eval_mode_and_by_default():
     x = torch.randn(2, 4, 128)
@@ -251,7 +329,8 @@ def test_errors_are_one_line():
     model = make("mean")
     cases = [(lambda: model(movie(2, 12)), "found (2, 12, 3, 32, 32)"), (lambda: model(movie()[0]), "expected video (B, 16, 3, H, W)"),
              (lambda: model(movie().movedim(2, -1)), "expected video (B, 16, 3, H, W)"), (lambda: prepare_video(movie().int(), 16), "uint8 or float"),
-             (lambda: make("micacl", hidden=30), "8 heads do not divide"), (lambda: build_model(Config(model="vit"), 7), "found 'vit'")]
+             (lambda: make("micacl", hidden=30), "8 heads do not divide"), (lambda: make("micacl", tail="x"), "tail: expected one of norm, dmin"),
+             (lambda: make("micacl", dependency_over="features", geiim=False), "it needs both"), (lambda: build_model(Config(model="vit"), 7), "found 'vit'")]
     for call, message in cases:
         with pytest.raises(MicaclError) as e: call()
         assert message in str(e.value) and "\n" not in str(e.value)

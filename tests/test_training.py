@@ -22,8 +22,8 @@ from micacl.metrics import instance_auc, summarise
 from micacl.models import build_model
 from micacl.runs import find_checkpoint, hold_folder, load_run, prepare_data, read_tensors
 from micacl.synfew import generate, read_truth
-from micacl.training import (EpochOrder, Interrupted, Objective, evaluate, instance_truth, lr_at, make_accelerator, make_loader,
-                             make_optimizer, predict, train, train_epoch)
+from micacl.loaders import EpochOrder, make_loader
+from micacl.training import Interrupted, Objective, evaluate, instance_truth, lr_at, make_accelerator, make_optimizer, predict, train, train_epoch
 from micacl.video import frame_indices
 
 TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16)
@@ -116,26 +116,6 @@ def test_every_parameter_is_optimised_once_and_vectors_do_not_decay():
         assert (decays[id(p)] == 0) == (p.ndim <= 1), name
 
 
-def test_order_is_a_function_of_seed_and_epoch():
-    order, again, other = EpochOrder(50, 1), EpochOrder(50, 1), EpochOrder(50, 2)
-    first = list(order); order.set_epoch(1); second = list(order)
-    assert sorted(first) == list(range(50)) and first != second and list(again) == first and list(other) != first
-    again.set_epoch(1)
-    assert list(again) == second
-
-
-def test_loaders(data, tmp_path):
-    d = prepare_data(data, tmp_path, TINY, quiet=True)
-    parts = [{c.id for c in t} for t in (d.train, d.validation, *d.tests.values())]
-    assert sum(map(len, parts)) == len(set.union(*parts)) and d.skipped == []
-    assert {c.group for c in d.train}.isdisjoint(c.group for c in d.validation)
-    n = len(d.train)
-    batches = list(make_loader(d.train, TINY, True, d.cache))
-    assert [len(y) for _, y, _ in batches] == [8] * (n // 8) and batches[0][0].dtype == torch.uint8
-    assert [i for *_, index in make_loader(d.train, TINY, False, d.cache) for i in index.tolist()] == list(range(n))
-    assert len(make_loader(d.train, dataclasses.replace(TINY, batch_size=64), True, d.cache)) == 1       # a small set is one batch
-
-
 class Points(torch.utils.data.Dataset):
     "Twenty points that remember who was asked for, and in which epoch."
     def __init__(self): self.seen, self.epoch = [], None
@@ -160,7 +140,7 @@ def one_epoch(epoch, noise):
     torch.manual_seed(0)
     c, net, points = Config(epochs=4, batch_size=4, mccl_weight=0), Net(), Points()
     accelerator, objective = make_accelerator(c), Objective(c, [3] * 7, 4)
-    loader = torch.utils.data.DataLoader(points, 4, sampler=EpochOrder(20, c.seed))
+    loader = torch.utils.data.DataLoader(points, 4, sampler=EpochOrder([0] * 20, c.seed))
     model, loader, optimizer = accelerator.prepare(net, loader, make_optimizer(net, objective, c))
     torch.manual_seed(noise)
     record = train_epoch(model, objective, loader, optimizer, epoch, c, accelerator)
@@ -170,7 +150,7 @@ def one_epoch(epoch, noise):
 def test_an_epoch_depends_on_seed_and_epoch_only():
     "Dropout, order and augmentation of epoch 2 are those of epoch 2, whatever the process did before."
     (a, wa, seen_a), (b, wb, seen_b), (c, _, seen_c) = one_epoch(2, 11), one_epoch(2, 22), one_epoch(3, 11)
-    order = EpochOrder(20, Config().seed)
+    order = EpochOrder([0] * 20, Config().seed)
     order.set_epoch(2)
     assert a == b and torch.equal(wa, wb) and seen_a == seen_b == [(2, i) for i in order]
     assert a != c and seen_c != [(3, i) for i in order] and {e for e, _ in seen_c} == {3}
@@ -418,3 +398,40 @@ def test_prediction_does_not_depend_on_the_batch(whole, data, tmp_path):
     a, b = (predict(model, accelerator.prepare(make_loader(d.tests["test"], dataclasses.replace(config, batch_size=n), cache=d.cache)), accelerator) for n in (1, 14))
     assert a["index"].tolist() == list(range(14))
     np.testing.assert_allclose(a["logits"], b["logits"], atol=1e-5)
+
+
+# ---- MCCL in the loss
+
+def test_lambda_rises_over_the_warm_up(monkeypatch):
+    "Share of lambda at every step of three epochs of five steps: (epoch + step/5) / 2, up to 1."
+    seen = []
+    class Watch(Objective):
+        def forward(self, out, y, ramp=1.0): seen.append(ramp); return super().forward(out, y, ramp)
+    def ramps(**options):
+        seen.clear()
+        c, net = Config(epochs=3, batch_size=4, mccl_dim=4, mccl_scales=(1,), **options), Net()
+        accelerator, objective = make_accelerator(c), Watch(c, [3] * 7, 4)
+        loader = torch.utils.data.DataLoader(Points(), 4)
+        for epoch in range(3): train_epoch(net, objective, loader, make_optimizer(net, objective, c), epoch, c, accelerator)
+        return list(seen)
+    assert ramps(mccl_warmup=2.0) == pytest.approx([min(1, k / 10) for k in range(15)])
+    assert ramps() == [1.0] * 15
+
+
+def test_options_reach_the_loss():
+    c = Config(mccl_scales=(1, 2), mccl_form="printed", mccl_dim=8, mccl_class_weight="none", mccl_temperature="class", mccl_centres=False, tau0=.1)
+    mccl = Objective(c, [8, 4], 16).mccl
+    torch.testing.assert_close(mccl.W.double(), torch.ones(2).double())
+    torch.testing.assert_close(mccl.tau.double(), torch.tensor([.1, .15]).double())
+    assert mccl.scales == (1, 2) and mccl.project(torch.randn(3, 16), 1).shape == (3, 8) and len(list(mccl.parameters())) == 2
+    assert len(list(Objective(dataclasses.replace(c, mccl_centres=True), [8, 4], 16).mccl.parameters())) == 4
+    assert Objective(dataclasses.replace(c, mccl_weight=0.0), [8, 4], 16).mccl is None
+
+
+def test_mccl_can_look_at_the_instances():
+    class Whole(NamedTuple): logits: torch.Tensor; bag: torch.Tensor; instances: torch.Tensor; weights: torch.Tensor
+    torch.manual_seed(0)
+    out, y = Whole(torch.zeros(6, 2), torch.randn(6, 16), torch.randn(6, 4, 8), torch.rand(6, 4).softmax(1)), torch.tensor([0, 0, 1, 1, 0, 1])
+    loss = Objective(Config(mccl_on="instances", mccl_dim=8), [3, 3], 16, 8)
+    mean = torch.stack([sum(out.weights[i, n] * out.instances[i, n] for n in range(4)) for i in range(6)])
+    torch.testing.assert_close(loss(out, y)["mccl"], loss.mccl(mean, y))

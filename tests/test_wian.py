@@ -6,9 +6,11 @@ from torch import nn
 from torchmil.nn.attention import AttentionPool
 from micacl.core import MicaclError
 from micacl.geiim import GEIIM
-from micacl.wian import GatedAttentionPool, GatedLSTM, MaxPool, MeanPool, WIAN, gated_cell
+from micacl.wian import GatedAttentionPool, GatedLSTM, MaxPool, MeanPool, TransformerPool, WIAN, gated_cell
 
 POOLS = [MeanPool, MaxPool, lambda: GatedAttentionPool(8, 5)]
+GATES = ("product", "weight", "none")
+OVER = ("instances", "features")
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,10 @@ def weights(B, N, mask=None): # random dependency weights, rows sum to 1
     return w / w.sum(1, keepdim=True)
 
 
+def feature_weights(B, N, H): # random weights over the features, rows sum to 1
+    return torch.randn(B, N, H, dtype=torch.float64).softmax(-1)
+
+
 def force_gate_open(layer):
     "W_s = U_s = 0 and a bias at which the sigmoid is exactly 1."
     H = layer.U.shape[1]
@@ -43,7 +49,8 @@ def lstm_with_weights_of(layers, dim, hidden):
     with torch.no_grad():
         for k, layer in enumerate(layers):
             for d, suffix in enumerate(("", "_reverse")):
-                rows, name = slice(5*H*d, 5*H*d + 4*H), f"_l{k}{suffix}"
+                R = layer.U.shape[2]
+                rows, name = slice(R*d, R*d + 4*H), f"_l{k}{suffix}"
                 getattr(lstm, "weight_ih" + name).copy_(layer.W.weight[rows]); getattr(lstm, "bias_ih" + name).copy_(layer.W.bias[rows])
                 getattr(lstm, "weight_hh" + name).copy_(layer.U[d, :, :4*H].T); getattr(lstm, "bias_hh" + name).zero_()
     return lstm
@@ -54,20 +61,21 @@ def sigmoid(a): return 1/(1 + math.exp(-a))
 
 def slow_layer(layer, x, w, mask):
     "One layer in plain Python numbers, bag by bag, unit by unit, over the real instances only."
-    B, N, D = x.shape; H = layer.U.shape[1]
+    B, N, D = x.shape; H = layer.U.shape[1]; R = layer.U.shape[2]
     W, b, U, out = layer.W.weight.tolist(), layer.W.bias.tolist(), layer.U.tolist(), torch.zeros(B, N, 2*H, dtype=torch.float64)
     for i in range(B):
         real = [n for n in range(N) if mask[i, n]]
-        total = sum(float(w[i, n]) for n in real)
+        total = sum(float(w[i, n]) for n in real) if w.ndim == 2 else None
         for d in (0, 1):
             h, c = [0.]*H, [0.]*H
             for n in (real if d == 0 else real[::-1]):
-                pre = [b[r] + sum(W[r][a]*float(x[i, n, a]) for a in range(D)) + sum(U[d][a][r - 5*H*d]*h[a] for a in range(H))
-                       for r in range(5*H*d, 5*H*(d + 1))]
+                pre = [b[r] + sum(W[r][a]*float(x[i, n, a]) for a in range(D)) + sum(U[d][a][r - R*d]*h[a] for a in range(H))
+                       for r in range(R*d, R*(d + 1))]
                 new_h, new_c = [0.]*H, [0.]*H
                 for u in range(H):
-                    ig, fg, cand, og, sg = (pre[g*H + u] for g in range(5))
-                    s = sigmoid(sg) * len(real) * float(w[i, n]) / total
+                    ig, fg, cand, og = (pre[g*H + u] for g in range(4))
+                    s = 1. if layer.gate == "none" else float(w[i, n, u]) if total is None else len(real) * float(w[i, n]) / total
+                    if layer.gate == "product": s *= sigmoid(pre[4*H + u])
                     new_c[u] = sigmoid(fg)*c[u] + sigmoid(ig)*math.tanh(cand)*s
                     new_h[u] = sigmoid(og)*math.tanh(new_c[u])
                 h, c = new_h, new_c
@@ -115,12 +123,96 @@ def test_padded_bags_equal_packed_lstm():
     torch.testing.assert_close(wian(x, mask/lengths[:, None], mask)[0], expected, rtol=0, atol=1e-12)
 
 
-def test_equals_slow_loops():
-    wian, mask = WIAN(3, 4, layers=2).double(), ragged_mask(4, 5)
-    x, w = torch.randn(4, 5, 3).double(), weights(4, 5)
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("over", OVER)
+def test_equals_slow_loops(gate, over):
+    wian, mask = WIAN(3, 4, layers=2, gate=gate).double(), ragged_mask(4, 5)
+    x, w = torch.randn(4, 5, 3).double(), weights(4, 5) if over == "instances" else feature_weights(4, 5, 4)
     with torch.no_grad(): states, _ = wian(x, w, mask)
     expected = slow_layer(wian.layers[1], slow_layer(wian.layers[0], x, w, mask), w, mask)
     torch.testing.assert_close(states, expected, rtol=0, atol=1e-12)
+
+
+# ---- how much of the gate is kept
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gate_none_is_the_lstm_forward_and_gradient(layers):
+    wian = WIAN(6, 5, layers=layers, gate="none").double()
+    lstm, w = lstm_with_weights_of(wian.layers, 6, 5), weights(3, 7).requires_grad_()
+    x = torch.randn(3, 7, 6, dtype=torch.float64, requires_grad=True)
+    states, theirs = wian(x, w)[0], lstm(x)[0]
+    torch.testing.assert_close(states, theirs, rtol=0, atol=1e-12)
+    a = torch.autograd.grad(states.square().sum(), [x, *wian.parameters()]); b = torch.autograd.grad(theirs.square().sum(), [x, *lstm.parameters()])
+    theirs = dict(zip(["x"] + [n for n, _ in lstm.named_parameters()], b))
+    torch.testing.assert_close(a[0], theirs["x"], rtol=0, atol=1e-12)
+    for (name, _), grad in zip(wian.named_parameters(), a[1:]):
+        k, what = name.split(".")[1], name.split(".", 2)[2]
+        part = {"W.weight": "weight_ih", "W.bias": "bias_ih", "U": "weight_hh"}[what]
+        pair = torch.stack([theirs[f"{part}_l{k}"], theirs[f"{part}_l{k}_reverse"]])          # (direction, gates, from)
+        torch.testing.assert_close(grad, pair.mT if what == "U" else pair.flatten(0, 1), rtol=0, atol=1e-12)
+    assert torch.equal(wian(x, weights(3, 7))[0], states)         # whatever the weights are
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gate_none_equals_packed_lstm(layers):
+    wian = WIAN(6, 5, layers=layers, gate="none").double()
+    lstm, lengths = lstm_with_weights_of(wian.layers, 6, 5), torch.tensor([6, 4, 1])
+    x = torch.randn(3, 6, 6, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(6)[None] < lengths[:, None]
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+    expected = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
+    states = wian(x, weights(3, 6), mask)[0]
+    torch.testing.assert_close(states, expected, rtol=0, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(s.square().sum(), x)[0] for s in (states, expected))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_gate_weight_with_uniform_weights_is_gate_none():
+    none, weight = WIAN(6, 5, layers=2, gate="none").double(), WIAN(6, 5, layers=2, gate="weight").double()
+    weight.load_state_dict(none.state_dict())
+    x, uniform = torch.randn(3, 4, 6).double(), torch.full((3, 4), .25).double()
+    (a, _, gates), b = weight.gates(x, uniform), none(x, uniform)[0]
+    assert torch.equal(a, b) and all((s == 1).all() and s.shape == (3, 4, 10) for s in gates)
+    torch.testing.assert_close(a, lstm_with_weights_of(none.layers, 6, 5)(x)[0], rtol=0, atol=1e-12)
+    mask = ragged_mask(3, 4)
+    torch.testing.assert_close(weight(x, uniform, mask)[0], none(x, uniform, mask)[0], rtol=0, atol=1e-12)
+    assert (weight(x, weights(3, 4))[0] - b).abs().max() > 1e-3
+
+
+def test_parameters_of_each_gate():
+    count = {gate: sum(p.numel() for p in WIAN(6, 5, gate=gate).parameters()) for gate in GATES}
+    one_gate = 2*(6*5 + 5*5 + 5)
+    assert count == dict(product=5*one_gate, weight=4*one_gate, none=4*one_gate)
+    for gate in GATES:                                            # nothing lies unused
+        wian = WIAN(6, 5, layers=2, gate=gate); wian(torch.randn(2, 4, 6), weights(2, 4).float())[0].square().sum().backward()
+        for p in wian.parameters(): assert (p.grad != 0).all()
+
+
+# ---- a weight over the features
+
+@pytest.mark.parametrize("gate", ("product", "weight"))
+def test_feature_weights_gate_every_layer_without_the_factor_n(gate):
+    wian, mask = WIAN(4, 6, layers=2, gate=gate).double(), ragged_mask(4, 5)
+    x, u = torch.randn(4, 5, 4).double(), feature_weights(4, 5, 6)
+    _, importance, gates = wian.gates(x, u, mask)
+    torch.testing.assert_close(importance, mask/mask.sum(1, keepdim=True).double())
+    for s in gates:
+        for half in s.chunk(2, -1):
+            ceiling = torch.where(mask[..., None], u, 0)
+            assert (half <= ceiling).all() if gate == "product" else torch.equal(half, ceiling)
+
+
+def test_equal_feature_weights_are_one_scaled_gate():
+    "u = 1 in every unit is what uniform weights over the instances do."
+    wian, x = WIAN(4, 6, layers=2).double(), torch.randn(3, 5, 4).double()
+    torch.testing.assert_close(wian(x, torch.ones(3, 5, 6).double())[0], wian(x, torch.full((3, 5), .2).double())[0])
+
+
+def test_untrained_gate_over_features_is_half_of_one_over_h():
+    geiim, wian, x = GEIIM(64, 4), WIAN(64), torch.randn(8, 4, 64)
+    f, _ = geiim(x)
+    mean = {over: wian.gates(f, geiim.dependency(f, over=over))[2][0].mean().item() for over in OVER}
+    assert abs(mean["features"]*2*64 - 1) < 0.1 and abs(mean["instances"]*2 - 1) < 0.1
 
 
 def test_reversing_time_swaps_the_directions():
@@ -181,11 +273,13 @@ def test_gradient_reaches_the_weights():
 
 # ---- invariants
 
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("junk", [0., 1e6, float("nan"), float("inf")])
-def test_padding_changes_nothing_to_the_last_bit(junk):
-    wian, x, mask = WIAN(8, 5, layers=2), torch.randn(4, 5, 8), ragged_mask(4, 5)
-    w = weights(4, 5, mask).float()
-    dirty, dirty_w = torch.where(mask[..., None], x, torch.tensor(junk)), torch.where(mask, w, torch.tensor(junk))
+def test_padding_changes_nothing_to_the_last_bit(junk, gate, over):
+    wian, x, mask = WIAN(8, 5, layers=2, gate=gate), torch.randn(4, 5, 8), ragged_mask(4, 5)
+    w = (weights(4, 5, mask) if over == "instances" else feature_weights(4, 5, 5)).float()
+    dirty, dirty_w = (torch.where(mask.view(4, 5, *[1]*(a.ndim - 2)), a, torch.tensor(junk)) for a in (x, w))
     results = []
     for z, v in ((x, w), (dirty, dirty_w)):
         wian.zero_grad(); states, out = wian(z, v, mask); states.square().sum().backward()
@@ -194,7 +288,7 @@ def test_padding_changes_nothing_to_the_last_bit(junk):
     assert (results[0][0][~mask] == 0).all()
 
 
-@pytest.mark.parametrize("make", POOLS)
+@pytest.mark.parametrize("make", [*POOLS, lambda: TransformerPool(8, 6)])
 @pytest.mark.parametrize("junk", [1e6, -1e6, float("nan"), float("inf")])
 def test_poolings_ignore_padding(make, junk):
     pool, x, mask = make(), torch.randn(4, 5, 8), ragged_mask(4, 5)
@@ -207,23 +301,30 @@ def test_poolings_ignore_padding(make, junk):
     torch.testing.assert_close(w.sum(1), torch.ones(4)); assert (w[~mask] == 0).all()
 
 
-def test_padded_bag_equals_short_bag():
-    wian, x = WIAN(4, 3, layers=2).double(), torch.randn(2, 6, 4).double()
-    mask = (torch.arange(6) < 4).expand(2, 6); w = weights(2, 6, mask)
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("over", OVER)
+def test_padded_bag_equals_short_bag(gate, over):
+    wian, x = WIAN(4, 3, layers=2, gate=gate).double(), torch.randn(2, 6, 4).double()
+    mask = (torch.arange(6) < 4).expand(2, 6); w = weights(2, 6, mask) if over == "instances" else feature_weights(2, 6, 3)
     torch.testing.assert_close(wian(x, w, mask)[0][:, :4], wian(x[:, :4], w[:, :4])[0], rtol=0, atol=1e-14)
 
 
-def test_batch_of_one_equals_batch_of_many():
-    wian, x, mask = WIAN(4, 3).double(), torch.randn(4, 5, 4).double(), ragged_mask(4, 5)
-    w = weights(4, 5, mask); together = wian(x, w, mask)[0]
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("over", OVER)
+def test_batch_of_one_equals_batch_of_many(gate, over):
+    wian, x, mask = WIAN(4, 3, gate=gate).double(), torch.randn(4, 5, 4).double(), ragged_mask(4, 5)
+    w = weights(4, 5, mask) if over == "instances" else feature_weights(4, 5, 3); together = wian(x, w, mask)[0]
     for b in range(4):
         alone, _ = wian(x[b:b + 1], w[b:b + 1], mask[b:b + 1])
         assert alone.shape == (1, 5, 6); torch.testing.assert_close(alone[0], together[b])
 
 
-def test_gradcheck():
-    wian, mask = WIAN(2, 2, layers=2).double(), torch.tensor([[True]*3, [True, True, False]])
-    x, w = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True), weights(2, 3, mask).requires_grad_()
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("over", OVER)
+def test_gradcheck(gate, over):
+    wian, mask = WIAN(2, 2, layers=2, gate=gate).double(), torch.tensor([[True]*3, [True, True, False]])
+    x, w = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True), weights(2, 3, mask) if over == "instances" else feature_weights(2, 3, 2)
+    w.requires_grad_()
     names = list(dict(wian.named_parameters()))
     f = lambda x, w, *p: torch.func.functional_call(wian, dict(zip(names, p)), (x, w, mask))
     assert torch.autograd.gradcheck(f, (x, w, *wian.parameters()))
@@ -235,7 +336,8 @@ def test_bfloat16_autocast():
     exact = wian(f, geiim.dependency(f, mask), mask)[0]
     with torch.autocast("cpu", torch.bfloat16):
         f, _ = geiim(x, mask); states, w = wian(f, geiim.dependency(f, mask), mask)
-        bags = [pool(f, mask)[0] for pool in (MeanPool(), MaxPool(), GatedAttentionPool(16))]
+        bags = [pool(f, mask)[0] for pool in (MeanPool(), MaxPool(), GatedAttentionPool(16), TransformerPool(16, 4))]
+        bags += [WIAN(16, gate=gate)(f, geiim.dependency(f, mask, "features"), mask)[0] for gate in GATES]
         (states.float().square().sum() + sum(b.float().square().sum() for b in bags)).backward()
     assert states.isfinite().all() and all(b.isfinite().all() for b in bags)
     assert (states.float() - exact).abs().max() < 0.05
@@ -266,7 +368,13 @@ def test_state_dict_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: WIAN(8)(torch.randn(2, 4, 8), torch.rand(2, 4, 8)), ("(2, 4)", "(2, 4, 8)")),
+    (lambda: WIAN(8, 6)(torch.randn(2, 4, 8), torch.rand(2, 4, 8)), ("(2, 4)", "one number for each instance", "(2, 4, 6)", "(2, 4, 8)", "hidden")),
+    (lambda: WIAN(8)(torch.randn(2, 4, 8), torch.rand(2, 3, 8)), ("(2, 4, 8)", "(2, 3, 8)")),
+    (lambda: WIAN(8, gate="open"), ("gate", "product", "weight", "none", "'open'")),
+    (lambda: TransformerPool(8, 4)(torch.randn(2, 5, 8)), ("at most 4", "found 5", "n_instances=5")),
+    (lambda: TransformerPool(8, 4)(torch.randn(2, 4, 7)), ("TransformerPool", "(B, N, 8)", "(2, 4, 7)")),
+    (lambda: TransformerPool(8, 4)(torch.randn(2, 4, 8), torch.ones(2, 4)), ("bool", "float32")),
+    (lambda: TransformerPool(6, 4), ("heads", "dim=6", "found 4")),
     (lambda: WIAN(8)(torch.randn(2, 4, 8), torch.rand(2, 3)), ("(2, 4)", "(2, 3)")),
     (lambda: WIAN(8)(torch.randn(2, 4, 7), torch.rand(2, 4)), ("WIAN", "(B, N, 8)", "(2, 4, 7)")),
     (lambda: WIAN(8)(torch.randn(2, 4, 8), torch.rand(2, 4), torch.ones(2, 4)), ("bool", "float32")),
@@ -301,6 +409,79 @@ def test_mean_and_max_by_hand():
     bag, w = MaxPool()(x, mask); torch.testing.assert_close(bag, torch.tensor([[1., 0., 0., 4.]])); assert w.tolist() == [[.75, 0., .25]]
     negative = -x.abs() - 1                                                                  # padding must not win with a 0
     assert (MaxPool()(negative, mask)[0] < 0).all()
+
+
+def transformer_with_weights_of(pool, dim, heads):
+    "PyTorch's encoder layer and final norm with our parameters; the class token and the places are put in front of it."
+    layer = nn.TransformerEncoderLayer(dim, heads, 2*dim, dropout=0., activation="gelu", batch_first=True, norm_first=True).double()
+    layer.self_attn.load_state_dict(pool.attention.state_dict())
+    for theirs, ours in ((layer.linear1, pool.mlp[0]), (layer.linear2, pool.mlp[2]), (layer.norm1, pool.norm1), (layer.norm2, pool.norm2)):
+        theirs.load_state_dict(ours.state_dict())
+    def run(x, mask):
+        tokens = torch.cat([pool.token.expand(len(x), 1, dim), x + pool.place[:x.shape[1]]], 1)
+        ignore = torch.cat([torch.zeros(len(x), 1, dtype=torch.bool), ~mask], 1)
+        return nn.functional.layer_norm(layer(tokens, src_key_padding_mask=ignore)[:, 0], (dim,), pool.norm.weight, pool.norm.bias)
+    return run
+
+
+def shaken_transformer(*args):
+    pool = TransformerPool(*args).double()
+    with torch.no_grad():
+        for p in pool.parameters(): p.add_(0.3*torch.randn_like(p))
+    return pool
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_transformer_pool_equals_encoder_layer(heads):
+    pool, mask = shaken_transformer(8, 6, heads), ragged_mask(4, 5)
+    x, oracle = torch.randn(4, 5, 8, dtype=torch.float64, requires_grad=True), transformer_with_weights_of(pool, 8, heads)
+    for m in (mask, torch.ones_like(mask)):
+        ours, theirs = pool(x, m)[0], oracle(x, m)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+        a, b = (torch.autograd.grad(bag.square().mul(torch.arange(8)).sum(), x)[0] for bag in (ours, theirs))
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    torch.testing.assert_close(pool(x)[0], pool(x, torch.ones_like(mask))[0])
+
+
+def test_transformer_weights_are_the_attention_of_the_token():
+    pool, mask = shaken_transformer(8, 5, 2), ragged_mask(4, 5)
+    x = torch.randn(4, 5, 8).double()
+    w = pool(x, mask)[1]
+    torch.testing.assert_close(w.sum(1), torch.ones(4).double()); assert (w[~mask] == 0).all()
+    Wq, Wk, _ = pool.attention.in_proj_weight.chunk(3); bq, bk, _ = pool.attention.in_proj_bias.chunk(3)
+    for b in range(4):                                            # one bag at a time, real instances only, head by head
+        real = mask[b].nonzero().flatten()
+        z = pool.norm1(torch.cat([pool.token[0], x[b, real] + pool.place[real]]))
+        q, k = Wq @ z[0] + bq, z @ Wk.T + bk
+        share = sum((k[:, h] @ q[h] / 4**.5).softmax(0) for h in (slice(0, 4), slice(4, 8)))/2
+        torch.testing.assert_close(w[b, real], share[1:]/share[1:].sum())
+
+
+def test_transformer_pool_padding_batches_and_order():
+    pool, x, mask = shaken_transformer(8, 6), torch.randn(4, 5, 8).double(), ragged_mask(4, 5)
+    bag, w = pool(x, mask)
+    for b in range(4): torch.testing.assert_close(pool(x[b:b + 1], mask[b:b + 1])[0][0], bag[b])
+    torch.testing.assert_close(pool(x[:, :3])[0], pool(x, (torch.arange(5) < 3).expand(4, 5))[0])
+    perm = torch.tensor([3, 0, 4, 1, 2])
+    assert (pool(x[:, perm])[0] - pool(x)[0]).abs().max() > 1e-3
+    with torch.no_grad(): pool.place.zero_()
+    (bag, w), (bag2, w2) = pool(x), pool(x[:, perm])
+    torch.testing.assert_close(bag, bag2); torch.testing.assert_close(w[:, perm], w2)
+    assert pool(x[:1, :1])[1].tolist() == [[1.]]
+
+
+def test_transformer_pool_starts_small_and_learns_everywhere():
+    pool = TransformerPool(64, 8)
+    for p in (pool.token, pool.place): assert 0.01 < p.std() < 0.03
+    bag, w = pool(torch.randn(4, 8, 64)); (bag*torch.randn(4, 64)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in pool.parameters())
+
+
+def test_transformer_pool_gradcheck():
+    pool, mask = shaken_transformer(4, 3, 2), torch.tensor([[True]*3, [True, True, False]])
+    x, names = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True), [n for n, _ in pool.named_parameters()]
+    f = lambda x, *p: torch.func.functional_call(pool, dict(zip(names, p)), (x, mask))
+    assert torch.autograd.gradcheck(f, (x, *pool.parameters()))
 
 
 @pytest.mark.parametrize("make", POOLS)

@@ -1,0 +1,19 @@
+"""Run an experiment and keep its summary: results/NAME.json, with the command and the commit.
+
+    python benchmarks/experiment.py ablations WORK       # benchmarks/ablations.json -> results/ablations.json
+    python benchmarks/experiment.py end-to-end WORK
+
+The same experiments without the bookkeeping: `micacl experiment benchmarks/ablations.json --out WORK`. Stopped, both go on where they were.
+"""
+import sys
+from pathlib import Path
+
+from common import ROOT, commit
+
+if __name__ == "__main__":
+    from micacl.core import write_json
+    from micacl.experiments import run_experiment
+    name, work = sys.argv[1], Path(sys.argv[2])
+    before = commit()
+    summary = run_experiment(ROOT / "benchmarks" / f"{name}.json", work)
+    write_json(ROOT / "results" / f"{name}.json", dict(command=f"python benchmarks/experiment.py {name} WORK", commit=before, **summary))

@@ -1,0 +1,169 @@
+"The experiment machine: checked before it runs, resumed, tuned on other data, and honest about failures."
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from micacl import experiments
+from micacl.core import Config, MicaclError, read_json
+from micacl.experiments import compare_runs, configuration, cost, grid, one_run, read_spec, run_all, run_experiment, run_path, summarise_runs
+from micacl.metrics import paired_difference, uar
+from micacl.models import build_model
+from micacl.synfew import generate
+from micacl.training import train
+
+BASE = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=8, mccl_weight=0.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("synfew")
+    generate(root, n_train=28, n_test=14, n_frames=10, size=32, workers=1, progress=False)
+    return str(root)
+
+
+def spec(data, **kw):
+    return {**dict(data=data, base=BASE, seeds=[1, 2], test="test_balanced", methods={"mean": dict(model="mean"), "attention": dict(model="attention")}, compare=[["attention", "mean"]]), **kw}
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(seed=3), "unknown name seed"), (dict(methods={}), "expected methods, found none"), (dict(seeds=3), "seeds: expected a list, found 3"),
+    (dict(synfew={}), "expected data or synfew, one of the two"), (dict(methods={"x": dict(model="vit")}, compare=[]), "method x: model: expected one of"),
+    (dict(methods={"x": dict(learning_rate=1)}, compare=[]), "unknown name learning_rate"), (dict(compare=[["attention", "max"]]), "found 'max'"),
+    (dict(tune=dict(data="d")), "expected a grid"), (dict(tune=dict(grid=dict(lr=[-1]), data="d")), "lr: expected a number above 0"), (dict(tune=dict(grid=dict(lr=[1]))), "tune: expected data or synfew"),
+    (dict(methods={"a": {}, "b": dict(like="c")}, compare=[]), "b: like: expected a method that is tuned itself, found 'c'"),
+    (dict(methods={"a": {}, "b": dict(like="a"), "c": dict(like="b")}, compare=[]), "c: like: expected a method that is tuned itself"),
+])
+def test_a_mistake_is_found_before_anything_runs(data, tmp_path, change, message):
+    with pytest.raises(MicaclError, match=message) as e: run_experiment(spec(data, **change), tmp_path / "x", 1, True)
+    assert "\n" not in str(e.value) and not (tmp_path / "x").exists()
+
+
+def test_configuration_order():
+    "base < tuned < method < seed; frozen wins."
+    s = read_spec(dict(data="d", base=dict(lr=1.0, epochs=3), frozen=True, methods=dict(a=dict(epochs=4), b={}), tune=dict(data="t", grid=dict(lr=[2.0, 3.0], epochs=[5]))))
+    a, b = configuration(s, "a", 7, grid(s)[1]), configuration(s, "b", 7, grid(s)[1])
+    assert (a.lr, a.epochs, a.seed, a.backbone_lr) == (3.0, 4, 7, 0.0) and b.epochs == 5 and len(grid(s)) == 2
+    assert configuration(s, "a", 7).lr == 1.0
+
+
+def test_a_run_is_what_train_gives(data, tmp_path):
+    c = Config(**BASE, model="attention", seed=3)
+    found = read_json(one_run(tmp_path, data, "attention", None, c))
+    r = train(data, tmp_path / "direct", c, quiet=True)
+    for name, t in r["tests"].items():
+        mine = found["tests"][name]
+        assert mine["confusion"] == t["confusion"] and mine["uar"] == t["uar"] and mine["instance_auc"] == t["instance_auc"]
+        y, p = ([int(d) for d in mine[k]] for k in ("y", "predicted"))
+        assert uar(y, p) == pytest.approx(t["uar"])
+    assert (found["seed"], found["method"], found["config"]["model"]) == (3, "attention", "attention")
+    assert not (tmp_path / "unfinished" / "x").exists() and not list((tmp_path / "unfinished").iterdir())
+
+
+def test_names_of_runs_follow_from_what_they_depend_on(tmp_path):
+    c = Config()
+    paths = {run_path(tmp_path, d, "a method/é", f, k) for d in ("x", "y") for f in (None, 1) for k in (c, dataclasses.replace(c, lr=1.0), dataclasses.replace(c, seed=1))}
+    assert len(paths) == 12 and all(p.name.startswith("a-method-") and "/" not in p.name for p in paths)
+
+
+def test_an_interrupted_run_goes_on(data, tmp_path, monkeypatch):
+    c, calls = Config(**BASE, model="mean", seed=1), []
+    whole = read_json(one_run(tmp_path / "a", data, "mean", None, c))
+    def stopped(*args, **kw):
+        def press(record): calls.append(record["epoch"]); raise KeyboardInterrupt
+        return train(*args, **kw, on_epoch=press)
+    monkeypatch.setattr(experiments, "train", stopped)
+    with pytest.raises(MicaclError, match="interrupted"): one_run(tmp_path / "b", data, "mean", None, c)
+    monkeypatch.setattr(experiments, "train", lambda *a, **kw: train(*a, **kw, on_epoch=lambda r: calls.append(r["epoch"])))
+    again = read_json(one_run(tmp_path / "b", data, "mean", None, c))
+    assert calls == [1, 2] and {**again, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_an_experiment_from_end_to_end_and_again(data, tmp_path, monkeypatch):
+    s = spec(data, tune=dict(data=data, grid=dict(lr=[1e-3, 1e-2]), seeds=[5]), methods={"mean": dict(model="mean"), "attention": dict(model="attention"), "max": dict(model="max", like="mean")})
+    summary = run_experiment(s, tmp_path / "x", 2, True, costs=False)
+    assert summary["failed"] == 0 and len(list((tmp_path / "x" / "runs").iterdir())) == 6 and len(list((tmp_path / "x" / "tune" / "runs").iterdir())) == 4
+    for m, r in summary["methods"].items():
+        assert r["n_runs"] == 2 and len(r["tried"]) == (0 if m == "max" else 2)
+        if m != "max": assert r["chosen"] == max(r["tried"], key=lambda p: p["uar"])["fields"]
+    assert summary["methods"]["max"]["chosen"] == summary["methods"]["mean"]["chosen"]
+    runs = {m: [read_json(p) for p in sorted((tmp_path / "x" / "runs").glob(f"{m}-*"))] for m in ("mean", "attention")}
+    t = summary["methods"]["mean"]["tests"]["test_balanced"]
+    uars = [r["tests"]["test_balanced"]["uar"] for r in runs["mean"]]
+    assert t["uar"] == pytest.approx(dict(mean=np.mean(uars), sd=np.std(uars, ddof=1))) and t["n_test"] == 14
+    by_hand = np.mean([b["tests"]["test_balanced"]["uar"] - a["tests"]["test_balanced"]["uar"] for a, b in zip(runs["mean"], runs["attention"])])
+    assert summary["comparisons"][0]["uar"]["difference"] == pytest.approx(by_hand)
+    def never(*a, **k): raise AssertionError("nothing is left to be run")
+    monkeypatch.setattr(experiments, "train", never)
+    again = run_experiment(s, tmp_path / "x", 1, True, costs=False)
+    assert json.dumps(again["methods"], sort_keys=True) == json.dumps(summary["methods"], sort_keys=True)
+
+
+def test_frozen_gives_the_numbers_of_a_frozen_backbone(data, tmp_path):
+    summary = run_experiment(spec(data, frozen=True), tmp_path / "x", 1, True, costs=False)
+    slow = train(data, tmp_path / "slow", Config(**BASE, model="mean", seed=1, backbone_lr=0.0), quiet=True)
+    assert summary["methods"]["mean"]["tests"]["test_balanced"]["uars"][0] == pytest.approx(slow["tests"]["test_balanced"]["uar"])
+    assert list((tmp_path / "x" / "features").iterdir())
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(data, tmp_path, capsys):
+    s = spec(data, methods={"mean": dict(model="mean"), "mad": dict(model="mean", lr=1e30, warmup_epochs=0.0, clip_norm=0.0)}, compare=[["mean", "mad"]])
+    summary = run_experiment(s, tmp_path / "x", 2, costs=False)
+    said = capsys.readouterr().out
+    assert "FAILED: mad, seed 1" in said and "not finite" in said and "2 of 4 runs failed" in said
+    assert summary["failed"] == 2 and list(summary["methods"]) == ["mean"] and summary["comparisons"] == []
+
+
+def run_of(seed, y, predicted, fold=None, classes="abc"):
+    return dict(seed=seed, fold=fold, classes=list(classes), train_counts=[9, 5, 1], tests=dict(test=dict(y=y, predicted=predicted)))
+
+
+def test_folds_are_laid_end_to_end_and_seeds_are_paired():
+    a = [run_of(s, y, p, f) for s, f, y, p in [(2, 1, "012", "010"), (1, 1, "012", "012"), (1, 2, "00", "01"), (2, 2, "00", "00")]]
+    b = [run_of(s, y, p, f) for s, f, y, p in [(1, 1, "012", "000"), (1, 2, "00", "11"), (2, 1, "012", "012"), (2, 2, "00", "10")]]
+    got = compare_runs(a, b, "test")
+    want = paired_difference([0, 1, 2, 0, 0], [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]], [[0, 0, 0, 1, 1], [0, 1, 2, 1, 0]], 3)
+    assert got["uar"] == want
+    assert got["tail"]["by_seed"] == [1, -1]                # class c alone: right and wrong, wrong and right
+    with pytest.raises(MicaclError, match="same clips"): compare_runs([run_of(1, "01", "01")], [run_of(1, "10", "01")], "test")
+
+
+def test_missing_scores_are_missing_in_the_mean():
+    t = lambda tail: dict(tests=dict(test=dict(uar=.5, tail=tail, recall=dict(a=.5), n_test=3)), classes=["a"], seconds=1)
+    out = summarise_runs([t(None), t(.5)])["tests"]["test"]
+    assert np.isnan(out["tail"]["mean"]) and out["uar"] == dict(mean=.5, sd=0.0) and "instance_auc" not in out
+
+
+def test_cost_by_hand():
+    c = Config(**BASE, model="mean")
+    k, model = cost(c, steps=1), build_model(c, 7)
+    assert k["parameters"] == sum(p.numel() for p in model.parameters()) and k["head_parameters"] == 128 * 7 + 7
+    macs, px = 0, 32                                        # of the four convolutions, at each of their places
+    for c_in, c_out, taps in ((3, 16, 9), (16, 32, 9), (32, 64, 27), (64, 128, 27)):
+        px //= 2
+        macs += c_in * c_out * taps * px * px * 8           # 8 frames in a clip of 2 x 4
+    assert k["gflops"] * 1e9 == pytest.approx(2 * (macs + 128 * 7), rel=1e-6) and k["step_seconds"] > 0
+
+
+def test_workers_get_one_thread_and_the_environment_is_put_back(monkeypatch):
+    import os
+    monkeypatch.setenv("OMP_NUM_THREADS", "2"); monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    with experiments._one_thread(): assert os.environ["OMP_NUM_THREADS"] == "1" and "MALLOC_MMAP_MAX_" in os.environ
+    assert os.environ["OMP_NUM_THREADS"] == "2" and "MALLOC_MMAP_MAX_" not in os.environ
+
+
+def test_command(data, tmp_path, capsys):
+    from micacl.cli import main
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec(data, seeds=[1], methods={"mean": dict(model="mean")}, compare=[])))
+    assert main(["experiment", str(file), "--out", str(tmp_path / "x"), "--processes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "mean: UAR " in out and (tmp_path / "x" / "summary.json").exists()
+    shutil.rmtree(tmp_path / "x")
+    file.write_text("{}")
+    assert main(["experiment", str(file), "--out", str(tmp_path / "x")]) == 1
+    assert "expected methods, found none" in capsys.readouterr().err
