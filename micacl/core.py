@@ -175,7 +175,7 @@ class Config:
     epochs: int = 10                 # passes over the training clips
     batch_size: int = 32             # clips a step, over all devices
     lr: float = 3e-3                 # highest learning rate (AdamW)
-    backbone_lr: float = 0.1         # learning rate of the backbone, as a share of lr; below 1 it keeps what pre-training taught
+    backbone_lr: float = 0.3         # learning rate of the backbone, as a share of lr; below 1 it keeps what pre-training taught, 0 freezes it
     weight_decay: float = 0.05       # of weights; biases and norms have none
     warmup_epochs: float = 1.0       # linear warm-up, in epochs
     warmup_lr: float = 1e-5          # learning rate at step 0

@@ -201,10 +201,10 @@ class MICACL(BagModel):
                  **graph):  # further options of GEIIM: adjacency, kernels, dilation, hops, alpha, neighbours_only, graph_over
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained)
         if tail not in TAILS: raise MicaclError(f"tail: expected one of {', '.join(TAILS)}, found {tail!r}")
-        if dependency_over == "features" and not (geiim and wian):
-            raise MicaclError("dependency_over: expected instances where GEIIM or WIAN is left out, found features; it needs both")
         dim, self.over = self.backbone.dim, dependency_over
         hidden = hidden or dim
+        if dependency_over == "features" and not (geiim and wian and hidden == dim):
+            raise MicaclError(f"dependency_over: features needs GEIIM, WIAN and hidden={dim}, found geiim={geiim}, wian={wian}, hidden={hidden}; choose instances")
         self.geiim = GEIIM(dim, n_instances, dropout=dropout, **graph) if geiim else None
         if not geiim: self.score = zero_score(dim)
         if dependency_over == "features": self.geiim.score = None      # not asked, so not trained

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
 from torch import nn
 from .core import Config, MicaclError, atomic_write, derive_seed, read_json, seed_everything, write_json
@@ -150,7 +151,8 @@ class _Progress:
 class Interrupted(MicaclError):
     "Training was stopped by the user and can be resumed."
 
-def _held(run): return hold_folder(run) if PartialState().is_main_process else contextlib.nullcontext()   # one of many processes holds it
+def _processes(): return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))                     # asked before Accelerate is set up
+def _held(run): return hold_folder(run) if _processes().is_main_process else contextlib.nullcontext()    # one of many processes holds it
 
 # %% ../nbs/10_training.ipynb #98994510
 def train(
@@ -165,9 +167,11 @@ def train(
     features=None,           # folder that keeps the features of a frozen backbone (backbone_lr=0), for this run and others
 ) -> dict:                   # results.json
     "Train, keep a run folder, evaluate the last epoch on the test clips."
-    run, main = Path(out), PartialState().is_main_process
+    run, main = Path(out), _processes().is_main_process
     with _held(run):
-        try: return _train(data, run, open_run(run, config, resume or not main), fold, dataset, quiet or not main, on_epoch, features)
+        try:
+            with _processes().main_process_first(): config = open_run(run, config, resume or not main)
+            return _train(data, run, config, fold, dataset, quiet or not main, on_epoch, features)
         except KeyboardInterrupt:
             done = find_checkpoint(run)
             kept = f"{read_json(done / 'state.json')['epoch']} finished epochs are kept" if done else "no epoch was finished"

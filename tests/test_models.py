@@ -330,7 +330,7 @@ def test_errors_are_one_line():
     cases = [(lambda: model(movie(2, 12)), "found (2, 12, 3, 32, 32)"), (lambda: model(movie()[0]), "expected video (B, 16, 3, H, W)"),
              (lambda: model(movie().movedim(2, -1)), "expected video (B, 16, 3, H, W)"), (lambda: prepare_video(movie().int(), 16), "uint8 or float"),
              (lambda: make("micacl", hidden=30), "8 heads do not divide"), (lambda: make("micacl", tail="x"), "tail: expected one of norm, dmin"),
-             (lambda: make("micacl", dependency_over="features", geiim=False), "it needs both"), (lambda: build_model(Config(model="vit"), 7), "found 'vit'")]
+             (lambda: make("micacl", dependency_over="features", geiim=False), "needs GEIIM, WIAN and hidden=128"), (lambda: make("micacl", dependency_over="features", hidden=64), "hidden=64"), (lambda: build_model(Config(model="vit"), 7), "found 'vit'")]
     for call, message in cases:
         with pytest.raises(MicaclError) as e: call()
         assert message in str(e.value) and "\n" not in str(e.value)

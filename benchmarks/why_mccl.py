@@ -1,0 +1,79 @@
+"""What does MCCL do to the bag features, and why does the classifier not profit? Frozen backbone, three seeds, several weights of the loss.
+
+    python benchmarks/why_mccl.py WORK      # WORK: the folder of benchmarks/ablations.json, whose data and features are used; writes results/mccl-why.json
+
+For each run: UAR of the trained classifier; UAR of the nearest class mean and of the nearest class centre of MCCL, which have no preference for
+frequent classes; how alike bags of one class and of two classes are; and whether the two losses pull the features the same way.
+"""
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import ROOT, commit
+
+LAMBDAS, SEEDS = (0.0, 0.3, 1.0, 3.0, 30.0), (1, 2, 3)
+
+
+def measure(run, features, data):
+    "Everything about one finished run."
+    import torch
+    import torch.nn.functional as F
+    from micacl.loaders import InstanceFeatures
+    from micacl.metrics import recalls, uar
+    from micacl.runs import load_run, prepare_data, read_tensors
+    from micacl.training import Objective
+    model, config, info = load_run(run)
+    model.freeze_backbone().eval()
+    d = prepare_data(data, run, config, quiet=True)
+    store, objective = InstanceFeatures(features, model, config, d.cache), Objective(config, info["train_counts"], model.bag_dim)
+    objective.load_state_dict(read_tensors(Path(run) / "checkpoint" / "objective.safetensors"))
+    test, y, yt = d.tests["test_balanced"], torch.tensor([c.label for c in d.train]), np.array([c.label for c in d.tests["test_balanced"]])
+    with torch.no_grad(): train, tested = model(store.of(d.train)), model(store.of(test))
+    def score(said): r = recalls(yt, said); return dict(uar=uar(yt, said), tail=float(r[5:].mean()))
+    z, zt = F.normalize(train.bag), F.normalize(tested.bag)
+    means = F.normalize(torch.stack([z[y == c].mean(0) for c in range(7)]))
+    S, same = zt @ zt.T, torch.tensor(yt)[:, None] == torch.tensor(yt)
+    off = ~torch.eye(len(yt), dtype=torch.bool)
+    out = dict(classifier=score(tested.logits.argmax(1).numpy()), nearest_mean=score((zt @ means.T).argmax(1).numpy()),
+               cos_same=float(S[same & off].mean()), cos_other=float(S[~same].mean()))
+    if objective.mccl is not None:
+        from micacl.mccl import unit_groups
+        m = objective.mccl
+        with torch.no_grad(): near = sum(m.project(tested.bag, s) @ unit_groups(m.centres[str(s)], s).T for s in m.scales)
+        out["nearest_centre"] = score(near.argmax(1).numpy())
+        out["gradient_cosine"] = pull(model.fc, objective, train, y)
+    return out
+
+
+def pull(fc, objective, out, y, batch=32):
+    "Mean cosine between the gradients of cross entropy and of MCCL on the bag features of a batch."
+    import torch
+    cosines, dice = [], torch.Generator().manual_seed(0)
+    for _ in range(30):
+        i = torch.randperm(len(y), generator=dice)[:batch]
+        bag = out.bag[i].clone().requires_grad_()
+        logits = out.logits[i] + (bag - out.bag[i]) @ fc.weight.T
+        a, = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y[i], label_smoothing=objective.smoothing), bag)
+        b, = torch.autograd.grad(objective.mccl(bag, y[i]), bag)
+        cosines.append(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).item())
+    return float(np.mean(cosines))
+
+
+def main(work):
+    from micacl.core import Config, read_json, write_json
+    from micacl.experiments import machine
+    from micacl.training import train
+    spec = read_json(ROOT / "benchmarks" / "ablations.json")
+    runs, data = [], work / "data"
+    for weight in LAMBDAS:
+        for seed in SEEDS:
+            config = Config(**spec["base"], lr=3e-3, backbone_lr=0.0, mccl_weight=weight, seed=seed)
+            with tempfile.TemporaryDirectory() as folder:
+                train(data, Path(folder) / "run", config, quiet=True, features=work / "features")
+                runs.append(dict(mccl_weight=weight, seed=seed, **measure(Path(folder) / "run", work / "features", data)))
+            print(runs[-1], flush=True)
+    write_json(ROOT / "results" / "mccl-why.json", dict(command="python benchmarks/why_mccl.py WORK", commit=commit(), machine=machine(), lr=3e-3, runs=runs))
+
+
+if __name__ == "__main__": main(Path(sys.argv[1]))
