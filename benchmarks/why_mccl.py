@@ -42,10 +42,7 @@ def measure(run, features, data):
     out = dict(y=yt, classifier=score(tested.logits.argmax(1).numpy()), nearest_mean=score((zt @ means.T).argmax(1).numpy()),
                cos_same=float(S[same & off].mean()), cos_other=float(S[~same].mean()))
     if objective.mccl is not None:
-        from micacl.mccl import unit_groups
-        m = objective.mccl
-        with torch.no_grad(): near = sum(m.project(tested.bag, s) @ unit_groups(m.centres[str(s)], s).T for s in m.scales)
-        out["nearest_centre"] = score(near.argmax(1).numpy())
+        out["nearest_centre"] = score(objective.mccl.nearest(tested.bag).argmax(1).numpy())
         out["gradient_cosine"] = pull(model.fc, objective, train, y)
     return out
 
@@ -76,6 +73,7 @@ def main(work):
     from micacl.core import Config, read_json, write_json
     from micacl.experiments import machine
     from micacl.training import train
+    before = commit()
     spec, runs, data = read_json(ROOT / "benchmarks" / "ablations.json"), [], work / "data"
     for method, fields in METHODS.items():
         for seed in SEEDS:
@@ -89,7 +87,7 @@ def main(work):
     for r in runs:
         del r["y"]
         for h in HEADS: r.get(h, {}).pop("said", None)
-    write_json(ROOT / "results" / "mccl-why.json", dict(command="python benchmarks/why_mccl.py WORK", commit=commit(), machine=machine(), methods=METHODS, runs=runs, comparisons=pairs))
+    write_json(ROOT / "results" / "mccl-why.json", dict(command="python benchmarks/why_mccl.py WORK", commit=before, machine=machine(), methods=METHODS, runs=runs, comparisons=pairs))
 
 
 if __name__ == "__main__": main(Path(sys.argv[1]))

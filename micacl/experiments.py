@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from . import __version__
-from .core import Config, MicaclError, check_config, config_from_dict, derive_seed, frequency_groups, read_json, write_json
+from .core import Config, MicaclError, config_from_dict, derive_seed, frequency_groups, read_json, write_json
 from .synfew import generate
 from .loaders import InstanceFeatures
 from .runs import prepare_data

@@ -9,7 +9,6 @@ __all__ = ['GRAPH', 'AGGREGATION', 'CONTRAST', 'LEDGER', 'Choice', 'ledger_rows'
 
 # %% ../nbs/20_ledger.ipynb #7b8dcb9d
 from typing import NamedTuple
-from .core import Config
 
 # %% ../nbs/20_ledger.ipynb #db3beb08
 class Choice(NamedTuple):

@@ -155,6 +155,16 @@ class MCCL(nn.Module):
         if not self.centres: return z @ z.T
         return z @ torch.cat([z, unit_groups(self.centres[str(s)][self.classes], s)]).T
 
+    @torch.no_grad()
+    def nearest(self,
+                bag: torch.Tensor,  # (B, D)
+                ) -> torch.Tensor:  # (B, C), mean cosine over the scales; -1 for a class that never occurred
+        "How near each bag is to the centre of each class: a classifier without a preference for frequent classes. Not in the paper."
+        if not self.centres: raise MicaclError("MCCL: expected class centres, found none; build it with centres=True")
+        near = sum(self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales) / len(self.scales)
+        absent = torch.ones_like(self.W, dtype=torch.bool).index_fill(0, self.classes, False)
+        return near.masked_fill(absent, -1)
+
     def forward(self,
                 bag: torch.Tensor,  # (B, D) bag features, any floating type
                 y: torch.Tensor,  # (B,) labels

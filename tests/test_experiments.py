@@ -9,7 +9,7 @@ import torch
 
 from micacl import experiments
 from micacl.core import Config, MicaclError, read_json
-from micacl.experiments import compare_runs, configuration, cost, grid, one_run, read_spec, run_all, run_experiment, run_path, summarise_runs
+from micacl.experiments import compare_runs, configuration, cost, grid, one_run, read_spec, run_experiment, run_path, summarise_runs
 from micacl.metrics import paired_difference, uar
 from micacl.models import build_model
 from micacl.synfew import generate

@@ -70,8 +70,8 @@ def test_loaders(data, tmp_path):
 def test_features_are_those_of_the_videos(data, tmp_path):
     d, model = prepare_data(data, tmp_path, TINY, quiet=True), build_model(TINY, 7)
     features = InstanceFeatures(tmp_path / "f", model, TINY, d.cache)
-    for train in (True, False):
-        slow, fast = (make_loader(d.train, TINY, train, d.cache, f) for f in (None, features))
+    for training in (True, False):
+        slow, fast = (make_loader(d.train, TINY, training, d.cache, f) for f in (None, features))
         for loader in (slow, fast): set_epoch(loader, 2)
         for (video, y, i), (x, y2, i2) in zip(slow, fast, strict=True):
             assert torch.equal(y, y2) and torch.equal(i, i2)

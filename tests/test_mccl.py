@@ -471,3 +471,29 @@ def test_two_processes_are_exactly_one(tmp_path):
 def test_one_process_gathers_nothing():
     x = torch.randn(3, 2)
     assert gather_batch(x) is x
+
+# ---- the centres as a classifier
+
+def test_nearest_centre_by_hand():
+    torch.manual_seed(0)
+    m, x = MCCL([5, 0, 3], 8, scales=(1, 2), out_dim=4), torch.randn(3, 8)
+    near = m.nearest(x)
+    for i in range(3):
+        for c in (0, 2):
+            want = 0.
+            for s in (1, 2):
+                z, k = m.projections[str(s)](x[i][None, :, None])[0, :, 0], m.centres[str(s)][c]
+                for g in range(s):
+                    a, b = z[g*4//s:(g + 1)*4//s], k[g*4//s:(g + 1)*4//s]
+                    want += (a @ b / a.norm() / b.norm()).item() / s / 2
+            assert near[i, c].item() == pytest.approx(want, abs=1e-5)
+    assert (near[:, 1] == -1).all() and not near.requires_grad
+    with pytest.raises(MicaclError, match="expected class centres"): MCCL([5, 3], 8, centres=False).nearest(x)
+
+def test_trained_centres_sort_what_they_were_trained_on():
+    torch.manual_seed(0)
+    y = torch.tensor([0] * 40 + [1] * 12 + [2] * 4)
+    x, m = torch.randn(56, 16) + 2 * torch.randn(3, 16)[y], MCCL([40, 12, 4], 16, out_dim=8)
+    opt = torch.optim.Adam(m.parameters(), lr=.05)
+    for _ in range(200): opt.zero_grad(); m(x, y).backward(); opt.step()
+    assert (m.nearest(x).argmax(1) == y).float().mean() > .95

@@ -68,5 +68,17 @@ def test_figures_of_the_readme_come_from_the_results():
     import json
     sys.path.insert(0, str(ROOT / "tools"))
     from record_demo import fill
-    readme, figures = (ROOT / "README.md").read_text(encoding="utf-8"), json.loads((ROOT / "results" / "demo.json").read_text())
-    assert "| MICACL |" in readme and fill(readme, figures) == readme
+    readme, figures, ablations = (ROOT / "README.md").read_text(encoding="utf-8"), *(json.loads((ROOT / "results" / f"{n}.json").read_text()) for n in ("demo", "ablations"))
+    assert "| MICACL |" in readme and "| MICACL, balanced sampler |" in readme and fill(readme, figures, ablations) == readme
+    other = json.loads(json.dumps(ablations))
+    other["methods"]["MICACL"]["tests"]["test_balanced"]["uar"]["mean"] += 0.1
+    assert fill(readme, figures, other) != readme                                  # a changed figure is noticed
+
+
+def test_rates_of_the_demo_are_those_that_tuning_chose():
+    import json
+    from micacl.report import demo_config
+    methods = json.loads((ROOT / "results" / "ablations.json").read_text())["methods"]
+    for model, method in (("micacl", "MICACL"), ("mean", "mean pooling, plain CE")):
+        config = demo_config(model)
+        assert config.lr == methods[method]["chosen"]["lr"] and abs(config.lr * config.backbone_lr - 1e-3) < 2e-4
