@@ -123,7 +123,7 @@ def paired_difference(
         drawn += ((seeds @ g) * clips).sum(1) / len(wanted)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     p = 2 * min((drawn <= 0).mean(), (drawn >= 0).mean())
-    p_seeds = float(ttest_1samp(by_seed, 0).pvalue) if S > 1 and np.ptp(by_seed) > 0 else float("nan")
+    p_seeds = float(ttest_1samp(by_seed, 0).pvalue) if S > 1 and np.ptp(by_seed) > 1e-9 else float("nan")
     return dict(difference=float(by_seed.mean()), interval=[float(low), float(high)], p=float(min(1, max(p, 1 / draws))), p_seeds=p_seeds, by_seed=by_seed.tolist())
 
 # %% ../nbs/09_metrics.ipynb #a89cea68
