@@ -9,7 +9,7 @@ __all__ = ['KEYS', 'SCORES', 'read_spec', 'configuration', 'grid', 'run_path', '
            'compare_runs', 'run_experiment', 'machine']
 
 # %% ../nbs/10b_experiments.ipynb #0eda99f7
-import dataclasses, itertools, json, multiprocessing, os, platform, shutil, time
+import dataclasses, itertools, json, multiprocessing, os, platform, shutil, signal, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -122,11 +122,17 @@ def _quietly(work, *job):   # -> result, None | None, error: an exception of a w
 
 def _results(work, jobs, processes):   # -> number of the job, (result, error), as they come
     if processes == 1: yield from ((k, _quietly(work, *job)) for k, job in enumerate(jobs)); return
+    before = set(multiprocessing.active_children())
     try:
-        with _one_thread(), ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        with _one_thread(), ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _deaf_to_ctrl_c) as pool:
             futures = {pool.submit(_quietly, work, *job): k for k, job in enumerate(jobs)}
-            yield from ((futures[f], f.result()) for f in as_completed(futures))
+            try: yield from ((futures[f], f.result()) for f in as_completed(futures))
+            except BaseException:       # Ctrl-C: the runs under way have checkpoints, so nobody need wait for them
+                for p in set(multiprocessing.active_children()) - before: p.terminate()
+                raise
     except BrokenProcessPool: raise MicaclError("processes: one ended early; in a script put the call under if __name__ == '__main__', or give processes=1") from None
+
+def _deaf_to_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_IGN)   # the parent hears it, and says one line instead of ten tracebacks
 
 class _one_thread:
     "Worker processes read these when they start. The second and third keep glibc from returning memory at every step, which costs a third of the time."

@@ -1,7 +1,12 @@
 "The experiment machine: checked before it runs, resumed, tuned on other data, and honest about failures."
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -150,7 +155,6 @@ def test_cost_by_hand():
 
 
 def test_workers_get_one_thread_and_the_environment_is_put_back(monkeypatch):
-    import os
     monkeypatch.setenv("OMP_NUM_THREADS", "2"); monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
     with experiments._one_thread(): assert os.environ["OMP_NUM_THREADS"] == "1" and "MALLOC_MMAP_MAX_" in os.environ
     assert os.environ["OMP_NUM_THREADS"] == "2" and "MALLOC_MMAP_MAX_" not in os.environ
@@ -167,3 +171,20 @@ def test_command(data, tmp_path, capsys):
     file.write_text("{}")
     assert main(["experiment", str(file), "--out", str(tmp_path / "x")]) == 1
     assert "expected methods, found none" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT is sent the POSIX way")
+def test_ctrl_c_ends_soon_in_one_line_and_leaves_no_process(data, tmp_path):
+    file, out = tmp_path / "spec.json", tmp_path / "x"
+    file.write_text(json.dumps(spec(data, base={**BASE, "epochs": 500}, seeds=[1, 2])))
+    job = subprocess.Popen([sys.executable, "-c", "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from micacl.cli import main; sys.exit(main(sys.argv[1:]))",
+                            "experiment", str(file), "--out", str(out), "--processes", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.time() + 120
+    while time.time() < until and not list(out.glob("unfinished/*/checkpoint/state.json")): time.sleep(0.2)
+    os.killpg(job.pid, signal.SIGINT)                     # as a terminal does: to all of them
+    said = job.communicate(timeout=60)[1].strip().splitlines()
+    assert job.returncode == 130 and said == ["micacl: interrupted; the same command goes on where it stopped"]
+    time.sleep(1)
+    before = {p: p.read_text() for p in out.glob("unfinished/*/metrics.jsonl")}
+    time.sleep(1.5)
+    assert before and {p: p.read_text() for p in before} == before      # nobody goes on training
