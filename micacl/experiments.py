@@ -23,7 +23,7 @@ from .loaders import InstanceFeatures
 from .runs import prepare_data
 from .models import build_model
 from .metrics import paired_difference
-from .training import Objective, make_optimizer, train
+from .training import Interrupted, Objective, make_optimizer, train
 
 # %% ../nbs/10b_experiments.ipynb #14a0d5de
 KEYS = dict(data=str, synfew=dict, base=dict, methods=dict, seeds=list, folds=list, frozen=bool, tune=dict, test=str, compare=list)
@@ -118,6 +118,7 @@ def run_all(
 # %% ../nbs/10b_experiments.ipynb #7fd1a63c
 def _quietly(work, *job):   # -> result, None | None, error: an exception of a worker may not survive the way back
     try: return work(*job), None
+    except Interrupted: raise                                     # Ctrl-C in this very process is no failure of the run
     except Exception as e: return None, f"{type(e).__name__}: {e}"
 
 def _results(work, jobs, processes):   # -> number of the job, (result, error), as they come

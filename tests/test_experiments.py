@@ -18,7 +18,7 @@ from micacl.experiments import compare_runs, configuration, cost, grid, one_run,
 from micacl.metrics import paired_difference, uar
 from micacl.models import build_model
 from micacl.synfew import generate
-from micacl.training import train
+from micacl.training import Interrupted, train
 
 BASE = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=8, mccl_weight=0.0)
 
@@ -188,3 +188,13 @@ def test_ctrl_c_ends_soon_in_one_line_and_leaves_no_process(data, tmp_path):
     before = {p: p.read_text() for p in out.glob("unfinished/*/metrics.jsonl")}
     time.sleep(1.5)
     assert before and {p: p.read_text() for p in before} == before      # nobody goes on training
+
+
+def test_ctrl_c_in_a_single_process_stops_the_experiment_and_not_only_the_run(data, tmp_path, monkeypatch):
+    calls = []
+    def stopped(*args, **kw):
+        def press(record): calls.append(record["epoch"]); raise KeyboardInterrupt
+        return train(*args, **kw, on_epoch=press)
+    monkeypatch.setattr(experiments, "train", stopped)
+    with pytest.raises(Interrupted): run_experiment(spec(data), tmp_path / "x", 1, True)
+    assert calls == [1]
