@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/mccl.html.md"""
 
 # %% auto #0
 __all__ = ['pairs', 'temperature', 'class_temperatures', 'category_weights', 'unit_groups', 'printed_form', 'log_form',
-           'gather_batch', 'MCCL']
+           'gather_batch', 'Scales', 'MCCL']
 
 # %% ../nbs/07_mccl.ipynb #28c99c5d
 import torch
@@ -112,8 +112,42 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(grad)   # sum
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
+# %% ../nbs/07_mccl.ipynb #c7d1e2f3
+class Scales(nn.Module):
+    "A bag feature as every scale sees it, and the class centres it is compared with."
+    def __init__(self,
+                 class_counts,  # (C,) clips per class of the training split that was loaded
+                 dim: int,  # D, length of the bag feature
+                 scales: tuple,  # numbers of groups; each divides dim and out_dim
+                 out_dim: int | None,  # D', length of a projected feature, all groups together; None: no projection, D' = D
+                 centres: bool,  # with a learned centre per class and scale
+                 ):
+        super().__init__()
+        self.dim, self.scales, self.out_dim = dim, tuple(scales), out_dim
+        self.register_buffer("classes", torch.as_tensor(class_counts).nonzero()[:, 0], persistent=False)  # those that occur
+        if out_dim is not None:
+            self.projections = nn.ModuleDict({str(s): nn.Conv1d(dim, out_dim, 1, groups=s, bias=False) for s in self.scales})
+        self.centres = nn.ParameterDict({str(s): torch.randn(len(class_counts), out_dim or dim) for s in self.scales} if centres else {})
+
+    def project(self,
+                bag: torch.Tensor,  # (B, D)
+                s: int,  # one of the scales
+                ) -> torch.Tensor:  # z (B, D'), unit norm
+        "The feature as scale s sees it: grouped, projected, normalised."
+        if self.out_dim is not None: bag = self.projections[str(s)](bag[:, :, None])[:, :, 0]
+        return unit_groups(bag, s)
+
+    @torch.no_grad()
+    def nearest(self,
+                bag: torch.Tensor,  # (B, D)
+                ) -> torch.Tensor:  # (B, C), mean cosine over the scales; -1 for a class that never occurred
+        "How near each bag is to the centre of each class: a classifier without a preference for frequent classes. Not in the paper."
+        if not self.centres: raise MicaclError("MCCL: expected class centres, found none; build it with centres=True")
+        near = sum(self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales) / len(self.scales)
+        return torch.full_like(near, -1).index_copy(1, self.classes, near[:, self.classes])
+
 # %% ../nbs/07_mccl.ipynb #4acb09bc
-class MCCL(nn.Module):
+class MCCL(Scales):
     "Multiscale category-aware contrastive loss on bag features. Its projections and centres are trained with the model and dropped afterwards."
     def __init__(self,
                  class_counts,  # (C,) clips per class of the training split that was loaded
@@ -127,24 +161,11 @@ class MCCL(nn.Module):
                  self_pairs: bool = False,  # True: an anchor is among its own partners
                  centres: bool = True,  # a learned centre per class and scale joins the columns; False: the printed sums
                  ):
-        super().__init__()
         _check(class_counts, dim, scales, form, out_dim)
-        self.dim, self.scales, self.out_dim, self.self_pairs = dim, tuple(scales), out_dim, self_pairs
-        self.loss = {"log": log_form, "printed": printed_form}[form]
+        super().__init__(class_counts, dim, scales, out_dim, centres)
+        self.self_pairs, self.loss = self_pairs, {"log": log_form, "printed": printed_form}[form]
         buffers = dict(W=category_weights(class_counts, class_weight), tau=class_temperatures(class_counts, tau0, temperature))
         for name, v in buffers.items(): self.register_buffer(name, v.to(torch.get_default_dtype()), persistent=False)  # of the data, not of the checkpoint
-        self.register_buffer("classes", torch.as_tensor(class_counts).nonzero()[:, 0], persistent=False)  # those that occur
-        if out_dim is not None:
-            self.projections = nn.ModuleDict({str(s): nn.Conv1d(dim, out_dim, 1, groups=s, bias=False) for s in self.scales})
-        self.centres = nn.ParameterDict({str(s): torch.randn(len(self.W), out_dim or dim) for s in self.scales} if centres else {})
-
-    def project(self,
-                bag: torch.Tensor,  # (B, D)
-                s: int,  # one of the scales
-                ) -> torch.Tensor:  # z (B, D'), unit norm
-        "The feature as scale s sees it: grouped, projected, normalised."
-        if self.out_dim is not None: bag = self.projections[str(s)](bag[:, :, None])[:, :, 0]
-        return unit_groups(bag, s)
 
     def cosines(self,
                 bag: torch.Tensor,  # (B, D)
@@ -154,16 +175,6 @@ class MCCL(nn.Module):
         z = gather_batch(self.project(bag, s))
         if not self.centres: return z @ z.T
         return z @ torch.cat([z, unit_groups(self.centres[str(s)][self.classes], s)]).T
-
-    @torch.no_grad()
-    def nearest(self,
-                bag: torch.Tensor,  # (B, D)
-                ) -> torch.Tensor:  # (B, C), mean cosine over the scales; -1 for a class that never occurred
-        "How near each bag is to the centre of each class: a classifier without a preference for frequent classes. Not in the paper."
-        if not self.centres: raise MicaclError("MCCL: expected class centres, found none; build it with centres=True")
-        near = sum(self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales) / len(self.scales)
-        absent = torch.ones_like(self.W, dtype=torch.bool).index_fill(0, self.classes, False)
-        return near.masked_fill(absent, -1)
 
     def forward(self,
                 bag: torch.Tensor,  # (B, D) bag features, any floating type
