@@ -170,8 +170,12 @@ class Config:
     mccl_self_pairs: bool = False    # a clip is its own partner
     mccl_centres: bool = True        # class centres join the comparison
     tau0: float = 0.07               # base temperature of MCCL
-    sampler: str = "natural"         # natural, sqrt or balanced: how often a class is drawn in training
-    label_smoothing: float = 0.1     # of the cross entropy
+    contrast: str = "mccl"           # the contrastive loss that mccl_weight weighs: mccl, supcon or bcl (the last two with settings of their own)
+    loss: str = "ce"                 # on the scores (chapter 07a): ce, weighted, class_balanced, focal, ldam, ldam_drw, balanced_softmax or logit_adjusted
+    head: str = "linear"             # linear or cosine (which ldam needs)
+    stage2: str = "none"             # the classifier made anew after training (chapter 07c): crt, lws, tau_norm, nearest_mean or logit_adjusted
+    sampler: str = "natural"         # natural, sqrt, balanced, progressive or per_class: how often a class is drawn in training
+    label_smoothing: float = 0.1     # of the loss on the scores
     epochs: int = 10                 # passes over the training clips
     batch_size: int = 32             # clips a step, over all devices
     lr: float = 3e-3                 # highest learning rate (AdamW)
@@ -201,7 +205,9 @@ class Config:
 CHOICES = dict(model=("micacl", "m3dfel", "mean", "max", "attention", "transformer"), backbone=("r3d_small", "r3d_18"),
                adjacency=("learned", "data", "both"), graph_over=("instances", "channels"), dependency_over=("instances", "features"),
                gate=("product", "weight", "none"), tail=("norm", "dmin"), mccl_form=("log", "printed"), mccl_on=("bag", "instances"), mccl_class_weight=("effective", "inverse", "none"),
-               mccl_temperature=("printed", "class", "fixed"), sampler=("natural", "sqrt", "balanced"),
+               mccl_temperature=("printed", "class", "fixed"), sampler=("natural", "sqrt", "balanced", "progressive", "per_class"),
+               contrast=("mccl", "supcon", "bcl"), loss=("ce", "weighted", "class_balanced", "focal", "ldam", "ldam_drw", "balanced_softmax", "logit_adjusted"),
+               head=("linear", "cosine"), stage2=("none", "crt", "lws", "tau_norm", "nearest_mean", "logit_adjusted"),
                mixed_precision=("no", "fp16", "bf16"), on_bad_clip=("skip", "stop"))
 
 def check_config(
@@ -217,6 +223,9 @@ def check_config(
         if not getattr(config, name) >= 0: raise MicaclError(f"{name}: expected 0 or more, found {getattr(config, name)}")
     for name in ("label_smoothing", "val_fraction"):
         if not getattr(config, name) < 1: raise MicaclError(f"{name}: expected less than 1, found {getattr(config, name)}")
+    if config.loss.startswith("ldam") and config.head != "cosine": raise MicaclError(f"loss {config.loss}: expected head cosine with it, found {config.head}")
+    if config.loss == "focal" and config.label_smoothing: raise MicaclError(f"loss focal: expected label_smoothing 0 with it, found {config.label_smoothing}")
+    if config.stage2 != "none" and config.head != "linear": raise MicaclError(f"stage2 {config.stage2}: expected head linear with it, found {config.head}")
     if not 0 < config.crop <= 1: raise MicaclError(f"crop: expected a share above 0 and up to 1, found {config.crop}")
     return config
 

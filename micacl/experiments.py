@@ -177,13 +177,13 @@ def _spread(values):
 
 def summarise_runs(
     runs: list,      # run files of one method, read
-) -> dict:           # test set -> score -> mean and sd; recall by class; the single UARs
+) -> dict:           # test set -> score -> mean and sd; recall by class; the UARs and recalls of the single runs
     "Mean and standard deviation over the runs."
     out = {}
     for name in runs[0]["tests"]:
         tests = [r["tests"][name] for r in runs]
         out[name] = {k: _spread([t[k] for t in tests]) for k in SCORES if k in tests[0]}
-        out[name].update(recall={c: _spread([t["recall"][c] for t in tests]) for c in runs[0]["classes"]}, n_test=tests[0]["n_test"], uars=[t["uar"] for t in tests])
+        out[name].update(recall={c: _spread([t["recall"][c] for t in tests]) for c in runs[0]["classes"]}, n_test=tests[0]["n_test"], uars=[t["uar"] for t in tests], recalls=[list(t["recall"].values()) for t in tests])
     return dict(n_runs=len(runs), seconds=float(np.mean([r["seconds"] for r in runs])), tests=out)
 
 def compare_runs(

@@ -17,6 +17,7 @@ from .core import Config, MicaclError
 from .video import to_bags
 from .backbone import build_backbone
 from .geiim import GEIIM, masked_softmax
+from .heads import HEADS
 from .wian import WIAN, GatedAttentionPool, MaxPool, MeanPool, TransformerPool
 
 # %% ../nbs/08_models.ipynb #9cdebee4
@@ -61,6 +62,11 @@ class BagModel(nn.Module):
 
     def _classifier(self, bag_dim, dropout):
         self.bag_dim, self.drop, self.fc = bag_dim, nn.Dropout(dropout), nn.Linear(bag_dim, self.n_classes)
+
+    def change_head(self, kind):  # linear or cosine (chapter 07c) -> self
+        "Another last layer, untrained."
+        self.fc = HEADS[kind](self.bag_dim, self.n_classes)
+        return self
 
     def encode(self, video):  # (B,T,C,H,W) -> (B,N,D)
         "Instance features from frames: the backbone sees B*N short clips."
@@ -262,4 +268,5 @@ def build_model(config: Config,  # what belongs to the model is read
     if config.model not in MODELS: raise MicaclError(f"model: expected one of {', '.join(MODELS)}, found {config.model!r}")
     options = dict({name: getattr(config, name) for name in OPTIONS}, layers=config.wian_layers) if config.model == "micacl" else {}
     model = MODELS[config.model](n_classes, config.backbone, config.n_instances, config.instance_length, config.pretrained, **options)
+    if config.head != "linear": model.change_head(config.head)
     return model if config.backbone_lr else model.freeze_backbone()
