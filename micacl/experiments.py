@@ -225,7 +225,8 @@ def run_experiment(
     runs = {m: [read_json(p) for k, p in sorted(paths.items()) if jobs[k][2] == m] for m in spec["methods"]}
     methods = {m: dict(chosen=chosen[m], tried=tried.get(m, []), **summarise_runs(rs)) for m, rs in runs.items() if rs}
     if costs: [methods[m].update(cost(configuration(spec, m, 0, chosen[m]), len(runs[m][0]["classes"]))) for m in methods]
-    summary = dict(version=__version__, machine=machine(), spec=spec, failed=len(jobs) - len(paths), methods=methods,
+    first = next((rs[0] for rs in runs.values() if rs), {})
+    summary = dict(version=__version__, machine=machine(), spec=spec, failed=len(jobs) - len(paths), classes=first.get("classes"), train_counts=first.get("train_counts"), methods=methods,
                    comparisons=[dict(a=a, b=b, **compare_runs(runs[a], runs[b], spec["test"])) for a, b in spec["compare"] if runs[a] and runs[b]])
     write_json(out / "summary.json", summary)
     return summary
