@@ -4,9 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test pages sync lab clean help
+.PHONY: demo test pages sync lab sheets clean help
 help:
-	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks and export the modules"; echo "make lab     open the book in JupyterLab"
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks and export the modules"; echo "make lab     open the book in JupyterLab"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"
 
 # an interrupted creation leaves no stamp, so the next call repairs it
 .venv/.made:
@@ -39,5 +39,9 @@ sync: .venv/.dev
 lab: .venv/.dev
 	$(BIN)/python -m jupyterlab nbs/00_core.ipynb
 
+sheets: .venv/.dev
+	$(BIN)/python tools/lab.py
+	$(BIN)/python tools/lab.py --instructor _teachers
+
 clean:
-	rm -rf .venv build dist *.egg-info demo _docs _proc
+	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers

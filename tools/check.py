@@ -54,6 +54,11 @@ def pages():
     sh(sys.executable, "tools/pages.py")
 
 
+def lab():
+    "The sheets: students' copies in step, solutions pass, stubs and typical mistakes fail with the right words."
+    sh(sys.executable, "tools/lab.py", "--check")
+
+
 def package():
     "The wheel and the sdist hold the right files; the wheel works in an empty environment and an empty folder."
     with tempfile.TemporaryDirectory() as tmp:
@@ -69,7 +74,7 @@ def package():
         sh(python, ROOT / "tools" / "check_package.py", "use", ROOT / "README.md", cwd=tmp / "empty")
 
 
-STEPS = dict(sync=sync, lint=lint, tests=tests, pages=pages, package=package)
+STEPS = dict(sync=sync, lint=lint, tests=tests, pages=pages, lab=lab, package=package)
 
 
 def main():

@@ -1,6 +1,6 @@
 """Run the pages of the book in a real Jupyter kernel, two at a time, and say how long each took.
 
-    python tools/pages.py                     # every notebook in nbs/; a page that fails fails the command
+    python tools/pages.py                     # every notebook in nbs/ but the lab's, which tools/lab.py runs; a page that fails fails the command
     python tools/pages.py --save              # also keep the outputs, for readers who do not run anything
     python tools/pages.py nbs/05_geiim.ipynb  # only these
 """
@@ -50,7 +50,7 @@ def main():
     p.add_argument("notebooks", nargs="*", type=Path)
     p.add_argument("--save", action="store_true", help="write the outputs into the notebooks")
     args = p.parse_args()
-    pages = args.notebooks or sorted(q for q in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in q.parts)
+    pages = args.notebooks or sorted((ROOT / "nbs").glob("*.ipynb"))
     # one thread each: two pages share two cores without getting into each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failed = 0
