@@ -1,4 +1,4 @@
-"""Losses on scores that know how often each class comes: re-weighted, focused, with margins, with corrected logits
+"""Losses on scores that are told how often each class comes: weights, focus, margins, corrected scores
 
 Docs: https://micacl.github.io/micacl/losses.html.md"""
 
@@ -15,123 +15,183 @@ from torch import nn
 from .core import MicaclError
 from .mccl import category_weights
 
-# %% ../nbs/07a_losses.ipynb #beeb7d21
+# %% ../nbs/07a_losses.ipynb #61fcab9a
 class LogitLoss(nn.Module):
-    "Mean over the batch of w_y * CE(changed scores, y); a subclass says which weights and which change."
+    "Mean over the batch of w_y times a term of the scores. A subclass fills in weights, a change of the scores, or another term."
     def __init__(self,
-        class_counts,            # (C,) n_c, clips per class of the training split that was loaded
-        smoothing: float = 0.):  # label smoothing
+                 class_counts,  # (C,) n_c, clips per class of the training split that was loaded
+                 smoothing: float = 0.,  # label smoothing: this share of the target is spread over all classes
+                 ):
         super().__init__()
-        n_c = torch.as_tensor(class_counts).double()
-        if n_c.ndim != 1 or not len(n_c) or not n_c.isfinite().all() or (n_c < 0).any() or not n_c.any():
-            raise MicaclError(f"class_counts: expected clips per class (C,), not all 0, found {class_counts}; count the training split that was loaded")
-        if not 0 <= smoothing < 1: raise MicaclError(f"smoothing: expected 0 up to below 1, found {smoothing}")
-        self.register_buffer("n_c", n_c, persistent=False)    # belongs to the data, not to what was learnt
-        self.smoothing, self.progress = smoothing, 1.0        # progress: share of training that is behind, for what starts late
+        _within("smoothing", smoothing, 0, 1)
+        self.n_c, self.smoothing = _counts(class_counts), smoothing
+        self.progress = 1.0  # share of training that is behind; the training loop sets it, for what starts late
+        self.register_buffer("W", None, persistent=False)
 
-    def weights(self): return None                        # (C,), or None: all 1
-    def change(self, logits, y): return logits            # (B,C), (B,) -> (B,C)
+    def _keep(self, name, v):  # follows the module to its device; it belongs to the data, not to the checkpoint
+        self.register_buffer(name, v.to(torch.get_default_dtype()), persistent=False)
 
-    def forward(self, logits, y):   # (B,C) scores, (B,) labels -> scalar
-        "Mean over the batch: divided by B, not by the sum of the weights."
-        ce = F.cross_entropy(self.change(logits.float(), y), y, reduction="none", label_smoothing=self.smoothing)
-        w = self.weights()
-        return ce.mean() if w is None else (w.to(ce)[y] * ce).mean()
+    def weights(self): return self.W            # (C,), or None: all 1
+    def change(self, logits, y): return logits  # (B,C), (B,) -> (B,C)
+    def terms(self, logits, y):                 # (B,C), (B,) -> (B,)
+        return F.cross_entropy(self.change(logits, y), y, reduction="none", label_smoothing=self.smoothing)
 
+    def forward(self,
+                logits: torch.Tensor,  # (B, C) scores
+                y: torch.Tensor,  # (B,) labels
+                ) -> torch.Tensor:  # scalar, at least 32 bits
+        "Divided by B, not by the sum of the weights."
+        if logits.ndim != 2 or logits.shape[1] != len(self.n_c) or y.shape != logits.shape[:1] or not len(y):
+            raise MicaclError(f"{type(self).__name__}: expected scores (B, {len(self.n_c)}) and labels (B,), B above 0, found {tuple(logits.shape)} and {tuple(y.shape)}")
+        loss, w = self.terms(_wide(logits), y), self.weights()
+        return loss.mean() if w is None else (w.to(loss)[y] * loss).mean()
+
+# %% ../nbs/07a_losses.ipynb #a9efc043
+def _counts(class_counts):  # -> (C,) float64, on the CPU
+    n_c = torch.as_tensor(class_counts).cpu().double()
+    if n_c.ndim != 1 or not n_c.isfinite().all() or (n_c < 0).any() or (n_c != n_c.round()).any() or not n_c.any():
+        raise MicaclError(f"class_counts: expected whole numbers of clips (C,), none negative and not all 0, found {class_counts}; count the training split that was loaded")
+    return n_c
+
+def _within(name, v, low, high):
+    if not low <= v < high:
+        raise MicaclError(f"{name}: expected {low} {'or more' if high == float('inf') else f'up to below {high}'}, found {v}")
+
+def _wide(logits): return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+# %% ../nbs/07a_losses.ipynb #4db34c81
 class CrossEntropy(LogitLoss):
-    "Every clip counts the same (with smoothing > 0: label smoothing)."
+    "Every clip counts the same (with smoothing above 0: label smoothing, Szegedy et al., 2016, section 7)."
 
-# %% ../nbs/07a_losses.ipynb #1675cc9d
+# %% ../nbs/07a_losses.ipynb #5f3987b5
 class WeightedCE(LogitLoss):
-    "w_c proportional to 1/n_c, summing to C."
-    def weights(self): return category_weights(self.n_c, "inverse")
-
-class ClassBalanced(LogitLoss):
-    "w_c proportional to (1-beta)/(1-beta^n_c), summing to C (Cui et al., 2019, equation 2)."
-    def __init__(self, class_counts, smoothing: float = 0.,
-                 beta: float = 0.999):   # 0: all 1; towards 1: 1/n_c
+    "w_c proportional to 1/n_c. The weights of the classes that occur sum to their number."
+    def __init__(self,
+                 class_counts,  # (C,) n_c
+                 smoothing: float = 0.,  # label smoothing; the weight multiplies the smoothed term as a whole
+                 ):
         super().__init__(class_counts, smoothing)
-        if not 0 <= beta < 1: raise MicaclError(f"beta: expected 0 up to below 1, found {beta}")
-        self.beta = beta
-    def weights(self): return category_weights(self.n_c, "effective", self.beta)
+        self._keep("W", category_weights(self.n_c, "inverse"))
 
-# %% ../nbs/07a_losses.ipynb #d71e0e74
+# %% ../nbs/07a_losses.ipynb #e2c6d97d
+class ClassBalanced(LogitLoss):
+    "w_c proportional to (1-beta)/(1-beta^n_c), one over the effective number (Cui et al., 2019); the weights of the classes that occur sum to their number."
+    def __init__(self,
+                 class_counts,  # (C,) n_c
+                 smoothing: float = 0.,  # label smoothing
+                 beta: float = 0.999,  # 1 - 1/N; 0: all weights 1; towards 1: weights of 1/n_c
+                 ):
+        super().__init__(class_counts, smoothing)
+        _within("beta", beta, 0, 1)
+        self._keep("W", category_weights(self.n_c, "effective", beta))
+
+# %% ../nbs/07a_losses.ipynb #e44e701d
 class Focal(LogitLoss):
-    "Mean of -alpha_y (1-p_y)^gamma log p_y (Lin et al., 2017, equation 5)."
-    def __init__(self, class_counts, smoothing: float = 0.,
-                 gamma: float = 2.,   # 0: cross entropy
-                 alpha=None):         # (C,) weights; None: all 1
+    "Mean of -alpha_y (1-p_y)^gamma log p_y (Lin et al., 2017, equation 5); p comes from the scores alone, never from a weighted loss."
+    def __init__(self,
+                 class_counts,  # (C,) n_c; the loss itself does not use them
+                 smoothing: float = 0.,  # must be 0: the loss is defined for one true class
+                 gamma: float = 2.,  # 0: cross entropy; the larger, the less easy clips count
+                 alpha=None,  # (C,) weights; None: all 1
+                 ):
         super().__init__(class_counts, smoothing)
         if smoothing: raise MicaclError(f"focal: expected no label smoothing, found {smoothing}; the loss is defined for one true class. Set label_smoothing=0")
-        if gamma < 0: raise MicaclError(f"gamma: expected 0 or more, found {gamma}")
+        _within("gamma", gamma, 0, float("inf"))
         self.gamma = gamma
-        self.register_buffer("alpha", None if alpha is None else torch.as_tensor(alpha, dtype=torch.float64), persistent=False)
+        if alpha is None: return
+        alpha = torch.as_tensor(alpha).double()
+        if alpha.shape != self.n_c.shape or not (alpha >= 0).all():
+            raise MicaclError(f"alpha: expected {len(self.n_c)} weights, none negative, found {alpha.tolist()}")
+        self._keep("W", alpha)
 
-    def forward(self, logits, y):
-        log_p = F.log_softmax(logits.float(), 1)
+    def terms(self, logits, y):
+        log_p = F.log_softmax(logits, 1)
         log_py = log_p.gather(1, y[:, None])[:, 0]
-        # 1 - p_y as the sum of the others: exact where p_y rounds to 1; the floor keeps the gradient of a power below 1 finite
-        rest = log_p.exp().masked_fill(F.one_hot(y, log_p.shape[1]).bool(), 0).sum(1).clamp(min=1e-12)
-        loss = -rest ** self.gamma * log_py
-        return loss.mean() if self.alpha is None else (self.alpha.to(loss)[y] * loss).mean()
+        others = log_p.exp().scatter(1, y[:, None], 0.).sum(1)  # 1 - p_y, exact where p_y rounds to 1
+        return -others.clamp(min=1e-12) ** self.gamma * log_py  # the floor: a power below 1 has an endless slope at 0
 
-# %% ../nbs/07a_losses.ipynb #bdebe1f0
+# %% ../nbs/07a_losses.ipynb #9af15450
 class LDAM(LogitLoss):
-    "CE on s(cos - m_y), m_c proportional to n_c^(-1/4) (Cao et al., 2019, equation 13); the scores are those of a cosine head of scale s."
-    def __init__(self, class_counts, smoothing: float = 0.,
-                 max_margin: float = 0.5,   # margin of the rarest class
-                 scale: float = 30.,        # s of the cosine head
-                 deferred: float = None,    # share of training after which class-balanced weights join (DRW); None: never
-                 beta: float = 0.9999):     # of these weights
+    "Cross entropy on s(cos - m_y), m_c proportional to n_c^(-1/4) (Cao et al., 2019); the scores are those of a cosine head of scale s."
+    def __init__(self,
+                 class_counts,  # (C,) n_c
+                 smoothing: float = 0.,  # label smoothing
+                 max_margin: float = 0.5,  # margin of the rarest class that occurs, as a cosine; 0: cross entropy
+                 scale: float = 30.,  # s of the cosine head
+                 deferred: float | None = None,  # share of training after which class-balanced weights join (DRW); None: never
+                 beta: float = 0.9999,  # of these weights
+                 ):
         super().__init__(class_counts, smoothing)
-        self.scale, self.deferred, self.beta = scale, deferred, beta
-        m = self.n_c.clamp(min=1) ** -0.25
-        self.register_buffer("margins", max_margin * m / m.max(), persistent=False)
+        for name, v, high in (("max_margin", max_margin, float("inf")), ("scale", scale, float("inf")), ("beta", beta, 1)): _within(name, v, 0, high)
+        if deferred is not None: _within("deferred", deferred, 0, 1)
+        self.scale, self.deferred = scale, deferred
+        m = torch.where(self.n_c > 0, self.n_c.clamp(min=1) ** -0.25, 0.)  # a class that does not occur sets no standard
+        self._keep("margins", max_margin * m / m.max())
+        self._keep("W", category_weights(self.n_c, "effective", beta))
 
-    def weights(self):
-        if self.deferred is None or self.progress < self.deferred: return None
-        return category_weights(self.n_c, "effective", self.beta)
+    def weights(self): return None if self.deferred is None or self.progress < self.deferred else self.W
 
     def change(self, logits, y):
-        m = torch.zeros_like(logits).scatter(1, y[:, None], self.margins.to(logits)[y][:, None])
-        return logits - self.scale * m
+        m = self.margins.to(logits)[y]
+        return logits - self.scale * torch.zeros_like(logits).scatter(1, y[:, None], m[:, None])
 
-# %% ../nbs/07a_losses.ipynb #d3ed8550
-def log_prior(n_c) -> torch.Tensor:   # (C,) clips per class -> (C,) log pi_c, float64
+# %% ../nbs/07a_losses.ipynb #c9624946
+def log_prior(n_c,  # (C,) clips per class
+              ) -> torch.Tensor:  # (C,) log pi_c, float64
     "log of the share of each class; a class without clips counts as one clip, so that it stays finite."
-    n_c = torch.as_tensor(n_c).double().clamp(min=1)
+    n_c = _counts(n_c).clamp(min=1)
     return (n_c / n_c.sum()).log()
 
+# %% ../nbs/07a_losses.ipynb #5158646a
 class LogitAdjusted(LogitLoss):
-    "CE(f + tau log pi) (Menon et al., 2021, equation 10)."
-    def __init__(self, class_counts, smoothing: float = 0.,
-                 tau: float = 1.):   # 0: cross entropy
+    "Cross entropy of f + tau log pi (Menon et al., 2021, equation 10)."
+    def __init__(self,
+                 class_counts,  # (C,) n_c
+                 smoothing: float = 0.,  # label smoothing
+                 tau: float = 1.,  # 0: cross entropy; 1: the balanced error
+                 ):
         super().__init__(class_counts, smoothing)
-        self.tau = tau
-    def change(self, logits, y): return logits + self.tau * log_prior(self.n_c).to(logits)
+        _within("tau", tau, 0, float("inf"))
+        self._keep("shift", tau * log_prior(self.n_c))
+
+    def change(self, logits, y): return logits + self.shift.to(logits)
 
 class BalancedSoftmax(LogitLoss):
-    "CE(f + log n) (Ren et al., 2020, equation 3)."
-    def change(self, logits, y): return logits + self.n_c.clamp(min=1).log().to(logits)
+    "Cross entropy of f + log n (Ren et al., 2020, theorem 1)."
+    def __init__(self,
+                 class_counts,  # (C,) n_c
+                 smoothing: float = 0.,  # label smoothing
+                 ):
+        super().__init__(class_counts, smoothing)
+        self._keep("shift", self.n_c.clamp(min=1).log())  # an absent class counts as one clip
 
-def adjust_logits(logits: torch.Tensor,   # (..., C) scores of a network trained on pi
-                  class_counts,           # (C,) training clips per class
-                  tau: float = 1.,        # 1: towards the balanced error; 0: nothing
-                  target=None,            # (C,) shares expected in the test; None: all alike
-                  ) -> torch.Tensor:      # (..., C)
-    "Post hoc: f - tau log pi, plus tau log of the target shares."
+    def change(self, logits, y): return logits + self.shift.to(logits)
+
+# %% ../nbs/07a_losses.ipynb #de82a41d
+def adjust_logits(logits: torch.Tensor,  # (..., C) scores of a network trained on pi
+                  class_counts,  # (C,) its training clips per class
+                  tau: float = 1.,  # 1: towards the balanced error; 0: nothing
+                  target=None,  # (C,) shares expected in the test, in any unit; None: all alike
+                  ) -> torch.Tensor:  # (..., C)
+    "Post hoc: f - tau (log pi - log target) (Menon et al., 2021, equation 9)."
     shift = log_prior(class_counts)
-    if target is not None: shift = shift - torch.as_tensor(target, dtype=torch.float64).log()
-    return logits - tau * shift.to(logits)
+    if logits.shape[-1:] != shift.shape: raise MicaclError(f"adjust_logits: expected scores of {len(shift)} classes, found {tuple(logits.shape)}")
+    if target is not None:
+        rho = torch.as_tensor(target).cpu().double()
+        if rho.shape != shift.shape or not rho.isfinite().all() or (rho < 0).any() or not rho.any():
+            raise MicaclError(f"target: expected {len(shift)} shares, none negative and not all 0, found {target}")
+        shift = shift - (rho / rho.sum()).log()
+    logits = _wide(logits)
+    return logits - tau * shift.to(logits) if tau else logits
 
-# %% ../nbs/07a_losses.ipynb #13cda417
+# %% ../nbs/07a_losses.ipynb #7f6f50f1
 LOSSES = dict(ce=CrossEntropy, weighted=WeightedCE, class_balanced=ClassBalanced, focal=Focal, ldam=LDAM, ldam_drw=LDAM,
               balanced_softmax=BalancedSoftmax, logit_adjusted=LogitAdjusted)
 
-def build_loss(name: str,              # a key of LOSSES
-               class_counts,           # (C,)
+def build_loss(name: str,  # a key of LOSSES
+               class_counts,  # (C,) n_c of the training split that was loaded
                smoothing: float = 0.,  # label smoothing
                ) -> LogitLoss:
-    "The loss that a configuration names, with the settings of its paper."
+    "The loss that a configuration names, with the settings of its paper; ldam and ldam_drw want a cosine head of scale 30."
     if name not in LOSSES: raise MicaclError(f"loss: expected one of {', '.join(LOSSES)}, found {name!r}")
     return LOSSES[name](class_counts, smoothing, **(dict(deferred=0.8) if name == "ldam_drw" else {}))
