@@ -1,4 +1,4 @@
-"""The last layer and its preferences: cosine heads, nearest class means, and second stages that repair the classifier alone
+"""The last layer and its preferences: where a long tail hides in it, cosine heads, and second stages that repair the classifier alone
 
 Docs: https://micacl.github.io/micacl/heads.html.md"""
 
@@ -7,96 +7,133 @@ Docs: https://micacl.github.io/micacl/heads.html.md"""
 # %% auto #0
 __all__ = ['HEADS', 'STAGES', 'CosineLinear', 'nearest_mean', 'tau_normalise', 'retrain', 'learn_scales', 'second_stage']
 
-# %% ../nbs/07c_heads.ipynb #8443c307
+# %% ../nbs/07c_heads.ipynb #3d9a7a66
 import torch
 import torch.nn.functional as F
 from torch import nn
 from .core import MicaclError, derive_seed
-from .losses import log_prior
+from .losses import adjust_logits
 
-# %% ../nbs/07c_heads.ipynb #bedf2e6c
+# %% ../nbs/07c_heads.ipynb #bf936d54
 class CosineLinear(nn.Module):
     "Scores s cos(w_c, x): a classifier whose weights all have length 1."
     def __init__(self,
-        dim: int,            # D
-        n_classes: int,      # C
-        scale: float = 30.): # s
+        dim: int,  # D
+        n_classes: int,  # C
+        scale: float = 30.,  # s
+    ):
         super().__init__()
+        if not scale > 0: raise MicaclError(f"cosine head: expected a scale above 0, found {scale}")
         self.scale = scale
         self.weight = nn.Parameter(torch.empty(n_classes, dim))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)                       # as nn.Linear
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear
 
-    def forward(self, x): return self.scale * F.normalize(x, dim=-1) @ F.normalize(self.weight, dim=1).T   # (B,D) -> (B,C)
+    def forward(self,
+        x: torch.Tensor,  # (...,D)
+    ) -> torch.Tensor:  # (...,C), between -s and s
+        "f_c(x) for every class."
+        return self.scale * F.normalize(x, dim=-1) @ F.normalize(self.weight, dim=1).T
 
 HEADS = dict(linear=nn.Linear, cosine=CosineLinear)
 
-# %% ../nbs/07c_heads.ipynb #d269123e
-def nearest_mean(x: torch.Tensor,  # (n,D) bag features of the training clips
-                 y: torch.Tensor,  # (n,) labels
-                 n_classes: int,   # C
-                 ) -> tuple:       # W (C,D), b (C,)
+# %% ../nbs/07c_heads.ipynb #214b2f33
+def nearest_mean(
+    x: torch.Tensor,  # (n,D) bag features of the training clips
+    y: torch.Tensor,  # (n,) labels
+    n_classes: int,  # C
+) -> tuple:  # W (C,D), b (C,)
     "argmin |x - mu_c|^2 as a linear layer: W = 2 mu, b = -|mu|^2. A class without clips is never chosen."
+    _check("nearest_mean", x, y, n_classes)
     n_c = torch.bincount(y, minlength=n_classes)
-    mu = x.new_zeros(n_classes, x.shape[1]).index_add(0, y, x) / n_c.clamp(min=1)[:, None]
-    return 2 * mu, torch.where(n_c > 0, -mu.square().sum(1), -torch.finfo(x.dtype).max)
+    mu = x.new_zeros(n_classes, x.shape[1]).index_add(0, y, x.detach()) / n_c.clamp(min=1)[:, None]
+    never = -torch.finfo(x.dtype).max ** 0.5   # below every score, and still finite in a loss
+    return 2 * mu, torch.where(n_c > 0, -mu.square().sum(1), never)
 
-# %% ../nbs/07c_heads.ipynb #87724320
-def tau_normalise(W: torch.Tensor,      # (C,D) weights of a trained linear layer
-                  tau: float = 0.7,     # 0: as trained, 1: all of length 1
-                  ) -> tuple:           # W (C,D), b (C,) of zeros
-    "w_c / |w_c|^tau, without bias (Kang et al., 2020, equation 5)."
-    return W / W.norm(dim=1, keepdim=True) ** tau, W.new_zeros(len(W))
+# %% ../nbs/07c_heads.ipynb #c936bc27
+def _check(name, x, y, n_classes):
+    if x.ndim != 2 or y.shape != x.shape[:1] or not len(y) or y.min() < 0 or y.max() >= n_classes:
+        labels = f", labels {y.min()} to {y.max()}" if y.numel() else ""
+        raise MicaclError(f"{name}: expected features (n,D) and labels (n,) from 0 to {n_classes - 1}, found {tuple(x.shape)} and {tuple(y.shape)}{labels}")
 
-# %% ../nbs/07c_heads.ipynb #7e860a6d
-def _fit(scores, parameters, y, seed, epochs, lr, batch_size=128):
-    "Minimise the cross entropy of `scores(rows)` over batches in which every class comes equally often."
-    n_c = torch.bincount(y).double()
+# %% ../nbs/07c_heads.ipynb #5d9bfdd7
+def tau_normalise(
+    W: torch.Tensor,  # (C,D) weights of a trained linear layer
+    tau: float = 0.7,  # 0: as trained, 1: all of length 1
+) -> tuple:  # W (C,D), b (C,) of zeros
+    "w_c / |w_c|^tau, without bias (Kang et al., 2020, section 4)."
+    length = W.norm(dim=1, keepdim=True).clamp(min=torch.finfo(W.dtype).tiny)
+    return W / length ** tau, W.new_zeros(len(W))
+
+# %% ../nbs/07c_heads.ipynb #b8b28b16
+def retrain(
+    x: torch.Tensor,  # (n,D) bag features of the training clips
+    y: torch.Tensor,  # (n,) labels
+    n_classes: int,  # C
+    seed: int = 0,  # which clips come when
+    epochs: int = 10,  # of n draws each
+    lr: float = 1e-2,  # falls to 0 as a cosine
+) -> tuple:  # W (C,D), b (C,)
+    "cRT: a new linear layer on fixed features, trained with class-balanced sampling (Kang et al., 2020, section 4)."
+    _check("retrain", x, y, n_classes)
+    x = x.detach()
+    W, b = x.new_zeros(n_classes, x.shape[1], requires_grad=True), x.new_zeros(n_classes, requires_grad=True)
+    _fit(lambda rows: x[rows] @ W.T + b, [W, b], y, seed, epochs, lr)
+    return W.detach(), b.detach()
+
+def learn_scales(
+    W: torch.Tensor,  # (C,D) weights of a trained linear layer
+    b: torch.Tensor,  # (C,) its biases
+    x: torch.Tensor,  # (n,D) bag features of the training clips
+    y: torch.Tensor,  # (n,) labels
+    seed: int = 0,  # which clips come when
+    epochs: int = 10,  # of n draws each
+    lr: float = 3e-2,  # falls to 0 as a cosine
+) -> tuple:  # W (C,D), b (C,) as it was
+    "LWS: the length of every class's weights is learned anew, their direction stays (Kang et al., 2020, section 4)."
+    _check("learn_scales", x, y, len(W))
+    W, b = W.detach(), b.detach()
+    scores, log_f = x.detach() @ W.T, W.new_zeros(len(W), requires_grad=True)   # f = exp(log f) stays positive
+    _fit(lambda rows: scores[rows] * log_f.exp() + b, [log_f], y, seed, epochs, lr)
+    return W * log_f.detach().exp()[:, None], b.clone()
+
+# %% ../nbs/07c_heads.ipynb #ab657687
+@torch.enable_grad()
+def _fit(scores, parameters, y, seed, epochs, lr, batch_size=128, least=300):
+    "Minimise the cross entropy of `scores(rows)` over batches in which every class comes equally often, in `least` steps or more."
+    share = (1 / torch.bincount(y).double())[y].cpu()
     dice = torch.Generator().manual_seed(derive_seed(seed, "second stage"))
-    steps = epochs * max(1, len(y) // batch_size)
+    steps = max(least, epochs * (len(y) // batch_size))
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        rows = torch.multinomial(1 / n_c[y], batch_size, True, generator=dice)
+        rows = torch.multinomial(share, batch_size, True, generator=dice).to(y.device)
         optimizer.zero_grad()
         F.cross_entropy(scores(rows), y[rows]).backward()
         optimizer.step(); schedule.step()
 
-def retrain(x: torch.Tensor, y: torch.Tensor, n_classes: int,   # as for `nearest_mean`
-            seed: int = 0, epochs: int = 10, lr: float = 1e-2,
-            ) -> tuple:                                          # W (C,D), b (C,)
-    "cRT: a new linear layer on fixed features, trained with class-balanced sampling (Kang et al., 2020, section 4.1)."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "new head"))
-        head = nn.Linear(x.shape[1], n_classes)
-    _fit(lambda rows: head(x[rows]), list(head.parameters()), y, seed, epochs, lr)
-    return head.weight.detach(), head.bias.detach()
-
-def learn_scales(W: torch.Tensor, b: torch.Tensor,               # of a trained linear layer
-                 x: torch.Tensor, y: torch.Tensor,               # as for `nearest_mean`
-                 seed: int = 0, epochs: int = 10, lr: float = 1e-2,
-                 ) -> tuple:                                      # W (C,D), b (C,)
-    "LWS: the length of every class's weights is learned anew, their direction stays (Kang et al., 2020, section 4.1)."
-    f = nn.Parameter(x.new_ones(len(W)))
-    _fit(lambda rows: (x[rows] @ W.T) * f + b, [f], y, seed, epochs, lr)
-    return W * f.detach()[:, None], b
-
-# %% ../nbs/07c_heads.ipynb #db189947
+# %% ../nbs/07c_heads.ipynb #28d514dc
 STAGES = ("none", "crt", "lws", "tau_norm", "nearest_mean", "logit_adjusted")
 
 @torch.no_grad()
-def second_stage(kind: str,           # one of STAGES
-                 head: nn.Linear,     # trained; changed in place
-                 x: torch.Tensor, y: torch.Tensor,   # bag features (n,D) and labels (n,) of the training clips
-                 class_counts,        # (C,)
-                 seed: int = 0):
+def second_stage(
+    kind: str,  # one of STAGES
+    head: nn.Linear,  # trained; changed in place
+    x: torch.Tensor,  # (n,D) bag features of the training clips
+    y: torch.Tensor,  # (n,) labels
+    class_counts,  # (C,) clips per class of the training split that was loaded
+    seed: int = 0,  # of crt and lws
+):
     "Every second stage is another (W, b) for the same features."
-    if kind == "none": return
     if kind not in STAGES: raise MicaclError(f"stage2: expected one of {', '.join(STAGES)}, found {kind!r}")
-    W, b, C = head.weight.clone(), head.bias.clone(), len(head.bias)
-    with torch.enable_grad():
-        if kind == "crt": W, b = retrain(x, y, C, seed)
-        elif kind == "lws": W, b = learn_scales(W, b, x, y, seed)
-        elif kind == "tau_norm": W, b = tau_normalise(W)
-        elif kind == "nearest_mean": W, b = nearest_mean(x, y, C)
-        else: b = b - log_prior(class_counts).to(b)
+    if kind == "none": return
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        raise MicaclError(f"stage2 {kind}: expected a linear head with a bias, found {type(head).__name__}; train with head linear")
+    W, b, C = head.weight.detach(), head.bias.detach(), head.out_features
+    if len(class_counts) != C: raise MicaclError(f"stage2 {kind}: expected {C} class counts, found {len(class_counts)}; count the training split that was loaded")
+    x, y = x.detach().to(W), y.to(W.device)
+    if kind == "crt": W, b = retrain(x, y, C, seed)
+    elif kind == "lws": W, b = learn_scales(W, b, x, y, seed)
+    elif kind == "tau_norm": W, b = tau_normalise(W)
+    elif kind == "nearest_mean": W, b = nearest_mean(x, y, C)
+    else: b = torch.where(torch.as_tensor(class_counts, device=b.device) > 0, adjust_logits(b, class_counts), b)
     head.weight.copy_(W); head.bias.copy_(b)
