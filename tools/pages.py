@@ -27,6 +27,9 @@ def shrink(nb, least=60_000):
         if small.tell() < len(data["image/png"]) * 3 / 4: data["image/png"] = base64.b64encode(small.getvalue()).decode() + "\n"
 
 
+def _is_widget(output): return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
 def run(path, save):
     "Execute one notebook; returns its name, its seconds and an error text or None."
     import nbformat
@@ -35,8 +38,14 @@ def run(path, save):
     nb, start, error = nbformat.read(path, 4), time.time(), None
     skipped = [c for c in nb.cells if c.cell_type == "code" and any(s.replace(" ", "") == "#|eval:false" for s in c.source.splitlines())]
     for c in skipped: c.metadata.tags = ["skip-execution"]
-    try: NotebookClient(nb, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(path.parent)}}).execute()
+    client = NotebookClient(nb, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(path.parent)}})
+    # nbclient plays the part of a browser for the picture inside `interact`, and answers the kernel in the middle of waiting for it: now and then
+    # the wake-up is lost, and a finished cell waits for its whole timeout (jupyter/nbclient issue 312). Nobody here needs that picture.
+    client.comm_open_handlers["jupyter.widget"] = lambda message: None
+    try: client.execute()
     except CellExecutionError as e: error = str(e)
+    for c in nb.cells:      # a widget's first picture stands in the cell before it already
+        if c.cell_type == "code" and any(_is_widget(o) for o in c.outputs): c.outputs = [o for o in c.outputs if _is_widget(o) or o.output_type == "error"]
     for c in skipped: c.metadata.pop("tags", None)
     if save and not error:
         nb.metadata.pop("widgets", None)
