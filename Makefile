@@ -35,6 +35,7 @@ pages: .venv/.dev
 sync: .venv/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-clean
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-export
+	$(BIN)/python tools/lab.py
 
 lab: .venv/.dev
 	$(BIN)/python -m jupyterlab nbs/00_core.ipynb

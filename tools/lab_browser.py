@@ -118,6 +118,7 @@ def work_through(page, address, source, shots):
         stub = next(i for i in range(check - 1, -1, -1) if student["cells"][i]["cell_type"] == "code")
         message = " ".join(sheet.said(check))
         assert "is not written yet" in message and "Traceback" not in message, f"{number}: expected a message that helps, found {message!r}"
+        sheet.cells.nth(check).scroll_into_view_if_needed()
         if shots and number.endswith(".1"): page.screenshot(path=shots / f"{source.stem}-stub.png")
         sheet.write(stub, solutions[number])
         sheet.page.keyboard.press("Shift+Enter")      # the check, which is now selected
