@@ -68,11 +68,11 @@ def test_figures_of_the_readme_come_from_the_results():
     import json
     sys.path.insert(0, str(ROOT / "tools"))
     from record_demo import fill
-    readme, figures, ablations = (ROOT / "README.md").read_text(encoding="utf-8"), *(json.loads((ROOT / "results" / f"{n}.json").read_text()) for n in ("demo", "ablations"))
-    assert "| MICACL |" in readme and "| MICACL, balanced sampler |" in readme and fill(readme, figures, ablations) == readme
+    readme, figures, ablations, bakeoff = (ROOT / "README.md").read_text(encoding="utf-8"), *(json.loads((ROOT / "results" / f"{n}.json").read_text()) for n in ("demo", "ablations", "bakeoff"))
+    assert all(row in readme for row in ("| MICACL |", "| MICACL, balanced sampler |", "| MICACL + balanced softmax |")) and fill(readme, figures, ablations, bakeoff) == readme
     other = json.loads(json.dumps(ablations))
     other["methods"]["MICACL"]["tests"]["test_balanced"]["uar"]["mean"] += 0.1
-    assert fill(readme, figures, other) != readme                                  # a changed figure is noticed
+    assert fill(readme, figures, other, bakeoff) != readme                         # a changed figure is noticed
 
 
 def test_rates_of_the_demo_are_those_that_tuning_chose():
