@@ -53,7 +53,7 @@ def server(python, folder):
                     break
                 time.sleep(.25)
             else: sys.exit(f"lab_browser: JupyterLab did not start:\n{(folder / '.log').read_text()[-2000:]}")
-            yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
+            yield lambda name: f"http://127.0.0.1:{port}/lab/workspaces/{Path(name).stem}/tree/{name}?token={token}"
         finally:
             process.terminate()
             try: process.wait(15)
