@@ -4,9 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test pages sync lab sheets clean help
+.PHONY: demo test pages sync lab sheets docs clean help
 help:
-	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks and export the modules"; echo "make lab     open the book in JupyterLab"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks and export the modules"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"
 
 # an interrupted creation leaves no stamp, so the next call repairs it
 .venv/.made:
@@ -43,6 +43,9 @@ lab: .venv/.dev
 sheets: .venv/.dev
 	$(BIN)/python tools/lab.py
 	$(BIN)/python tools/lab.py --instructor _teachers
+
+docs: .venv/.dev
+	$(BIN)/python tools/site.py
 
 clean:
 	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers

@@ -1,4 +1,4 @@
-"""The `micacl` command: data, training, evaluation and a demo, without a line of Python.
+"""The `micacl` command: data, training, evaluation, prediction and a demo, without a line of Python.
 
 Docs: https://micacl.github.io/micacl/cli.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/cli.html.md"""
 
 # %% auto #0
 __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Check', 'Cache', 'Train', 'Evaluate', 'Pretrain',
-           'Experiment', 'Demo', 'main']
+           'Experiment', 'Demo', 'Table', 'Folds', 'Predict', 'Export', 'main']
 
 # %% ../nbs/14_cli.ipynb #767d0523
 import json as json_lib, os, sys
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Union
 import tyro
 from . import __version__
-from .core import PRESETS, Config, MicaclError, config_from_dict, read_json, write_json
+from .core import PRESETS, Config, MicaclError, write_json
 
 # %% ../nbs/14_cli.ipynb #96bb269e
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -92,8 +92,9 @@ class Train:
 
     def defaults(self) -> Config:
         "What holds for the settings that are not given."
-        own = self.out / "config.json"
-        return config_from_dict(read_json(own)["config"]) if self.resume and own.exists() else PRESETS[self.preset]()
+        if not (self.resume and (self.out / "config.json").exists()): return PRESETS[self.preset]()
+        from micacl.runs import read_config
+        return read_config(self.out)[0]
 
     def run(self):
         from micacl.report import write_report
@@ -117,7 +118,7 @@ class Evaluate:
     data: Data                        # folder of the data set, or a CSV file
     fold: Fold = None                 # the fold to test on, if not the run's own
     dataset: Dataset = None           # its kind
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: the run folder)")] = None   # where results.json and predictions.npz go, replacing what is there
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: the run folder for its own data, else RUN/evaluations/NAME)")] = None   # where results.json and predictions.npz go, replacing what is there
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None   # write the results to this file too
 
     def run(self):
@@ -170,8 +171,81 @@ class Demo:
         print(f"\nThe report: {report} (open it in a browser)\n"
               f"Next: micacl train {self.out / 'synfew'} --out RUN --epochs 30, or your own clips: micacl check FOLDER")
 
+# %% ../nbs/14_cli.ipynb #74a1c395
+@dataclass
+class Table:
+    "A results table of runs or of an experiment, in the format of the papers, beside published rows."
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(at least one)")]   # run folders (the folds of a method) or experiment folders; NAME=RUN gives a name
+    format: Literal["text", "markdown", "latex", "html"] = "text"   # what it is for
+    published: Annotated[str | None, tyro.conf.arg(metavar="{dfew,ferv39k,mafw,FILE}", help_behavior_hint="")] = None   # rows to put above: a data set's, or a CSV or JSON file with name, source, uar, war
+    folds: Flag = False   # a row for each fold of a single method, their mean, and the pooled matrix
+    average: Literal["pooled", "mean"] = "pooled"   # over folds: the matrices added up, or the mean of the folds' scores
+    test: str = "test"                # the test set
+    caption: str = ""                 # above the table
+
+    def run(self):
+        from micacl.tables import fold_rows, method_rows, published_rows, read_results, results_table
+        results = read_results(*self.runs, test=self.test)
+        if self.folds and len(names := {r.method for r in results}) > 1: raise MicaclError(f"--folds: expected one method, found {', '.join(sorted(names))}; make a table for each")
+        rows, others = fold_rows(results) if self.folds else method_rows(results, self.average), self.published and published_rows(self.published, results)
+        print(results_table(rows, self.format, others, caption=self.caption), end="")
+
+@dataclass
+class Folds:
+    "Deal clips of your own into folds, groups kept whole, and write them as a list to train on with --fold."
+    data: Data                        # folder of the data set, or a CSV file
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]   # CSV file to write, in the data folder
+    k: int = 5                        # folds
+    seed: int = 0                     # same seed, same folds
+    dataset: Dataset = None           # its kind
+
+    def run(self):
+        from micacl.datasets import load_table, make_folds, write_clips
+        table = make_folds(load_table(self.data, self.dataset), self.k, self.seed)
+        write_clips(table, self.out)
+        for k in table.folds: print(f"fold {k}: " + ", ".join(f"{c} {n}" for c, n in zip(table.classes, table.select(fold=k).counts)))
+        print(f"Next: micacl train {self.out} --fold 1 --out RUN")
+
+# %% ../nbs/14_cli.ipynb #e92f29ff
+@dataclass
+class Predict:
+    "Score videos of any length with a trained run: JSON, CSV and a picture each. Exit status 1 if one could not be read."
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder
+    videos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO [VIDEO ...]", help_behavior_hint="(at least one)")]   # video files, folders of pictures, or pictures
+    out: Path = Path("predictions")   # folder for the files
+    json: Flag = False                # print JSON for programs and nothing else: a list with an object for each video
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None   # write the picture to this .png or .svg file too (one video)
+    no_crop: Flag = False             # the pictures are cropped faces already: do not look for one
+    window: float = 2.5               # seconds that are scored together; 0 = the whole video
+    stride: Annotated[float | None, tyro.conf.arg(metavar="SECONDS", help_behavior_hint="(default: half of the window)")] = None   # from one window to the next
+
+    def run(self):
+        from micacl.predict import predict_videos, to_json
+        if not self.videos: raise MicaclError("predict: expected at least one VIDEO, found none; micacl predict RUN VIDEO")
+        done, problems = predict_videos(self.run_folder, self.videos, self.out, self.json, self.plot, crop=not self.no_crop, window=self.window, stride=self.stride)
+        if self.json: print(to_json(done, problems))
+        for p in problems: print(f"micacl: {p}", file=sys.stderr)
+        return 1 if problems else 0
+
+@dataclass
+class Export:
+    "Write a trained run as a file or folder for others: ONNX, torch.export, or a shared model with its card for the Hugging Face hub."
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]   # file to write (hub: new folder)
+    format: Literal["onnx", "torch", "hub"] = "onnx"   # onnx and torch: a file that runs without this library; hub: weights, config.json and README.md
+
+    def run(self):
+        if self.format == "hub":
+            from micacl.sharing import save_pretrained
+            print(f"{save_pretrained(self.run_folder, self.out)}: model.safetensors, config.json and the card README.md. Read the card before you share it")
+            return
+        from micacl.export import export
+        said = export(self.run_folder, self.out, self.format)
+        print(f"{self.out}: {said['format']}, {said['bytes']:,} bytes; its scores differ from the model's by {said['difference']:.1e} at most")
+
 # %% ../nbs/14_cli.ipynb #f6e7e848
-COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=Evaluate, demo=Demo, experiment=Experiment, pretrain=Pretrain)
+COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=Evaluate, predict=Predict, demo=Demo,
+                folds=Folds, experiment=Experiment, table=Table, export=Export, pretrain=Pretrain)
 
 def main(
     argv=None,   # arguments; default: those of the process

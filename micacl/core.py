@@ -135,7 +135,7 @@ def read_json(path):
     "Read a JSON file; a file that is missing or broken is named in one line."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as e: raise MicaclError(f"{path}: expected a JSON file, found none that can be read ({e.strerror}); check the path") from None
-    except ValueError as e: raise MicaclError(f"{path}: expected JSON, found something else ({e}); the file is damaged, make it anew") from None
+    except (ValueError, RecursionError) as e: raise MicaclError(f"{path}: expected JSON, found something else ({e}); the file is damaged, make it anew") from None
 
 # %% ../nbs/00_core.ipynb #89837070
 @dataclass

@@ -6,13 +6,14 @@ Docs: https://micacl.github.io/micacl/mccl.html.md"""
 
 # %% auto #0
 __all__ = ['pairs', 'temperature', 'class_temperatures', 'category_weights', 'unit_groups', 'printed_form', 'log_form',
-           'gather_batch', 'Scales', 'MCCL']
+           'gather_batch', 'Scales', 'log_form_in_blocks', 'MCCL']
 
-# %% ../nbs/07_mccl.ipynb #28c99c5d
+# %% ../nbs/07_mccl.ipynb #31f8e63f
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from .core import MicaclError
 
 # %% ../nbs/07_mccl.ipynb #e9107f6b
@@ -146,7 +147,32 @@ class Scales(nn.Module):
         near = sum(self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales) / len(self.scales)
         return torch.full_like(near, -1).index_copy(1, self.classes, near[:, self.classes])
 
-# %% ../nbs/07_mccl.ipynb #4acb09bc
+# %% ../nbs/07_mccl.ipynb #0674f3dd
+def log_form_in_blocks(z: torch.Tensor,  # (B, D') unit features
+                       columns: torch.Tensor,  # (K, D') what they are compared with, z first
+                       y: torch.Tensor,  # (B,) labels
+                       y_columns: torch.Tensor,  # (K,)
+                       tau: torch.Tensor,  # (B, 1) temperature of each anchor
+                       w: torch.Tensor,  # (B,) weight of each anchor's category
+                       self_pairs: bool = False,  # True: an anchor is among its own partners
+                       rows: int = 512,  # anchors at a time
+                       ) -> torch.Tensor:  # scalar
+    "`log_form` with its value and gradient, in memory of rows*K instead of B*K."
+    of_class = F.one_hot(y_columns).to(z.dtype)  # (K, C)
+    itself = 0 if self_pairs else 1
+    n_partners = of_class.sum(0)[y] - itself
+    partners = (of_class.T @ columns)[y] - itself * z  # (B, D') their sum
+    parts = [checkpoint(_log_total, z[i:i + rows] / tau[i:i + rows], columns, None if self_pairs else i, use_reentrant=False) for i in range(0, len(z), rows)]
+    per_anchor = w * (torch.cat(parts) - (z * partners).sum(1) / tau[:, 0] / n_partners.clamp(min=1))
+    return (per_anchor * (n_partners > 0)).sum() / (n_partners > 0).sum().clamp(min=1)
+
+# %% ../nbs/07_mccl.ipynb #63b4a01a
+def _log_total(z, columns, first):   # (b, D') over tau, (K, D'), column of the first anchor -> (b,) log of the row sums
+    S = z @ columns.T
+    if first is not None: S.diagonal(first).fill_(-torch.inf)    # row r stands in column first + r; not among the others
+    return S.logsumexp(1)
+
+# %% ../nbs/07_mccl.ipynb #50fde694
 class MCCL(Scales):
     "Multiscale category-aware contrastive loss on bag features. Its projections and centres are trained with the model and dropped afterwards."
     def __init__(self,
@@ -167,14 +193,18 @@ class MCCL(Scales):
         buffers = dict(W=category_weights(class_counts, class_weight), tau=class_temperatures(class_counts, tau0, temperature))
         for name, v in buffers.items(): self.register_buffer(name, v.to(torch.get_default_dtype()), persistent=False)  # of the data, not of the checkpoint
 
-    def cosines(self,
-                bag: torch.Tensor,  # (B, D)
-                s: int,  # one of the scales
-                ) -> torch.Tensor:  # (B, K), the batch of all processes against itself and the centres
-        "Every z_i . z_j of scale s, before the temperature."
+    def features(self,
+                 bag: torch.Tensor,  # (B, D)
+                 s: int,  # one of the scales
+                 ) -> tuple:  # z (B, D') of all processes; columns (K, D'): z, then the centres
+        "What scale s compares with what."
         z = gather_batch(self.project(bag, s))
-        if not self.centres: return z @ z.T
-        return z @ torch.cat([z, unit_groups(self.centres[str(s)][self.classes], s)]).T
+        return z, torch.cat([z, unit_groups(self.centres[str(s)][self.classes], s)]) if self.centres else z
+
+    def cosines(self, bag, s) -> torch.Tensor:  # (B, K)
+        "Every z_i . z_j of scale s, before the temperature."
+        z, columns = self.features(bag, s)
+        return z @ columns.T
 
     def forward(self,
                 bag: torch.Tensor,  # (B, D) bag features, any floating type
@@ -185,8 +215,11 @@ class MCCL(Scales):
             raise MicaclError(f"MCCL: expected bag (B, {self.dim}) and y (B,), found {tuple(bag.shape)} and {tuple(y.shape)}")
         with torch.autocast(bag.device.type, enabled=False):  # exp and log of S/tau want more than 16 bits
             bag, y = bag.to(self.W.dtype), gather_batch(y)
-            P, A = pairs(y, torch.cat([y, self.classes]) if self.centres else y, self.self_pairs)
+            y_columns = torch.cat([y, self.classes]) if self.centres else y
             w, tau = self.W[y], self.tau[y, None]   # (B,), (B,1): both belong to the anchor
+            if self.loss is log_form and len(y) > 1024:   # the same number without the tables
+                return sum(log_form_in_blocks(*self.features(bag, s), y, y_columns, tau, w, self.self_pairs) for s in self.scales) / len(self.scales)
+            P, A = pairs(y, y_columns, self.self_pairs)
             return sum(self.loss(self.cosines(bag, s) / tau, P, A, w) for s in self.scales) / len(self.scales)
 
 # %% ../nbs/07_mccl.ipynb #bc00e3a1

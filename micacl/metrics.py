@@ -66,11 +66,12 @@ def war(
 # %% ../nbs/09_metrics.ipynb #5e673248
 def group_recall(
     recall,         # (C,) recall of each class, NaN where there is none
-    train_counts,   # (C,) training clips of each class
+    train_counts=None,   # (C,) training clips of each class
+    groups: dict = None, # group -> class numbers; None: thirds by rank of `train_counts`
 ) -> dict:          # {"head": float, "medium": float, "tail": float}; NaN for an empty group
     "Mean recall of the frequent, the middling and the rare classes."
-    recall = np.asarray(recall, dtype=float)
-    return {name: float(_mean(recall[classes])) for name, classes in frequency_groups(train_counts).items()}
+    recall, groups = np.asarray(recall, dtype=float), frequency_groups(train_counts) if groups is None else groups
+    return {name: float(_mean(recall[classes])) for name, classes in groups.items()}
 
 # %% ../nbs/09_metrics.ipynb #c9abd720
 def _bootstrap_draws(M, draws, seed):   # (C, C) -> (draws, C, C) resampled confusion matrices

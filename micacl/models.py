@@ -10,6 +10,7 @@ __all__ = ['TAILS', 'MODELS', 'OPTIONS', 'BagOutput', 'prepare_video', 'BagModel
            'build_model']
 
 # %% ../nbs/08_models.ipynb #2f42722c
+import importlib
 from typing import NamedTuple
 import torch
 from torch import nn
@@ -44,6 +45,11 @@ def prepare_video(video: torch.Tensor,  # (B,T,C,H,W) uint8 0..255 or float 0..1
 # %% ../nbs/08_models.ipynb #e8c4a7bc
 class BagModel(nn.Module):
     "Backbone on every instance, an aggregation that the subclass gives, a linear classifier."
+    def __new__(cls, *args, **options):
+        self = super().__new__(cls)
+        self.made_with = args, options  # what save_pretrained writes down
+        return self
+
     def __init__(self, n_classes, backbone, n_instances, instance_length, pretrained):
         super().__init__()
         self.n_classes, self.n_instances, self.instance_length = n_classes, n_instances, instance_length
@@ -85,6 +91,15 @@ class BagModel(nn.Module):
     def forward(self, video):  # (B,T,C,H,W), or instance features (B,N,D) -> BagOutput
         "The whole road, or what is left of it after the backbone."
         return self.from_instances(self.encode(video) if video.ndim != 3 else video)
+
+    @classmethod
+    def from_pretrained(cls, where, **options):  # folder, or id on the Hugging Face hub -> model in evaluation mode
+        "A trained model (chapter 10c, which comes later and is looked up when it is needed)."
+        return importlib.import_module("micacl.sharing").from_pretrained(where, cls, **options)
+
+    def save_pretrained(self, folder, **about):  # new or empty folder -> the folder
+        "Weights, description and model card in a folder (chapter 10c)."
+        return importlib.import_module("micacl.sharing").save_pretrained(self, folder, **about)
 
 # %% ../nbs/08_models.ipynb #06ffb6be
 class PoolMIL(BagModel):

@@ -227,7 +227,7 @@ def write_report(
     r, base = _read_run(run), None if baseline is None else _read_run(baseline)
     if base and base.classes != r.classes: raise MicaclError(f"{baseline}: expected the classes of {run} ({', '.join(r.classes)}), found {', '.join(base.classes)}; give a run on the same data")
     where = Path(data or r.info["data"])
-    table = load_table(where, r.info["dataset"] if data is None else None) if data is not None or where.exists() else None
+    table = load_table(where) if data is not None else _still_there(where, r.info["dataset"])
     s, dataset = r.tests[r.main], NAMES.get(r.info["dataset"], r.info["dataset"])
     lead = (f"{r.name} was trained to tell {len(r.classes)} expressions apart in short videos of faces. On {s['n_test']} clips that it had not seen ({r.main}) "
             f"it reached a UAR of {percent(s['uar'])} % and a WAR of {percent(s['war'])} %." + (f" Beside it stands {base.name}, the baseline." if base else ""))
@@ -236,6 +236,11 @@ def write_report(
     out = Path(out or r.path / "report.html")
     with atomic_write(out) as f: f.write(page)
     return out
+
+def _still_there(where, dataset):
+    "The clips that a run was trained on; None if they are gone or not what they were. The report needs them for pictures only."
+    try: return load_table(where, dataset)
+    except (MicaclError, OSError): return None
 
 # %% ../nbs/12b_report.ipynb #4cc271d4
 DEMO = dict(data=dict(n_train=1000, n_test=350), run=dict(epochs=8))

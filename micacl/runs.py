@@ -6,7 +6,8 @@ Docs: https://micacl.github.io/micacl/runs.html.md"""
 
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
-           'find_checkpoint', 'load_checkpoint', 'hold_folder', 'open_run', 'describe_run', 'check_same', 'load_run']
+           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'open_run', 'describe_run',
+           'check_same', 'load_run']
 
 # %% ../nbs/09b_runs.ipynb #eeadfd55
 import contextlib, dataclasses, os, shlex, shutil, sys
@@ -22,7 +23,7 @@ from .datasets import ClipTable, carve_validation, load_table
 from .video import FrameCache
 from .models import build_model
 
-# %% ../nbs/09b_runs.ipynb #1484351c
+# %% ../nbs/09b_runs.ipynb #cefd5b9f
 def read_clips(
     data,                  # folder or CSV file, as for `load_table`
     home,                  # folder for the cache if the data folder is read-only
@@ -36,7 +37,7 @@ def read_clips(
     folder = home / ".micacl-cache" / f"{config.image_size}px"       # a folder a size: runs of two sizes do not evict each other
     cache = FrameCache.build(table, folder, config.image_size, on_bad=config.on_bad_clip, progress=wants_bars(quiet))
     skipped = [str(p) for p in (*table.problems, *cache.problems)]
-    for line in [] if quiet else [*(f"note: {n}" for n in table.notes), *(f"skipped: {s}" for s in skipped)]: print(line)
+    for line in [] if quiet else [*(f"note: {n}" for n in (*table.notes, *([f"decoded anew, because the cache did not fit: {cache.why}"] if cache.why else []))), *(f"skipped: {s}" for s in skipped)]: print(line)
     return cache.readable(table), cache, skipped
 
 def wants_bars(quiet): return not quiet and (IN_NOTEBOOK or sys.stdout.isatty())   # a bar in a log file is a page of noise
@@ -75,7 +76,7 @@ def read_tensors(path) -> dict:
     except OSError as e: raise MicaclError(f"{path}: expected a file of weights, found none that can be read ({e.strerror}); has the run got that far?") from None
     except SafetensorError as e: raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, train anew") from None
 
-# %% ../nbs/09b_runs.ipynb #3e4402a0
+# %% ../nbs/09b_runs.ipynb #d5a209aa
 def save_checkpoint(
     run: Path,                     # run folder
     model, objective, optimizer,   # what learning changes (bare, not wrapped)
@@ -84,11 +85,13 @@ def save_checkpoint(
     "Write `run/checkpoint`; a kill at any moment leaves the old one or the new one."
     new, current, old = (Path(run) / f"checkpoint{s}" for s in (".new", "", ".old"))
     shutil.rmtree(new, ignore_errors=True); new.mkdir()
-    write_tensors(new / "model.safetensors", model.state_dict())
-    write_tensors(new / "objective.safetensors", objective.state_dict())
     moments = optimizer.state_dict()["state"]                  # {parameter number: {"step", "exp_avg", "exp_avg_sq"}}
-    write_tensors(new / "optimizer.safetensors", {f"{i}.{k}": v for i, s in moments.items() for k, v in s.items()})
-    write_json(new / "state.json", state)
+    try:
+        write_tensors(new / "model.safetensors", model.state_dict())
+        write_tensors(new / "objective.safetensors", objective.state_dict())
+        write_tensors(new / "optimizer.safetensors", {f"{i}.{k}": v for i, s in moments.items() for k, v in s.items()})
+        write_json(new / "state.json", state)
+    except OSError: shutil.rmtree(new, ignore_errors=True); raise      # a full disk: give the room back
     if current.exists():
         shutil.rmtree(old, ignore_errors=True); current.rename(old)
     new.rename(current)
@@ -98,40 +101,91 @@ def find_checkpoint(run) -> Path:   # or None
     "The newest whole checkpoint folder."
     return next((p for s in ("", ".new", ".old") if (p := Path(run) / f"checkpoint{s}").joinpath("state.json").exists()), None)
 
-# %% ../nbs/09b_runs.ipynb #88d0664a
+def kept(run) -> str:
+    "What an ended run leaves to go on with, and how."
+    done = find_checkpoint(run)
+    n = read_json(done / "state.json")["epoch"] if done else 0
+    return f"{f'{n} finished epochs are kept' if n else 'no epoch was finished'}. Go on with the same call and --resume (resume=True)"
+
+# %% ../nbs/09b_runs.ipynb #1015da92
 def load_checkpoint(
     run: Path,                      # run folder
     model, objective, optimizer,    # filled in place
 ) -> dict:                          # the state that was saved; epoch 0 and no history if there is no checkpoint
     "Bring model, loss and optimiser to where the run stopped."
-    folder = find_checkpoint(run)
-    if folder is None: return dict(epoch=0, history=[], scaler=None)
-    model.load_state_dict(read_tensors(folder / "model.safetensors"))
-    objective.load_state_dict(read_tensors(folder / "objective.safetensors"))
-    moments = {}
-    for name, tensor in read_tensors(folder / "optimizer.safetensors").items():
-        i, key = name.split(".")
-        moments.setdefault(int(i), {})[key] = tensor
-    optimizer.load_state_dict(dict(optimizer.state_dict(), state=moments))   # settings such as lr come from the config
-    return read_json(folder / "state.json")
+    folder, moments, empty = find_checkpoint(run), {}, Path(run, "checkpoint")
+    if folder is None and not empty.exists(): return dict(epoch=0, history=[], scaler=None)
+    try:
+        state = read_json((folder or empty) / "state.json")
+        if type(state["epoch"]) is not int or state["epoch"] < 0 or not isinstance(state["history"], list): raise MicaclError("state.json: expected a number of epochs and their records, found others")
+        model.load_state_dict(read_tensors(folder / "model.safetensors"))
+        objective.load_state_dict(read_tensors(folder / "objective.safetensors"))
+        for name, tensor in read_tensors(folder / "optimizer.safetensors").items():
+            i, key = name.split(".")
+            moments.setdefault(int(i), {})[key] = tensor
+        optimizer.load_state_dict(dict(optimizer.state_dict(), state=moments))   # settings such as lr come from the config
+    except (MicaclError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise MicaclError(f"{folder or empty}: expected a whole checkpoint of this run, found a damaged one ({_first(e)}); put a copy of it back, or delete that folder and resume: training then starts again from the first epoch") from None
+    return state
 
-# %% ../nbs/09b_runs.ipynb #ef6d31bf
+def _first(e): return str(e).strip().split("; ")[0][:200] if isinstance(e, MicaclError) else f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
+
+# %% ../nbs/09b_runs.ipynb #6840f155
 @contextlib.contextmanager
 def hold_folder(
     run: Path,   # run folder; made if it is not there
 ):
     "Keep other processes out of the run folder while the block runs."
     lock, note = FileLock(run / ".lock"), run / ".pid"
-    try: run.mkdir(parents=True, exist_ok=True); lock.acquire(timeout=0)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        try: lock.acquire(timeout=0)
+        except Timeout:
+            if _alive(note): raise
+            lock.acquire(timeout=30)           # its loader processes will end
     except Timeout:
         pid = note.read_text().strip() if note.exists() else "unknown"
         raise MicaclError(f"{run}: another run (process {pid}) is writing here; wait for it, or choose another folder") from None
     except OSError as e: raise MicaclError(f"{run}: expected a folder that can be written to, found none and could not make it ({e.strerror}); choose another") from None
-    try: note.write_text(str(os.getpid())); yield
+    try:
+        with contextlib.suppress(OSError): note.write_text(str(os.getpid()))       # on a full disk the run has better things to say
+        yield
     finally:
-        note.unlink(missing_ok=True); lock.release()
+        with contextlib.suppress(OSError): note.unlink()
+        lock.release()
 
-# %% ../nbs/09b_runs.ipynb #f24a7e99
+def _alive(note):
+    "Does the process live that took the lock? Where that cannot be told, yes."
+    try: os.name == "posix" and os.kill(int(note.read_text()), 0)       # signal 0: only look
+    except ProcessLookupError: return False
+    except (OSError, ValueError, OverflowError): return True
+    return True
+
+# %% ../nbs/09b_runs.ipynb #01b363da
+def read_config(
+    run,        # run folder
+) -> tuple:     # (Config, config.json as a dict)
+    "The configuration of a run; `MicaclError` for a file that no run has written."
+    file = Path(run) / "config.json"
+    try:
+        info = read_json(file)
+        own, names = info["config"], info["classes"]
+        for f in dataclasses.fields(Config):
+            if f.name in own and not _fits(own[f.name], f.default, 10**18 if f.name == "seed" else _MOST.get(f.name, 10**6)): raise MicaclError(f"{f.name}: expected {_KINDS[type(f.default)]}, found {str(own[f.name])[:40]}")
+        if not isinstance(names, list) or not 1 <= len(names) <= 10**4 or not all(isinstance(c, str) for c in names): raise MicaclError("classes: expected a list of names, found something else")
+        if missing := {"dataset", "data", "fold", "train_counts", "train_clips"} - info.keys(): raise MicaclError(f"expected {', '.join(sorted(missing))}, found nothing of the kind")
+        return config_from_dict(own), info
+    except (MicaclError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as e:
+        if str(e).startswith(f"{file}: "): raise
+        raise MicaclError(f"{file}: expected what a run writes there, found something else ({_first(e)}); the file is damaged or was made by another version, train anew") from None
+
+_MOST = dict(hops=64, wian_layers=64, dilation=1000, n_instances=1000, instance_length=1000, image_size=10**4)       # more is no run but an attack
+_KINDS = {bool: "true or false", int: "a whole number that a run can have", float: "a number that a run can have", str: "a word", tuple: "a short list of whole numbers"}
+def _fits(v, like, most):
+    if isinstance(like, tuple): return isinstance(v, list) and 0 < len(v) <= 16 and all(type(i) is int and 0 < i <= 1000 for i in v)
+    return type(v) is type(like) if isinstance(like, (bool, str)) else type(v) in (int, type(like)) and abs(v) <= (most if isinstance(like, int) else 1e300)
+
+# %% ../nbs/09b_runs.ipynb #6c597e8c
 def open_run(
     run: Path,               # run folder, held
     config: Config | None,   # None: the run's own when resuming, else the defaults
@@ -141,8 +195,17 @@ def open_run(
     there = sorted(p.name for p in run.iterdir() if not p.name.startswith("."))
     if there and not resume:
         raise MicaclError(f"{run}: expected an empty folder, found {', '.join(there[:3])}; choose another, or go on with the run there: --resume (resume=True)")
-    if config is None: config = config_from_dict(read_json(run / "config.json")["config"]) if "config.json" in there else Config()
+    _tidy(run)
+    if config is None: config = read_config(run)[0] if "config.json" in there else Config()
     return check_config(config)
+
+def _tidy(run):
+    "Remove what a killed run left behind: files that were never finished, and all checkpoints but the newest whole one."
+    for name in ("config.json", "metrics.jsonl", "model.safetensors", "predictions.npz", "results.json", "report.html"):
+        for left in run.glob(f".{name}.*.tmp"): left.unlink(missing_ok=True)
+    if (found := find_checkpoint(run)) and found.name != "checkpoint":
+        shutil.rmtree(run / "checkpoint", ignore_errors=True); found.rename(run / "checkpoint")
+    for s in (".new", ".old"): shutil.rmtree(run / f"checkpoint{s}", ignore_errors=True)
 
 # %% ../nbs/09b_runs.ipynb #ca44f358
 def describe_run(
@@ -150,7 +213,7 @@ def describe_run(
 ) -> dict:                                 # config.json
     "Everything needed to say what a run was, and to refuse to resume another one."
     train = data.train
-    return dict(config=config.to_dict(), dataset=data.table.dataset, data=str(data.table.root.resolve()), fold=fold, classes=list(train.classes),
+    return dict(config=config.to_dict(), dataset=data.table.dataset, data=str(data.table.source.resolve()), fold=fold, classes=list(train.classes),
                 train_counts=train.counts.tolist(), n_train=len(train), n_validation=len(data.validation),
                 train_clips=f"{derive_seed(*(f'{c.id} {c.label}' for c in train)):016x}",       # the fingerprint
                 version=__version__, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
@@ -163,15 +226,15 @@ def check_same(run, before: dict, now: dict):
         if name != "workers" and plain(old.get(name)) != plain(new.get(name)):
             raise MicaclError(f"{run}: the run to resume has {name} = {old.get(name)}, this call has {new.get(name)}; repeat its settings, or train into a new folder")
 
-# %% ../nbs/09b_runs.ipynb #a0439f73
+# %% ../nbs/09b_runs.ipynb #c71df9da
 def load_run(
     run,        # run folder
 ) -> tuple:     # (model in eval mode, Config, config.json as a dict together with the epoch of the weights)
     "The trained model of a run folder."
-    run, info = Path(run), read_json(Path(run) / "config.json")
-    config = config_from_dict(info["config"])
+    run, (config, info) = Path(run), read_config(run)
     folder = run if (run / "model.safetensors").exists() else find_checkpoint(run)
     if folder is None: raise MicaclError(f"{run}: expected trained weights, found none; the run has not finished an epoch, resume it")
     model = build_model(dataclasses.replace(config, pretrained=False), len(info["classes"]))   # no download of weights to be overwritten
-    model.load_state_dict(read_tensors(folder / "model.safetensors"))
+    try: model.load_state_dict(read_tensors(file := folder / "model.safetensors"))
+    except RuntimeError as e: raise MicaclError(f"{file}: expected the weights of the model that config.json describes, found others ({_first(e)}); the folder is damaged, train anew") from None
     return model.eval(), config, dict(info, epoch=config.epochs if folder == run else read_json(folder / "state.json")["epoch"])

@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/training.html.md"""
 __all__ = ['lr_at', 'Objective', 'make_optimizer', 'train_epoch', 'make_accelerator', 'predict', 'bag_features', 'Interrupted',
            'train', 'instance_truth', 'evaluate']
 
-# %% ../nbs/10_training.ipynb #140ea313
+# %% ../nbs/10_training.ipynb #cac14379
 import contextlib, json, math, time
 from pathlib import Path
 import numpy as np
@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
 from torch import nn
-from .core import Config, MicaclError, atomic_write, derive_seed, read_json, seed_everything, write_json
+from .core import Config, MicaclError, atomic_write, derive_seed, seed_everything, write_json
 from .synfew import read_truth
 from .datasets import ClipTable
 from .video import frame_indices
@@ -27,8 +27,8 @@ from .contrast import CONTRASTS
 from .heads import second_stage
 from .models import build_model
 from .metrics import instance_auc, summarise, uar, war
-from .loaders import InstanceFeatures, make_loader, set_epoch
-from .runs import check_same, describe_run, find_checkpoint, hold_folder, load_checkpoint, load_run, open_run, prepare_data, read_clips, save_checkpoint, wants_bars, write_tensors
+from .loaders import InstanceFeatures, make_loader, plain_error, set_epoch
+from .runs import check_same, describe_run, hold_folder, kept, load_checkpoint, load_run, open_run, prepare_data, read_clips, read_config, save_checkpoint, wants_bars, write_tensors
 
 # %% ../nbs/10_training.ipynb #acd8c6a6
 def lr_at(
@@ -169,7 +169,7 @@ class Interrupted(MicaclError):
 def _processes(): return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))                     # asked before Accelerate is set up
 def _held(run): return hold_folder(run) if _processes().is_main_process else contextlib.nullcontext()    # one of many processes holds it
 
-# %% ../nbs/10_training.ipynb #98994510
+# %% ../nbs/10_training.ipynb #8e730a4f
 def train(
     data,                    # data folder or CSV file
     out,                     # run folder, new or empty (or the one to resume)
@@ -187,19 +187,20 @@ def train(
         try:
             with _processes().main_process_first(): config = open_run(run, config, resume or not main)
             return _train(data, run, config, fold, dataset, quiet or not main, on_epoch, features)
-        except KeyboardInterrupt:
-            done = find_checkpoint(run)
-            kept = f"{read_json(done / 'state.json')['epoch']} finished epochs are kept" if done else "no epoch was finished"
-            raise Interrupted(f"{run}: interrupted; {kept}. Go on with the same call and --resume (resume=True)") from None
+        except KeyboardInterrupt: raise Interrupted(f"{run}: interrupted; {kept(run)}") from None
+        except OSError as e: raise MicaclError(f"{e.filename or run}: expected to read and write there, found: {e.strerror or e}; {kept(run)}, when that is mended") from None
+        except (RuntimeError, MicaclError) as e:
+            if (plain := plain_error(e)) is None: raise
+            raise MicaclError(f"{plain}. {kept(run)}") from None
 
-# %% ../nbs/10_training.ipynb #66641ee0
+# %% ../nbs/10_training.ipynb #7d7d3799
 class _Run:
     "Everything a run needs, made or resumed."
     def __init__(self, data, run, config, fold, dataset, quiet, features):
         self.run, self.config, self.accelerator = run, config, make_accelerator(config)
         with self.accelerator.main_process_first(): self.data = d = prepare_data(data, run, config, fold, dataset, quiet)
         self.info = describe_run(config, d, fold)
-        if (run / "config.json").exists(): check_same(run, read_json(run / "config.json"), self.info)
+        if (run / "config.json").exists(): check_same(run, read_config(run)[1], self.info)
         elif self.accelerator.is_main_process: write_json(run / "config.json", self.info)
         seed_everything(derive_seed(config.seed, "weights"))
         model = build_model(config, len(d.train.classes))
@@ -225,7 +226,7 @@ class _Run:
             record.update(val_uar=uar(p["y"], p["logits"].argmax(1), p["logits"].shape[1]), val_war=war(p["y"], p["logits"].argmax(1)))
         return dict(record, seconds=round(time.perf_counter() - start, 2))
 
-# %% ../nbs/10_training.ipynb #f00c05ed
+# %% ../nbs/10_training.ipynb #96d5b643
 def _train(data, run, config, fold, dataset, quiet, on_epoch, features):
     r, progress = _Run(data, run, config, fold, dataset, quiet, features), _Progress(quiet)
     main, scaler = r.accelerator.is_main_process, r.accelerator.scaler
@@ -242,7 +243,8 @@ def _train(data, run, config, fold, dataset, quiet, on_epoch, features):
         if on_epoch: on_epoch(record)
     if config.stage2 != "none": r.second_stage()
     if main: write_tensors(run / "model.safetensors", r.learnt()[0].state_dict())
-    return _evaluate(run, r.accelerator, r.learnt()[0], config, dict(r.info, epoch=config.epochs), r.data.tests, r.data.cache, r.data.skipped, r.features)
+    try: return _evaluate(run, r.accelerator, r.learnt()[0], config, dict(r.info, epoch=config.epochs), r.data.tests, r.data.cache, r.data.skipped, r.features)
+    except MicaclError as e: raise MicaclError(f"{e}. {kept(run)}") from None      # the data may have gone since they were read
 
 # %% ../nbs/10_training.ipynb #eaaa0062
 def instance_truth(
@@ -274,28 +276,31 @@ def _evaluate(run, accelerator, model, config, info, tests, cache, skipped, feat
     accelerator.wait_for_everyone()
     return results
 
-# %% ../nbs/10_training.ipynb #4b16ddd4
+# %% ../nbs/10_training.ipynb #1e8ef6e5
 def evaluate(
     run,                    # run folder
     data,                   # data folder or CSV file
     fold: int = None,       # None: the run's own fold
     dataset: str = None,    # None = found out
-    out=None,               # folder for results.json and predictions.npz; None: the run folder
+    out=None,               # folder for results.json and predictions.npz; None: the run folder for the run's own data, else a folder in RUN/evaluations
     quiet: bool = True,     # do not print what was skipped
 ) -> dict:                  # results.json
     "Score a run on every test set of a data folder."
     model, config, info = load_run(run)
-    own = Path(info["data"]) == _root(data)
+    own = Path(info["data"]) in (Path(data).resolve(), _root(data))
     if own and fold not in (None, info["fold"]):
         raise MicaclError(f"{run}: trained with fold {info['fold']}, so it has seen the test clips of fold {fold}; leave out fold, or train with fold={fold}")
-    with _held(out := Path(out or run)):
+    out = Path(out or (run if own else Path(run, "evaluations", _name(data, fold))))
+    with _held(out):
         table, cache, skipped = read_clips(data, out, config, dataset, quiet)
         if list(table.classes) != info["classes"]: raise MicaclError(f"{data}: expected the classes the run was trained on ({', '.join(info['classes'])}), found {', '.join(table.classes)}")
         info.update(dataset=table.dataset, fold=info["fold"] if own else fold)
-        return _evaluate(out, make_accelerator(config), model, config, info, _tests(table, info["fold"]), cache, skipped)
+        try: return _evaluate(out, make_accelerator(config), model, config, info, _tests(table, info["fold"]), cache, skipped)
+        except (RuntimeError, MicaclError) as e: raise plain_error(e) or e from None
 
 def _tests(table, fold):   # like table.protocol, which also wants clips to train on
     names = sorted({c.split for c in table if c.split.startswith("test")})
     return {n: table.select(split=n) for n in names} if fold is None and names else table.protocol(fold)[1]
 
 def _root(data): return Path(data).resolve() if Path(data).is_dir() else Path(data).resolve().parent
+def _name(data, fold): return f"{Path(data).resolve().stem or 'data'}-{derive_seed(str(Path(data).resolve()), str(fold)):016x}"

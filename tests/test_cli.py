@@ -49,7 +49,7 @@ def test_help_loads_neither_torch_nor_matplotlib():
 
 def test_help_names_every_command_and_nothing_alone_is_help(capsys):
     status, out, _ = run(capsys, "--help")
-    assert status == 0 and all(f"• {name} " in out for name in cli.COMMANDS) and "predict" not in out
+    assert status == 0 and all(f"• {name} " in out for name in cli.COMMANDS)
     assert run(capsys) == (0, out, "")
 
 
@@ -60,7 +60,7 @@ def test_every_command_has_help_for_every_option(capsys, name):
     first = cli.COMMANDS[name].__doc__.split(".")[0]
     assert first in " ".join(out.split())
     for field in cli.COMMANDS[name].__dataclass_fields__:
-        if field not in ("config", "data", "run_folder", "spec") and not (field == "out" and name in ("synfew", "pretrain")): assert "--" + field.replace("_", "-") in out
+        if field not in ("config", "data", "run_folder", "spec", "runs", "videos") and not (field == "out" and name in ("synfew", "pretrain", "export")): assert "--" + field.replace("_", "-") in out
     text = re.sub(r"[│╭╰─╮╯]", " ", out)
     for option in re.findall(r"(?m)^ +(--[a-z][a-z0-9-]*)(.*)$", text):          # each has words of help behind it or under it
         after = text.split(option[0] + option[1], 1)[1].split("--", 1)[0]
@@ -107,7 +107,7 @@ def test_dashes_underscores_tuples_and_switches():
 
 def test_a_resumed_run_keeps_its_settings_but_says_what_is_asked(tmp_path):
     own = Config(epochs=7, lr=.5, mccl_scales=(1,))
-    (tmp_path / "config.json").write_text(json.dumps({"config": own.to_dict()}))
+    (tmp_path / "config.json").write_text(json.dumps(dict(config=own.to_dict(), classes=["a", "b"], dataset="csv", data="D", fold=None, train_counts=[1, 1], train_clips="0")))
     assert parse(f"train D --out {tmp_path} --resume").config == own
     assert parse(f"train D --out {tmp_path} --resume --epochs 9").config.epochs == 9          # then training refuses, and says why
     assert parse(f"train D --out {tmp_path}").config == Config()
@@ -211,3 +211,29 @@ def test_a_csv_of_one_s_own_with_every_kind_of_broken_clip(capsys, faces, tmp_pa
     assert sorted(read_json(tmp_path / "run/results.json")["skipped"]) == sorted(n.removeprefix("skipped: ") for n in named)
     status, _, err = run(capsys, "train", tmp_path, "--out", tmp_path / "strict", "--on-bad-clip", "stop", *TINY)
     assert status == 1 and any(name in one_line(err) for name in bad)
+
+
+def test_folds_train_table_predict_export(capsys, faces, tmp_path, monkeypatch):
+    good = sorted((faces / "clips").glob("*.mp4"))
+    with open(tmp_path / "clips.csv", "w", newline="") as f:
+        csv.writer(f).writerows([("path", "label", "group"), *((p, ("glad", "bored")[i % 2], f"person{i // 4}") for i, p in enumerate(good[:24]))])
+    status, out, _ = run(capsys, "folds", tmp_path / "clips.csv", "--out", tmp_path / "folds.csv", "--k", "2")
+    assert status == 0 and "fold 1: bored " in out and "fold 2: " in out and f"micacl train {tmp_path / 'folds.csv'} --fold 1" in out
+    for k in "12":
+        assert run(capsys, "train", tmp_path / "folds.csv", "--fold", k, "--out", tmp_path / f"run{k}", *TINY)[0] == 0
+    rows = lambda text: [line.split() for line in text.splitlines()]
+    status, out, _ = run(capsys, "table", tmp_path / "run1", tmp_path / "run2", "--folds")
+    assert status == 0 and rows(out)[0] == ["method", "bored", "glad", "UAR", "WAR"] and [r[:2] for r in rows(out)[2:4]] == [["fold", "1"], ["fold", "2"]]
+    pooled = next(r for r in rows(out) if r[0] == "pooled")
+    matrix = [[sum(n) for n in zip(*pair)] for pair in zip(*(read_json(tmp_path / f"run{k}/results.json")["confusion"] for k in "12"))]
+    assert sum(map(sum, matrix)) == 24                                               # every clip is tested once
+    assert pooled[-1] == f"{100 * sum(matrix[i][i] for i in (0, 1)) / 24:.2f}"
+    assert r"\begin{tabular}" in run(capsys, "table", tmp_path / "run1", tmp_path / "run2", "--format", "latex")[1]
+    status, out, err = run(capsys, "predict", tmp_path / "run1", good[0], tmp_path / "nothing.mp4", "--no-crop", "--json", "--out", tmp_path / "said")
+    assert status == 1 and "nothing.mp4" in one_line(err)                            # named, and the others go on
+    assert any(good[0].name in json.dumps(said) for said in json.loads(out)) and any((tmp_path / "said").iterdir())
+    status, out, _ = run(capsys, "predict", tmp_path / "run1", good[0], "--no-crop", "--out", tmp_path / "said", "--plot", tmp_path / "picture.png")
+    assert status == 0 and (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+    status, out, _ = run(capsys, "export", tmp_path / "run1", tmp_path / "shared", "--format", "hub")
+    assert status == 0 and {"model.safetensors", "config.json", "README.md"} <= {p.name for p in (tmp_path / "shared").iterdir()}
+    assert run(capsys, "export", tmp_path / "run1", tmp_path / "model.pt2", "--format", "torch")[0] == 0 and (tmp_path / "model.pt2").stat().st_size > 10**5

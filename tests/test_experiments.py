@@ -17,6 +17,7 @@ from micacl.core import Config, MicaclError, read_json
 from micacl.experiments import compare_runs, configuration, cost, grid, one_run, read_spec, run_experiment, run_path, summarise_runs
 from micacl.metrics import paired_difference, uar
 from micacl.models import build_model
+from micacl.summaries import pack_labels, unpack_labels
 from micacl.synfew import generate
 from micacl.training import Interrupted, train
 
@@ -42,10 +43,31 @@ def spec(data, **kw):
     (dict(tune=dict(data="d")), "expected a grid"), (dict(tune=dict(grid=dict(lr=[-1]), data="d")), "lr: expected a number above 0"), (dict(tune=dict(grid=dict(lr=[1]))), "tune: expected data or synfew"),
     (dict(methods={"a": {}, "b": dict(like="c")}, compare=[]), "b: like: expected a method that is tuned itself, found 'c'"),
     (dict(methods={"a": {}, "b": dict(like="a"), "c": dict(like="b")}, compare=[]), "c: like: expected a method that is tuned itself"),
+    (dict(seeds=[]), "seeds: expected different whole numbers, at least one; found \\[\\]"), (dict(seeds=[1, 1]), "seeds: expected different"), (dict(seeds=["1"]), "seeds: expected different whole numbers"), (dict(seeds=[[1]]), "seeds: expected"),
+    (dict(folds=[]), "folds: expected different numbers from 1"), (dict(folds=[1, 2, 2]), "folds: expected different"), (dict(folds=[0, 1]), "folds: expected"), (dict(folds=[None, 1]), "folds: expected"), (dict(folds=[True]), "folds: expected"),
+    (dict(compare=[["attention"]]), "compare: expected pairs of methods, found \\['attention'\\]"), (dict(compare=["attention"]), "compare: expected pairs"), (dict(compare=[["attention", 3]]), "compare: expected"),
+    (dict(methods={"x": 3}, compare=[]), "x: expected the fields in which it differs, found 3"), (dict(tune=dict(data="d", grid=dict(lr=1))), "tune: grid: lr: expected a list of values, found 1"), (dict(tune=dict(data="d", grid=dict(lr=[]))), "lr: expected a list"),
+    (dict(tune=dict(data="d", grid=dict(lr=[1]), seed=3)), "tune: unknown name seed"), (dict(tune=dict(data="d", grid=dict(lr=[1]), seeds=[])), "tune: seeds: expected"), (dict(methods={"//": dict(model="mean"), "": dict(model="max")}, compare=[]), "expected a name"),
 ])
 def test_a_mistake_is_found_before_anything_runs(data, tmp_path, change, message):
     with pytest.raises(MicaclError, match=message) as e: run_experiment(spec(data, **change), tmp_path / "x", 1, True)
     assert "\n" not in str(e.value) and not (tmp_path / "x").exists()
+
+
+def test_a_file_that_holds_something_else(tmp_path):
+    for text, words in (("[]", "expected an object"), ("3", "expected an object"), ("{", "JSON")):
+        (tmp_path / "s.json").write_text(text)
+        with pytest.raises(MicaclError, match=words): read_spec(tmp_path / "s.json")
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(folds=[1, 2, 9], test="test"), "fold 9"), (dict(folds=[1], test="test_balanced"), "test: expected test; found 'test_balanced'"), (dict(test="best"), "test: expected one of test, test_balanced; found 'best'"),
+    (dict(tune=dict(grid=dict(lr=[1e-3])), test="best"), "found 'best'"),
+])
+def test_what_the_data_do_not_have_is_found_before_anything_runs(data, tmp_path, change, message, monkeypatch):
+    monkeypatch.setattr(experiments, "train", lambda *a, **k: pytest.fail("a run was started"))
+    if "tune" in change: change["tune"]["data"] = data
+    with pytest.raises(MicaclError, match=message): run_experiment(spec(data, **change), tmp_path / "x", 1, True, False)
 
 
 def test_configuration_order():
@@ -123,6 +145,79 @@ def test_a_failed_run_is_named_and_the_others_go_on(data, tmp_path, capsys):
     assert summary["failed"] == 2 and list(summary["methods"]) == ["mean"] and summary["comparisons"] == []
 
 
+def test_a_failed_fold_does_not_cost_the_summary(data, tmp_path, monkeypatch, capsys):
+    "One fold of one method fails: the other runs are summed up, the comparison is made of what both have, and the same call fills the gap."
+    def fails(data, out, config, fold, **kw):
+        if config.model == "mean" and fold == 2 and config.seed == 2: raise RuntimeError("the disk is full")
+        return train(data, out, config, fold, **kw)
+    s = spec(data, base={**BASE, "epochs": 1}, folds=[1, 2], test="test")
+    monkeypatch.setattr(experiments, "train", fails)
+    part = run_experiment(s, tmp_path / "x", 1, False, False)
+    assert "FAILED: mean, fold 2, seed 2: RuntimeError: the disk is full" in capsys.readouterr().out
+    assert part["failed"] == 1 and part["methods"]["mean"]["n_runs"] == 3 and len(part["comparisons"][0]["uar"]["by_seed"]) == 1      # seed 1 is whole
+    assert part["methods"]["mean"]["tests"]["test"]["pooled"]["n_seeds"] == 1 and part["methods"]["attention"]["tests"]["test"]["pooled"]["n_seeds"] == 2
+    only = run_experiment(dict(s, seeds=[2]), tmp_path / "x", 1, True, False)           # not one seed is whole
+    assert only["failed"] == 1 and only["comparisons"] == [] and only["methods"]["mean"]["tests"]["test"]["pooled"] is None
+    monkeypatch.setattr(experiments, "train", train)
+    whole = run_experiment(s, tmp_path / "x", 1, True, False)
+    assert whole["failed"] == 0 and len(whole["comparisons"][0]["uar"]["by_seed"]) == 2
+
+
+def test_folds_are_resumed_and_summed_up(data, tmp_path, monkeypatch):
+    "Stopped in fold 3, the same call goes on there: nothing that is finished runs again, and the summary is that of an experiment that was never stopped."
+    s = spec(data, seeds=[1], folds=[1, 2, 3, 4, 5], test="test", base=dict(BASE, epochs=2), methods={"mean": dict(model="mean")}, compare=[])
+    calls = []
+    def stopped(data, out, config, fold, **kw):
+        calls.append(fold)
+        def press(record):
+            if fold == 3: raise KeyboardInterrupt
+        return train(data, out, config, fold, on_epoch=press, **kw)
+    monkeypatch.setattr(experiments, "train", stopped)
+    with pytest.raises(Interrupted): run_experiment(s, tmp_path / "x", 1, True, False)
+    assert calls == [1, 2, 3] and not (tmp_path / "x" / "summary.json").exists()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "x" / "runs").iterdir()}
+    epochs = []
+    def again(data, out, config, fold, **kw): return train(data, out, config, fold, on_epoch=lambda r: epochs.append((fold, r["epoch"])), **kw)
+    monkeypatch.setattr(experiments, "train", again)
+    summary = run_experiment(s, tmp_path / "x", 1, True, False)
+    assert epochs == [(3, 2), *((k, e) for k in (4, 5) for e in (1, 2))]                   # of fold 3 only what was missing
+    assert len(before) == 2 and all(p.stat().st_mtime_ns == t for p, t in before.items())
+    monkeypatch.setattr(experiments, "train", train)
+    whole = run_experiment(s, tmp_path / "y", 1, True, False)
+    plain = lambda m: {k: v for k, v in m.items() if k != "seconds"}
+    assert json.dumps(plain(summary["methods"]["mean"])) == json.dumps(plain(whole["methods"]["mean"]))
+
+    runs = sorted((read_json(p) for p in (tmp_path / "x" / "runs").iterdir()), key=lambda r: r["fold"])
+    assert [r["fold"] for r in runs] == [1, 2, 3, 4, 5] and {r["dataset"] for r in runs} == {"synfew"}
+    y, said = (np.array([int(c) for r in runs for c in r["tests"]["test"][k]]) for k in ("y", "predicted"))
+    t = summary["methods"]["mean"]["tests"]["test"]
+    from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+    assert t["pooled"]["confusion"] == confusion_matrix(y, said, labels=range(7)).tolist() and t["pooled"]["n_seeds"] == 1 and len(y) == 28      # every training clip is tested once
+    assert t["pooled"]["uar"]["mean"] == pytest.approx(balanced_accuracy_score(y, said)) and t["pooled"]["war"]["mean"] == pytest.approx((y == said).mean())
+    assert [t["folds"][str(k)]["uar"]["mean"] for k in range(1, 6)] == [r["tests"]["test"]["uar"] for r in runs] and t["uar"]["mean"] == pytest.approx(np.mean([r["tests"]["test"]["uar"] for r in runs]))
+
+
+def test_other_clips_in_the_same_list_are_not_mixed_with_old_runs(tmp_path):
+    generate(tmp_path / "d", n_train=28, n_test=14, n_frames=10, size=32, workers=1, progress=False)
+    s = spec(str(tmp_path / "d"), seeds=[1], base=dict(BASE, epochs=1), methods={"mean": dict(model="mean")}, compare=[])
+    run_experiment(s, tmp_path / "x", 1, True, False)
+    rows = (tmp_path / "d" / "clips.csv").read_text().splitlines()
+    (tmp_path / "d" / "clips.csv").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(MicaclError, match="56|the clips of the runs that are there") as e: run_experiment(s, tmp_path / "x", 1, True, False)
+    assert "new folder" in str(e.value)
+    assert run_experiment(s, tmp_path / "y", 1, True, False)["failed"] == 0
+    (tmp_path / "d" / "clips.csv").write_text("\n".join(rows) + "\n")
+    assert run_experiment(s, tmp_path / "x", 1, True, False)["failed"] == 0
+
+
+def test_predictions_of_any_number_of_classes_come_back():
+    for C in (2, 10, 62, 63, 300):
+        labels = np.arange(C)[::-1]
+        text = json.loads(json.dumps(pack_labels(labels)))
+        assert unpack_labels(text).tolist() == labels.tolist() and isinstance(text, str) == (C <= 62)
+    assert unpack_labels(pack_labels(np.array([], dtype=int))).tolist() == []
+
+
 def run_of(seed, y, predicted, fold=None, classes="abc"):
     return dict(seed=seed, fold=fold, classes=list(classes), train_counts=[9, 5, 1], tests=dict(test=dict(y=y, predicted=predicted)))
 
@@ -134,6 +229,8 @@ def test_folds_are_laid_end_to_end_and_seeds_are_paired():
     want = paired_difference([0, 1, 2, 0, 0], [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]], [[0, 0, 0, 1, 1], [0, 1, 2, 1, 0]], 3)
     assert got["uar"] == want
     assert got["tail"]["by_seed"] == [1, -1]                # class c alone: right and wrong, wrong and right
+    fewer = compare_runs([*a, run_of(3, "012", "012", 1)], [*b, run_of(3, "012", "012", 1)], "test")      # seed 3 lacks fold 2 in both
+    assert fewer == got
     with pytest.raises(MicaclError, match="same clips"): compare_runs([run_of(1, "01", "01")], [run_of(1, "10", "01")], "test")
 
 

@@ -50,7 +50,7 @@ def test_groups_by_rank_by_thresholds_and_by_name():
 
 
 def test_an_empty_group_is_not_a_number():
-    scores = lt.group_scores([.5, math.nan, 1., 0., 0., 0., 0.], dict(head=[0, 1, 2], medium=[1], tail=[]))
+    scores = lt.group_recall([.5, math.nan, 1., 0., 0., 0., 0.], groups=dict(head=[0, 1, 2], medium=[1], tail=[]))
     assert scores["head"] == .75 and math.isnan(scores["medium"]) and math.isnan(scores["tail"])
 
 

@@ -497,3 +497,27 @@ def test_trained_centres_sort_what_they_were_trained_on():
     opt = torch.optim.Adam(m.parameters(), lr=.05)
     for _ in range(200): opt.zero_grad(); m(x, y).backward(); opt.step()
     assert (m.nearest(x).argmax(1) == y).float().mean() > .95
+
+# ---- large batches
+
+@pytest.mark.parametrize("options", [{}, dict(centres=False), dict(self_pairs=True), dict(temperature="class", class_weight="inverse"), dict(out_dim=None, scales=(1,))], ids=str)
+def test_blocks_give_the_plain_form_and_its_gradient(options):
+    counts = [900, 200, 3, 0, 1]
+    mccl, (x, y) = make(counts, 16, **{"out_dim": 8, **options}), batch(1100, 16, 3)
+    y[0] = 4                                                # alone in the batch
+    columns = torch.cat([y, mccl.classes]) if mccl.centres else y
+    P, A = pairs(y, columns, mccl.self_pairs)
+    def plain(x): return sum(log_form(mccl.cosines(x, s) / mccl.tau[y, None], P, A, mccl.W[y]) for s in mccl.scales) / len(mccl.scales)
+    out = []
+    for loss in (plain, lambda x: mccl(x, y)):
+        leaf = x.clone().requires_grad_()
+        value = loss(leaf)
+        out.append([value.detach(), *torch.autograd.grad(value, [leaf, *mccl.parameters()])])
+    for a, b in zip(*out): torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_large_batch_keeps_no_table():
+    mccl, x, y = MCCL(COUNTS, 16, out_dim=8), torch.randn(1500, 16, requires_grad=True), torch.arange(1500) % 3
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t): mccl(x, y)
+    assert max(sizes) < 1500 * 100

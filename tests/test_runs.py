@@ -12,7 +12,7 @@ from torch import nn
 
 from micacl import runs
 from micacl.core import Config, MicaclError, write_json
-from micacl.runs import (check_same, find_checkpoint, hold_folder, load_checkpoint, load_run, open_run, read_tensors,
+from micacl.runs import (check_same, find_checkpoint, hold_folder, kept, load_checkpoint, load_run, open_run, read_config, read_tensors,
                          save_checkpoint, write_tensors)
 
 
@@ -121,7 +121,7 @@ def test_a_run_is_not_overwritten(tmp_path):
     assert open_run(tmp_path, None, False) == Config()
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(MicaclError, match="metrics.jsonl.*resume"): open_run(tmp_path, Config(), False)
-    write_json(tmp_path / "config.json", dict(config=Config(lr=0.5).to_dict()))
+    write_json(tmp_path / "config.json", dict(config=Config(lr=0.5).to_dict(), classes=["a"], dataset="csv", data="/x", fold=None, train_counts=[1], train_clips="0"))
     assert open_run(tmp_path, None, True) == Config(lr=0.5)
     with pytest.raises(MicaclError, match="epochs"): open_run(tmp_path, Config(epochs=0), True)
 
@@ -163,3 +163,95 @@ def test_a_second_kill_after_a_first_one_between_the_renamings(tmp_path, monkeyp
     epoch = load_checkpoint(tmp_path, *b)["epoch"]
     expected = first if epoch == 1 else a[0].state_dict()
     assert epoch in (1, 2) and all(torch.equal(v, expected[k]) for k, v in b[0].state_dict().items())
+
+
+# ---- what a kill or a stranger leaves
+
+INFO = dict(config=Config().to_dict(), classes=["a", "b"], dataset="csv", data="/x", fold=None, train_counts=[1, 1], train_clips="0")
+
+
+def test_what_a_killed_run_left_is_swept_and_the_rest_is_not(tmp_path):
+    a = parts(); step(*a, 0)
+    save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old"); (tmp_path / "checkpoint.new").mkdir()      # killed between the renamings of an unfinished save
+    for name in (".model.safetensors.abc.tmp", ".results.json.abc.tmp", ".mine.tmp", "notes.tmp"): (tmp_path / name).touch()
+    write_json(tmp_path / "config.json", INFO)
+    open_run(tmp_path, None, True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.tmp", "checkpoint", "config.json", "notes.tmp"]
+    assert load_checkpoint(tmp_path, *parts(1))["epoch"] == 1
+
+
+ORPHAN = """
+import fcntl, os, sys, time
+from pathlib import Path
+run = Path(sys.argv[1]); run.mkdir()
+f = open(run / ".lock", "w"); fcntl.flock(f, fcntl.LOCK_EX)
+(run / ".pid").write_text(str(os.getpid()))
+if not os.fork(): time.sleep(float(sys.argv[2])); os._exit(0)      # a loader process: it has a copy of the lock (newer versions of filelock take it away)
+print("held", flush=True); os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no fork on this system")
+def test_a_dead_runs_loader_processes_are_waited_for(tmp_path):
+    import time
+    p = subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path / "run"), "1.5"], stdout=subprocess.PIPE)
+    p.stdout.readline(); p.wait()
+    begin = time.monotonic()
+    with hold_folder(tmp_path / "run"): pass
+    assert 0.3 < time.monotonic() - begin < 20
+
+
+def test_a_checkpoint_without_its_state_is_not_taken_for_none(tmp_path):
+    a = parts(); step(*a, 0)
+    save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None))
+    assert kept(tmp_path).startswith("2 finished epochs are kept")
+    (tmp_path / "checkpoint" / "state.json").unlink()
+    with pytest.raises(MicaclError, match="state.json.*starts again from the first epoch"): load_checkpoint(tmp_path, *parts())
+
+
+@pytest.mark.parametrize("state", [[], dict(epoch=1), dict(epoch="1", history=[], scaler=None), dict(epoch=True, history=[], scaler=None), dict(epoch=-1, history=[], scaler=None), dict(epoch=1, history={}, scaler=None)])
+def test_a_state_that_nobody_saved(tmp_path, state):
+    a = parts(); step(*a, 0)
+    save_checkpoint(tmp_path, *a, state)
+    with pytest.raises(MicaclError, match="found a damaged one"): load_checkpoint(tmp_path, *parts())
+
+
+def test_weights_of_another_model_are_one_line(tmp_path):
+    a = parts(); step(*a, 0)
+    save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
+    for file, tensors in (("model.safetensors", {"x": torch.ones(3)}), ("optimizer.safetensors", {"many.words.here": torch.ones(1)}), ("optimizer.safetensors", {"x": torch.ones(1)})):
+        write_tensors(tmp_path / "checkpoint" / file, tensors)
+        with pytest.raises(MicaclError, match="found a damaged one") as e: load_checkpoint(tmp_path, *parts())
+        assert "\n" not in str(e.value) and len(str(e.value)) < 500 + len(str(tmp_path))
+        save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
+
+
+def test_a_full_disk_gives_its_room_back(tmp_path, monkeypatch):
+    a = parts(); step(*a, 0)
+    save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
+    def full(*args): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(runs, "write_json", full)
+    with pytest.raises(OSError): save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None))
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"] and load_checkpoint(tmp_path, *parts())["epoch"] == 1
+
+
+def test_a_configuration_that_runs_write_is_read(tmp_path):
+    config = Config(lr=1e30, seed=10**15, mccl_scales=(1, 2), workers=0, warmup_epochs=3)
+    write_json(tmp_path / "config.json", {**INFO, "config": config.to_dict()})
+    assert read_config(tmp_path)[0] == config and read_config(tmp_path)[1]["classes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("change", [dict(n_instances=10**9), dict(n_instances=4.5), dict(n_instances=True), dict(wian_layers=10**6), dict(epochs="3"), dict(pretrained=1), dict(lr=None), dict(lr="fast"),
+                                    dict(kernels=[10**9]), dict(kernels=3), dict(kernels=[1] * 99), dict(mccl_scales=["a"]), dict(model=["micacl"]), dict(model="vit"), dict(seed=-1), dict(nobody=1)])
+def test_a_configuration_that_no_run_writes_is_one_line(tmp_path, change):
+    write_json(tmp_path / "config.json", {**INFO, "config": {**Config().to_dict(), **change}})
+    with pytest.raises(MicaclError, match="config.json: expected") as e: read_config(tmp_path)
+    assert next(iter(change)) in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("info", [[], 3, {}, {**INFO, "classes": 3}, {**INFO, "classes": []}, {**INFO, "classes": [1, 2]}, {**INFO, "config": []}, {k: v for k, v in INFO.items() if k != "train_clips"}])
+def test_a_description_that_no_run_writes_is_one_line(tmp_path, info):
+    write_json(tmp_path / "config.json", info)
+    with pytest.raises(MicaclError, match="config.json: expected") as e: read_config(tmp_path)
+    assert "\n" not in str(e.value)

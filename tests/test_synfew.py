@@ -218,7 +218,7 @@ def test_encoding_keeps_frames_and_counts():
 
 def test_layout_counts_votes_and_truth(made):
     info, clips, votes, truth = read_json(made / "synfew.json"), read_clips(made), read_votes(made), read_truth(made)
-    assert sorted(p.name for p in made.iterdir()) == ["README.md", "clips", "clips.csv", "synfew.json", "truth.npz", "votes.csv"]
+    assert sorted(p.name for p in made.iterdir()) == [".lock", "README.md", "clips", "clips.csv", "synfew.json", "truth.npz", "votes.csv"]
     assert len(clips) == len(votes) == len(truth) == len(list((made / "clips").iterdir())) == 35
     label = {s: [EMOTIONS.index(r["label"]) for r in clips if r["split"] == s] for s in ("train", "test", "test_balanced")}
     assert (class_counts(label["train"], 7) == label_counts(21)).all() and list(info["counts"]["train"].values()) == label_counts(21).tolist()

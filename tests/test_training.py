@@ -24,7 +24,7 @@ from micacl.runs import find_checkpoint, hold_folder, load_run, prepare_data, re
 from micacl.synfew import generate, read_truth
 from micacl.loaders import EpochOrder, make_loader
 from micacl.training import Interrupted, Objective, evaluate, instance_truth, lr_at, make_accelerator, make_optimizer, predict, train, train_epoch
-from micacl.video import frame_indices
+from micacl.video import FrameCache, frame_indices
 
 TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16)
 
@@ -302,6 +302,37 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(whole, data, tmp_path):
 
 
 # ---- things go wrong
+
+def test_another_data_set_does_not_overwrite_the_runs_own_results(whole, data, tmp_path):
+    run = shutil.copytree(whole[0], tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    other = shutil.copytree(data, tmp_path / "other", ignore=shutil.ignore_patterns(".micacl-cache"))
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+    results = evaluate(run, other)
+    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
+    there, = run.glob("evaluations/other-*")
+    assert read_json(there / "results.json")["uar"] == results["uar"] == whole[1]["uar"] and (there / "predictions.npz").exists()
+    evaluate(run, other)
+    assert len(list((run / "evaluations").iterdir())) == 1
+    evaluate(run, data)
+    assert read_json(run / "results.json") == whole[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_while_clips_are_read_is_one_line_wherever_it_happens(data, tmp_path, monkeypatch, workers):
+    def broken(self, clip_id): raise MicaclError(f"{clip_id}: expected frames, found none; mend it")
+    monkeypatch.setattr(FrameCache, "frames", broken)
+    with pytest.raises(MicaclError, match="expected frames, found none; mend it") as e: train(data, tmp_path / "run", dataclasses.replace(TINY, workers=workers), quiet=True)
+    assert "Traceback" not in str(e.value) and "worker" not in str(e.value) and len(str(e.value)) < 200
+
+
+def test_a_full_disk_says_what_is_kept(data, tmp_path, monkeypatch):
+    save = training.save_checkpoint
+    def full(run, *parts):
+        if parts[-1]["epoch"] == 2: raise OSError(28, "No space left on device")
+        save(run, *parts)
+    monkeypatch.setattr(training, "save_checkpoint", full)
+    with pytest.raises(MicaclError, match="No space left on device; 1 finished epochs are kept.*resume"): train(data, tmp_path / "run", TINY, quiet=True)
+
 
 def test_two_runs_cannot_share_a_folder(data, tmp_path):
     with hold_folder(tmp_path / "run"):

@@ -7,7 +7,7 @@ import av, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from micacl import video as V
+from micacl import frames as D, video as V
 from micacl.core import Config, MicaclError, read_json, write_json
 from micacl.datasets import Clip, ClipTable
 from micacl.video import ClipDataset, ClipError, FrameCache, augmentation, count_frames, frame_indices, read_frames, to_bags
@@ -48,26 +48,26 @@ def test_two_decoders_agree(tmp_path, name, codec):
     assert frames.shape == (30, 64, 64, 3) and frames.dtype == torch.uint8
     assert (frames.float() - torch.from_numpy(picture_frames(30)).float()).abs().mean() < 12       # a lossy codec, but the right frames
     every = list(range(30))
-    assert torch.equal(frames, V._by_pyav(p, every))
-    if V._decord(): assert torch.equal(frames, V._by_decord(p, every, 30))
+    assert torch.equal(frames, D._by_pyav(p, every))
+    if D._decord(): assert torch.equal(frames, D._by_decord(p, every, 30))
     assert torch.equal(read_frames(p, [7, 2, 2, 29]), frames[[7, 2, 2, 29]])
-    assert torch.equal(V._by_pyav(p, [7, 2, 2, 29]), frames[[7, 2, 2, 29]])
+    assert torch.equal(D._by_pyav(p, [7, 2, 2, 29]), frames[[7, 2, 2, 29]])
 
 
 def test_a_width_that_decord_cannot_copy(tmp_path):
     p = write_video(tmp_path / "x.mp4", picture_frames(4, 48))
-    assert torch.equal(read_frames(p), V._by_pyav(p, [0, 1, 2, 3]))
+    assert torch.equal(read_frames(p), D._by_pyav(p, [0, 1, 2, 3]))
 
 
 def test_without_decord(clips, monkeypatch):
     want = read_frames(clips[0].path)
-    monkeypatch.setattr(V, "_decord", lambda: None)
+    monkeypatch.setattr(D, "_decord", lambda: None)
     assert torch.equal(read_frames(clips[0].path), want)
     assert torch.equal(read_frames(str(clips[0].path), torch.tensor([3, 1])), want[[3, 1]])
 
 
 def test_decord_that_counts_differently_is_not_used(clips):
-    if V._decord(): assert V._by_decord(clips[0].path, [0, 1], 39) is None and V._by_decord(clips[0].path, [0, 1], 40) is not None
+    if D._decord(): assert D._by_decord(clips[0].path, [0, 1], 39) is None and D._by_decord(clips[0].path, [0, 1], 40) is not None
 
 
 @pytest.mark.parametrize("matrix, turns", [((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
@@ -80,7 +80,7 @@ def test_a_phone_video_is_turned_upright_by_both(tmp_path, matrix, turns):
     data[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(data)
     got = read_frames(tmp_path / "turned.mp4")
-    assert torch.equal(got, V._by_pyav(tmp_path / "turned.mp4", list(range(6))))
+    assert torch.equal(got, D._by_pyav(tmp_path / "turned.mp4", list(range(6))))
     assert torch.equal(got, torch.rot90(upright, turns, (1, 2)))
 
 
@@ -136,7 +136,7 @@ KINDS = ["missing", "empty", "text", "playlist", "concat", "folder", "jpg", "cut
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("with_decord", [True, False])
 def test_a_broken_clip_is_one_line(tmp_path, kind, with_decord, monkeypatch, capfd):
-    if not with_decord: monkeypatch.setattr(V, "_decord", lambda: None)
+    if not with_decord: monkeypatch.setattr(D, "_decord", lambda: None)
     p, words = broken(tmp_path, kind)
     with pytest.raises(ClipError) as e: read_frames(p)
     text = str(e.value)
@@ -226,9 +226,9 @@ def test_cache_is_refused_or_made_anew(clips, tmp_path):
     with pytest.raises(MicaclError, match="another version"): FrameCache.open(tmp_path, moved, 32)
     index = read_json(tmp_path / "index.json")
     write_json(tmp_path / "index.json", {**index, "version": 0})
-    with pytest.raises(MicaclError, match="version 1, found 0"): FrameCache.open(tmp_path, clips, 32)
+    with pytest.raises(MicaclError, match="version 2, found 0"): FrameCache.open(tmp_path, clips, 32)
     build(clips)
-    assert read_json(tmp_path / "index.json")["version"] == 1
+    assert read_json(tmp_path / "index.json")["version"] == 2
     data = tmp_path / read_json(tmp_path / "index.json")["file"]
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(MicaclError, match="bytes of frames"): FrameCache.open(tmp_path, clips, 32)
@@ -255,7 +255,7 @@ def test_cache_broken_clips(clips, tmp_path):
     assert len(data) == 2 and data[1][1:] == (2, 1) and data.table[1].id == "c"
     with pytest.raises(ClipError): FrameCache.build(t, tmp_path / "c", 32, on_bad="stop", progress=False)
     with pytest.raises(ClipError): FrameCache.build(t, tmp_path / "d", 32, on_bad="stop", progress=False)
-    assert not (tmp_path / "d/index.json").exists() and not list((tmp_path / "d").iterdir())
+    assert not (tmp_path / "d/index.json").exists() and [p.name for p in (tmp_path / "d").iterdir()] == [".lock"]
     with pytest.raises(MicaclError, match="none among 1; the first: .*half"): FrameCache.build(t[1:2], tmp_path / "e", 32, progress=False)
 
 
@@ -272,16 +272,108 @@ def test_cache_interrupted_build_leaves_nothing_usable(clips, tmp_path):
         FrameCache.build(many, tmp_path, 32, progress=False)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    left = [p.name for p in tmp_path.iterdir()]
+    left = [p.name for p in tmp_path.iterdir() if p.name != ".lock"]
     assert left and all(n.endswith(".tmp") for n in left)
     with pytest.raises(MicaclError, match="no index.json"): FrameCache.open(tmp_path, clips, 32)
     FrameCache.build(clips, tmp_path, 32, progress=False)
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".u8"]
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json", ".u8"]
 
 
 def test_cache_that_cannot_be_written(clips, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(MicaclError, match="choose another folder"): FrameCache.build(clips, tmp_path / "file", 32, progress=False)
+
+
+def test_a_changed_byte_is_noticed_and_the_cache_given_up(clips, tmp_path):
+    build = lambda: FrameCache.build(clips, tmp_path, 32, progress=False)
+    cache = build()
+    file, start = cache._file, cache.entries["d"]["start"]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:start + 77] + bytes([whole[start + 77] ^ 1]) + whole[start + 78:])
+    cache = build()                                                      # opened as it is: its size is right
+    assert np.array_equal(cache.frames("a"), np.frombuffer(whole, np.uint8)[:40 * 32 * 32 * 3].reshape(40, 32, 32, 3))
+    with pytest.raises(MicaclError, match="clip d as it was decoded, found other bytes") as e: cache.frames("d")
+    assert "\n" not in str(e.value) and not (tmp_path / "index.json").exists()
+    build().frames("d")
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("change", [dict(file="../x"), dict(file=7), dict(clips=[]), dict(clips={"a": 3}), dict(broken=None), dict(bytes="many")])
+def test_an_index_that_nobody_wrote_is_one_line(clips, tmp_path, change):
+    FrameCache.build(clips, tmp_path, 32, progress=False)
+    index = read_json(tmp_path / "index.json")
+    for wrong in ({**index, **change}, {k: v for k, v in index.items() if k not in change}, list(index)):
+        write_json(tmp_path / "index.json", wrong)
+        with pytest.raises(MicaclError, match="build the cache again") as e: FrameCache.open(tmp_path, clips, 32)
+        assert "\n" not in str(e.value)
+    clip = index["clips"]["a"]
+    write_json(tmp_path / "index.json", {**index, "clips": {**index["clips"], "a": {**clip, "frames": 10**9}}})
+    with pytest.raises(MicaclError, match="places of its clips"): FrameCache.open(tmp_path, clips, 32)
+
+
+@pytest.mark.parametrize("with_decord", [True, False])
+def test_a_long_clip_is_decoded_in_portions(clips, tmp_path, monkeypatch, with_decord):
+    if not with_decord: monkeypatch.setattr(D, "_decord", lambda: None)
+    whole = FrameCache.build(clips, tmp_path / "a", 64, progress=False)
+    seen = []
+    monkeypatch.setattr(D, "_PORTION", 64 * 64 * 3 * 7); monkeypatch.setattr(V, "_LONG", 64 * 64 * 3 * 15)       # 7 frames at a time; a, d are long
+    square = V._square
+    monkeypatch.setattr(V, "_square", lambda x, size: seen.append(len(x)) or square(x, size))
+    parts = FrameCache.build(clips, tmp_path / "b", 64, progress=False)
+    assert parts._file.read_bytes() == whole._file.read_bytes() and parts.entries == whole.entries
+    assert max(seen) == 7 and sum(seen) == 75 and not isinstance(V._load_small(clips[0].path, 64, None), list)
+
+
+def test_a_long_clip_that_breaks_off_leaves_no_frames(clips, tmp_path, monkeypatch):
+    def torn():
+        yield np.zeros((3, 32, 32, 3), np.uint8)
+        raise ClipError(clips[3].path, "damaged data")
+    load = V._load_small
+    monkeypatch.setattr(V, "_load_small", lambda path, *a, **k: torn() if path == clips[3].path else load(path, *a, **k))
+    cache = FrameCache.build(clips, tmp_path, 32, progress=False)
+    assert "d" not in cache and len(cache.problems) == 1 and cache._file.stat().st_size == (40 + 5 + 1 + 12) * 32 * 32 * 3
+    assert cache.entries["e"]["start"] == 46 * 32 * 32 * 3 and cache.frames("e").any()
+
+
+def test_two_builds_at_the_same_time_both_end_right(clips, tmp_path):
+    many = ClipTable([Clip(str(i), clips[0].path, 0) for i in range(30)])
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            try: os._exit(0 if len(FrameCache.build(many, tmp_path, 32, progress=False)) == 30 else 1)
+            except BaseException: os._exit(2)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children] == [0, 0, 0]
+    cache = FrameCache.open(tmp_path, many, 32)
+    assert all(np.array_equal(cache[i], cache[0]) for i in range(30))
+
+
+def test_a_rebuilt_cache_says_why(clips, tmp_path):
+    assert FrameCache.build(clips, tmp_path, 32, progress=False).why == ""
+    assert FrameCache.build(clips, tmp_path, 32, progress=False).why == ""
+    assert "found 32 px" in FrameCache.build(clips, tmp_path, 16, progress=False).why
+
+
+# ---------------------------------------------------------------- pictures that lie
+
+def test_a_picture_that_claims_to_be_huge_is_refused_unread(tmp_path):
+    import zlib
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    png = bytearray((tmp_path / "1.png").read_bytes())
+    png[16:24] = struct.pack(">II", 9000, 9000); png[29:33] = struct.pack(">I", zlib.crc32(bytes(png[12:29])))
+    (tmp_path / "1.png").write_bytes(png)
+    with pytest.raises(ClipError, match="found pictures of 9000 x 9000 pixels"): read_frames(tmp_path)
+
+
+def test_sixteen_bits_a_pixel(tmp_path):
+    Image.fromarray(np.full((4, 4), 257 * 100, np.uint16)).save(tmp_path / "1.png")
+    assert (read_frames(tmp_path) == 100).all()
+
+
+def test_a_pipe_among_the_pictures_is_passed_over(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "2.png"); os.mkfifo(tmp_path / "1.png")
+    assert count_frames(tmp_path) == 1 and len(read_frames(tmp_path)) == 1
 
 
 # ---------------------------------------------------------------- the data set

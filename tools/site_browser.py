@@ -1,0 +1,213 @@
+"""Read the whole site in a real browser: wide and on a phone, light and dark, with axe-core looking for barriers.
+
+    python tools/site.py && python tools/site_browser.py                # needs playwright and Chromium (https://playwright.dev/python)
+    ... --chromium /usr/bin/chromium --axe FILE                         # the system's browser; axe.min.js, fetched with `npm pack axe-core` where not given
+    ... --log FILE --shots FOLDER --pages geiim.html index.html         # a log as JSON (or markdown: .md), photographs, only these pages
+
+On every page: nothing on the console, no failed request and none that leaves the site, every equation and picture visible, no sideways
+scrolling at 360 x 740, no violation of axe-core's rules (in dark: of those on contrast; on a phone: of those on layout). Once: the search, the switch for dark mode, the contents on a phone.
+"""
+import argparse
+import contextlib
+import functools
+import http.server
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WIDE, PHONE = dict(width=1366, height=850), dict(width=360, height=740)
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LOOK = """() => {
+  const shown = e => { for (let d = e.closest('details'); d; d = d.parentElement.closest('details')) if (!d.open && !e.closest('summary')) return false; return true; };
+  const small = (list, w) => list.filter(e => shown(e) && !(e.getBoundingClientRect().width > w && e.getBoundingClientRect().height > w));
+  const maths = [...document.querySelectorAll('main math')], pictures = [...document.querySelectorAll('main img')];
+  pictures.forEach(i => i.loading = 'eager');
+  return {equations: maths.length, empty: small(maths, 1).map(e => e.textContent.slice(0, 60)), broken: document.querySelectorAll('merror').length,
+          pictures: pictures.length, sideways: document.documentElement.scrollWidth - innerWidth};
+}"""
+WIDEST = """() => [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('pre, .scroll, .math, .output-html, nav.book, dialog'))
+  .slice(0, 3).map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))"""
+LOADED = "() => [...document.querySelectorAll('main img')].filter(i => !i.complete || !i.naturalWidth).map(i => i.getAttribute('src'))"
+AXE = """rules => axe.run(document, {...rules, resultTypes: ['violations']})
+  .then(r => r.violations.map(v => ({...v, nodes: v.nodes.filter(n => !(v.id === 'empty-table-header' && document.querySelector(n.target[0] + ' math')))}))     // axe does not hear MathML
+    .filter(v => v.nodes.length).map(v => [v.id, v.impact, v.nodes.length, v.nodes.slice(0, 3).map(n => n.target.join(' ') + ' | ' + (n.any[0] || n.all[0] || n.none[0] || {}).message)]))"""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@contextlib.contextmanager
+def served(folder):
+    "The folder on loopback; yields its address."
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try: yield f"http://127.0.0.1:{server.server_port}/"
+    finally: server.shutdown()
+
+
+def axe_source(path):
+    "axe.min.js, from a file or from npm."
+    if path: return Path(path).read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as tmp:
+        try: name = subprocess.run(["npm", "pack", "--silent", "axe-core@4"], cwd=tmp, check=True, capture_output=True, text=True, shell=sys.platform == "win32").stdout.strip().splitlines()[-1]
+        except (OSError, subprocess.CalledProcessError) as e: sys.exit(f"site_browser: npm could not fetch axe-core ({e}); give its axe.min.js with --axe")
+        with tarfile.open(Path(tmp) / name) as tar: return tar.extractfile("package/axe.min.js").read().decode()
+
+
+class Reader:
+    "A window of the browser that writes down what goes wrong."
+    def __init__(self, browser, address, view, scheme, axe):
+        self.address, self.axe, self.wrong = address, axe, []
+        self.context = browser.new_context(viewport=view, color_scheme=scheme, reduced_motion="reduce", is_mobile=view is PHONE, has_touch=view is PHONE)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda m: self.wrong.append(f"console: {m.text[:200]}") if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.wrong.append(f"error: {str(e)[:200]}"))
+        self.page.on("requestfailed", lambda r: self.wrong.append(f"failed: {r.url[:160]}"))
+        self.page.on("response", lambda r: self.wrong.append(f"{r.status}: {r.url[:160]}") if r.status >= 400 else None)
+        self.page.on("request", lambda r: self.wrong.append(f"leaves the site: {r.url[:160]}") if not r.url.startswith((address, "data:", "blob:")) else None)
+
+    def open(self, url):
+        self.wrong.clear()
+        self.page.goto(self.address + url, wait_until="load")
+
+    def look(self, phone):
+        "What is on the page, and what is wrong with it."
+        found = self.page.evaluate(LOOK)
+        with contextlib.suppress(Exception): self.page.wait_for_function(f"({LOADED})().length === 0", timeout=8000)
+        wrong = [*self.wrong, *(f"picture not loaded: {s}" for s in self.page.evaluate(LOADED)), *(f"equation without a box: {s}" for s in found["empty"])]
+        if found["broken"]: wrong.append(f"{found['broken']} equations with an error")
+        if found["sideways"] > 0: wrong.append(f"scrolls sideways by {found['sideways']} px at {'phone' if phone else 'desktop'} size: {self.page.evaluate(WIDEST)}")
+        return found, wrong
+
+    def barriers(self, only=None):
+        "What axe-core complains about: all its rules, or `only` some."
+        self.page.evaluate(self.axe)
+        rules = dict(runOnly=dict(type="rule", values=only)) if only else dict(runOnly=dict(type="tag", values=TAGS))
+        return [f"axe {i} ({impact}), {n} times: {'; '.join(where)}" for i, impact, n, where in self.page.evaluate(AXE, rules)]
+
+
+def search(reader):
+    "GEIIM is found, with the keyboard and with the mouse, and the answer leads to its entry."
+    p = reader.page
+    reader.open("index.html")
+    p.keyboard.press("/")
+    p.locator("#q").fill("GEIIM")
+    p.locator("#hits li").first.wait_for()
+    hits = p.locator("#hits li a").evaluate_all("es => es.map(e => e.getAttribute('href'))")
+    assert any(h.startswith("geiim.html") for h in hits[:3]), hits[:5]
+    found = reader.barriers()
+    assert not found, found
+    p.keyboard.press("Enter")
+    p.wait_for_url("**/geiim.html*")
+    p.get_by_role("button", name="Search").click()
+    p.locator("#q").fill("logit adjust")
+    p.locator("#hits li").first.wait_for()
+    p.locator("#hits a").first.click()
+    p.wait_for_timeout(300)
+    assert not p.locator("dialog.search").is_visible() and not reader.wrong, reader.wrong
+    return f"GEIIM: {len(hits)} hits, first {hits[0]}"
+
+
+def dark_mode(reader):
+    "The switch changes the colours, and the next page remembers."
+    p, paper = reader.page, "getComputedStyle(document.body).backgroundColor"
+    reader.open("mccl.html")
+    before = p.evaluate(paper)
+    p.locator("button.theme").click()
+    after = p.evaluate(paper)
+    reader.open("wian.html")
+    assert before != after == p.evaluate(paper), (before, after, p.evaluate(paper))
+    p.evaluate("localStorage.clear()")
+    return f"{before} -> {after}, remembered"
+
+
+def contents(reader):
+    "On a phone the contents open, lead somewhere and close."
+    p = reader.page
+    reader.open("geiim.html")
+    assert not p.locator("#book").is_visible()
+    p.get_by_role("button", name="Contents").click()
+    assert p.locator("#book a[aria-current]").is_visible()
+    found = reader.barriers()
+    assert not found, found
+    p.locator("#book").get_by_role("link", name="WIAN", exact=True).click()
+    p.wait_for_url("**/wian.html")
+    assert not p.locator("#book").is_visible()
+    return "open, follow, close"
+
+
+def sheet(reader):
+    "A lab sheet can be downloaded as the notebook it is."
+    reader.open("lab/counting.html")
+    with reader.page.expect_download() as d: reader.page.get_by_role("link", name="Download this sheet").click()
+    cells = json.loads(Path(d.value.path()).read_text(encoding="utf-8"))["cells"]
+    assert len(cells) > 10
+    return f"{d.value.suggested_filename}, {len(cells)} cells"
+
+
+def markdown(log):
+    lines = [f"# The site in a browser\n\n{log['browser']}, axe-core {log['axe']}; {log['pages']} pages, {log['equations']} equations, {log['pictures']} pictures; {log['seconds']} s.\n"]
+    lines += [f"- {name}: {said}" for name, said in log["tried"].items()]
+    lines += ["", f"{len(log['wrong'])} complaints" + (":" if log["wrong"] else "."), "", *(f"- {s}" for s in log["wrong"])]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--site", type=Path, default=ROOT / "_docs", metavar="FOLDER", help="the built site (default: _docs)")
+    p.add_argument("--chromium", help="path of the browser (default: Playwright's own)")
+    p.add_argument("--axe", help="path of axe.min.js (default: npm fetches it)")
+    p.add_argument("--pages", nargs="*", help="only these pages, as geiim.html")
+    p.add_argument("--log", type=Path, metavar="FILE", help="what was found, as JSON or markdown")
+    p.add_argument("--shots", type=Path, metavar="FOLDER", help="photographs of four typical pages")
+    args = p.parse_args()
+    if not (args.site / "index.html").exists(): sys.exit(f"site_browser: {args.site}: expected a built site, found none; run python tools/site.py")
+    from playwright.sync_api import sync_playwright
+    start, axe = time.time(), axe_source(args.axe)
+    urls = args.pages or sorted(q.relative_to(args.site).as_posix() for q in args.site.rglob("*.html"))
+    log = dict(pages=len(urls), equations=0, pictures=0, tried={}, wrong=[])
+    with served(args.site) as address, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
+        log["browser"] = f"Chromium {browser.version}"
+        readers = {name: Reader(browser, address, view, scheme, axe) for name, view, scheme in (("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light"), ("phone, dark", PHONE, "dark"))}
+        log["axe"] = (readers["light"].page.evaluate(axe), readers["light"].page.evaluate("axe.version"))[1]
+        if args.shots: shots(readers, args.shots)
+        if not args.pages:
+            for f, reader in ((search, "light"), (dark_mode, "light"), (contents, "phone"), (sheet, "light")):
+                try: log["tried"][f.__name__.replace("_", " ")] = f(readers[reader])
+                except AssertionError as e: log["wrong"].append(f"{f.__name__}: {e}")
+        for k, url in enumerate(urls, 1):
+            for name, reader in readers.items():
+                if name == "phone, dark": continue
+                reader.open(url)
+                if name == "dark": found, wrong = {}, [*reader.wrong, *reader.barriers(only=["color-contrast", "link-in-text-block"])]      # the structure is the same
+                else:
+                    found, wrong = reader.look(name == "phone")
+                    wrong += reader.barriers(only=["scrollable-region-focusable", "target-size", "region", "landmark-unique", "meta-viewport", "aria-hidden-focus"] if name == "phone" else None)
+                if name == "light": log["equations"] += found["equations"]; log["pictures"] += found["pictures"]
+                log["wrong"] += [f"{url}, {name}: {s}" for s in wrong]
+            print(f"{k}/{len(urls)} {url}", end="\r", flush=True)
+        browser.close()
+    log["seconds"] = round(time.time() - start)
+    print(markdown(log))
+    if args.log: args.log.write_text(markdown(log) if args.log.suffix == ".md" else json.dumps(log, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.exit(bool(log["wrong"]))
+
+
+def shots(readers, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for url in ("index.html", "geiim.html", "ablations.html", "api/mccl.html", "gallery.html"):
+        for name, reader in readers.items():
+            reader.open(url)
+            reader.page.wait_for_timeout(300)
+            reader.page.screenshot(path=folder / f"{url.replace('/', '-').removesuffix('.html')}-{name.replace(', ', '-')}.png")
+
+
+if __name__ == "__main__": main()

@@ -1,0 +1,47 @@
+"Pictures as files with names made from what they hold: the same picture is stored once, and a browser may keep it for ever."
+import base64
+import hashlib
+import io
+import re
+
+from PIL import Image
+
+KINDS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp", "image/svg+xml": "svg"}
+
+
+class Assets:
+    def __init__(self, out):
+        self.folder, self.sizes = out / "img", {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, data, kind):
+        "Bytes -> (url from the root of the site, width, height); a PNG becomes a lossless WebP where that is smaller."
+        key = hashlib.sha256(data).hexdigest()[:12]
+        if key in self.sizes: return self.sizes[key]
+        size, ext = (None, None), KINDS[kind]
+        if ext != "svg":
+            im = Image.open(io.BytesIO(data))
+            size = im.size
+            if ext == "png" and not getattr(im, "is_animated", False):
+                buffer = io.BytesIO()
+                im.convert("RGBA" if "A" in im.getbands() or "transparency" in im.info else "RGB").save(buffer, "WEBP", lossless=True, quality=50, method=3)
+                if len(buffer.getvalue()) < len(data): data, ext = buffer.getvalue(), "webp"
+        name = f"{key}.{ext}"
+        (self.folder / name).write_bytes(data)
+        self.sizes[key] = (f"img/{name}", *size)
+        return self.sizes[key]
+
+    def add_base64(self, text, kind): return self.add(base64.b64decode("".join(text)), kind)
+
+    def still(self, data):
+        "The first frame of a moving picture."
+        im = Image.open(io.BytesIO(data))
+        im.seek(0)
+        buffer = io.BytesIO()
+        im.convert("RGB").save(buffer, "PNG")
+        return self.add(buffer.getvalue(), "image/png")
+
+    def move_data_uris(self, html, root):
+        "Pictures inside HTML become files."
+        def swap(m): return f"{root}{self.add_base64(m[2], m[1])[0]}" if m[1] in KINDS else m[0]
+        return re.sub(r"data:(image/[\w+.-]+);base64,([A-Za-z0-9+/=\s]+)", swap, html)

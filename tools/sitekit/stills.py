@@ -1,0 +1,73 @@
+"""Still pictures of the figures with sliders, for readers without a kernel: run those pages, keep what their widgets show at first.
+
+    python tools/sitekit/stills.py              # every page with a widget, some minutes; pages that did not change are skipped
+    python tools/sitekit/stills.py 05_geiim     # only these
+
+The site takes the pictures from tools/sitekit/stills/; where one is missing, it says in words what the figure shows.
+"""
+import base64
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+HERE, NBS = Path(__file__).parent / "stills", Path(__file__).parents[2] / "nbs"
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def has_widget(cell): return cell.cell_type == "code" and any(VIEW in o.get("data", {}) for o in cell.get("outputs", []))
+
+
+def slides(cell): return cell.cell_type == "code" and ("@interact" in cell.source or "interact(" in cell.source)
+
+
+def print_of(nb): return hashlib.sha256("".join(c.source for c in nb.cells if c.cell_type == "code").encode()).hexdigest()[:16]
+
+
+def picture(model, state):
+    "The first PNG under a widget: what an Output shows, or an Image."
+    found = state.get(model, {}).get("state", {})
+    for o in found.get("outputs", ()):
+        if "image/png" in o.get("data", {}): return base64.b64decode(o["data"]["image/png"])
+    if found.get("_model_name") == "ImageModel":
+        for b in state[model].get("buffers", ()):
+            if b["path"] == ["value"]: return base64.b64decode(b["data"])
+    for child in found.get("children", ()):
+        if data := picture(str(child).removeprefix("IPY_MODEL_"), state): return data
+
+
+def take(path):
+    "Run one page; write its stills, and which cell each belongs to."
+    nb, index = nbformat.read(path, 4), HERE / f"{path.stem}.json"
+    old = json.loads(index.read_text()) if index.exists() else {}
+    if old.get("code") == print_of(nb): return "unchanged"
+    stamp, want = print_of(nb), {c.id for c in nb.cells if has_widget(c) or slides(c)}
+    NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    state = nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    for name in old.values(): (HERE / name).unlink(missing_ok=True)
+    found = dict(code=stamp)
+    for c in nb.cells:
+        model = next((o["data"][VIEW]["model_id"] for o in c.get("outputs", []) if VIEW in o.get("data", {})), None) if c.id in want else None
+        if not model or not (data := picture(model, state)): continue
+        buffer, name = io.BytesIO(), f"{path.stem}-{c.id}.webp"
+        Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=6)
+        (HERE / name).write_bytes(buffer.getvalue())
+        found[c.id] = name
+    index.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    return f"{len(found) - 1} stills"
+
+
+def main():
+    HERE.mkdir(exist_ok=True)
+    pages = sorted([*NBS.glob("*.ipynb"), *(NBS / "lab" / "student").glob("*.ipynb")])
+    pages = [p for p in pages if any(has_widget(c) for c in nbformat.read(p, 4).cells)]
+    for path in pages:
+        if not sys.argv[1:] or path.stem in sys.argv[1:]: print(path.stem, take(path), flush=True)
+
+
+if __name__ == "__main__": main()
