@@ -132,8 +132,13 @@ def _five_folds(root, take, dataset, patterns, homes, classes, parse):
         take.add(where, f"{number:05d}", f"{home}/{names.get(number, f'{number:05d}')}", y, "", fold.get(number, -1))
     return take.table(classes, dataset)
 
-def read_dfew(root, take): return _five_folds(root, take, "dfew", DFEW_LISTS, DFEW_CLIPS, EMOTIONS, _dfew_row)
-def read_mafw(root, take): return _five_folds(root, take, "mafw", MAFW_LISTS, MAFW_CLIPS, _MAFW, _mafw_row)
+def read_dfew(root, take):
+    "DFEW: the lists of five folds, clips by number."
+    return _five_folds(root, take, "dfew", DFEW_LISTS, DFEW_CLIPS, EMOTIONS, _dfew_row)
+
+def read_mafw(root, take):
+    "MAFW: the same with eleven classes."
+    return _five_folds(root, take, "mafw", MAFW_LISTS, MAFW_CLIPS, _MAFW, _mafw_row)
 
 # %% ../nbs/01c_lists.ipynb #61a9387e
 def _ferv_home(walk, scenes):
@@ -143,6 +148,7 @@ def _ferv_home(walk, scenes):
     return found and os.path.relpath(found, walk[0][0])
 
 def read_ferv39k(root, take):
+    "FERV39k: one list to train on, one to test on, clips by scene, emotion and number."
     walk = walk_folders(root)
     lists = find_lists(walk, FERV_LISTS)
     if not lists: raise MicaclError(f"{root}: expected 4_setups/All_scenes/train_All.csv and test_All.csv, found neither; see data/README.md for the layout")

@@ -21,10 +21,21 @@ def tag(name, *content, **attributes):
     at = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(str(v))}"' for k, v in attributes.items())
     return f"<{name}{at}>{''.join(content)}</{name}>"
 
-def paragraph(text): return tag("p", escape(text))
-def section(title, *content): return tag("section", tag("h2", escape(title)), *content) + "\n"
-def note(text): return tag("p", escape(text), class_="note")
-def percent(x): return "–" if x is None or x != x else f"{100 * x:.1f}"
+def paragraph(text):
+    "Text in a paragraph."
+    return tag("p", escape(text))
+
+def section(title, *content):
+    "HTML under a heading."
+    return tag("section", tag("h2", escape(title)), *content) + "\n"
+
+def note(text):
+    "Text in small print."
+    return tag("p", escape(text), class_="note")
+
+def percent(x):
+    "A share in per cent, as text; a dash where there is none."
+    return "–" if x is None or x != x else f"{100 * x:.1f}"
 
 def number_table(caption, head, rows):
     "A table with a caption and header cells, so that a screen reader can say where it is."
@@ -32,7 +43,9 @@ def number_table(caption, head, rows):
     heads = tag("thead", tag("tr", *(tag("th", escape(h), scope="col") if h else "<td></td>" for h in head))) if head else ""
     return tag("div", tag("table", tag("caption", escape(caption)), heads, tag("tbody", body)), class_="scroll", tabindex=0)
 
-def details(summary, *content): return tag("details", tag("summary", escape(summary)), *content)
+def details(summary, *content):
+    "HTML that opens at a click."
+    return tag("details", tag("summary", escape(summary)), *content)
 
 # %% ../nbs/12a_pages.ipynb #fb13e711
 def _data_uri(kind, raw): return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
@@ -71,7 +84,9 @@ def _recode(png64):
     Image.open(io.BytesIO(base64.b64decode(png64))).save(f, format="WEBP", quality=75, method=4)
     return _data_uri("webp", f.getvalue())
 
-def figure(picture, caption, *more): return tag("figure", picture, tag("figcaption", escape(caption)), *more)
+def figure(picture, caption, *more):
+    "A picture with its caption."
+    return tag("figure", picture, tag("figcaption", escape(caption)), *more)
 
 # %% ../nbs/12a_pages.ipynb #8987adfd
 _CSS = """
@@ -97,6 +112,7 @@ tbody th{font-weight:600}.scroll{overflow-x:auto}.scroll th,.scroll td{min-width
 """
 
 def html_page(title, lead, *sections):
+    "A whole page in one file, which may load nothing from anywhere."
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
             f'<meta name="viewport" content="width=device-width,initial-scale=1">{tag("title", escape(title))}{tag("style", _CSS)}</head>\n'

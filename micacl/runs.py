@@ -40,7 +40,9 @@ def read_clips(
     for line in [] if quiet else [*(f"note: {n}" for n in (*table.notes, *([f"decoded anew, because the cache did not fit: {cache.why}"] if cache.why else []))), *(f"skipped: {s}" for s in skipped)]: print(line)
     return cache.readable(table), cache, skipped
 
-def wants_bars(quiet): return not quiet and (IN_NOTEBOOK or sys.stdout.isatty())   # a bar in a log file is a page of noise
+def wants_bars(quiet):
+    "Whether somebody watches: a bar in a log file is a page of noise."
+    return not quiet and (IN_NOTEBOOK or sys.stdout.isatty())
 
 # %% ../nbs/09b_runs.ipynb #8da93f34
 class RunData(NamedTuple):

@@ -16,8 +16,13 @@ from .metrics import paired_difference
 _ALPHABET = np.array(list("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
 _PLACE = {c: i for i, c in enumerate(_ALPHABET)}
 
-def pack_labels(labels): return "".join(_ALPHABET[labels]) if max(labels, default=0) < len(_ALPHABET) else labels.tolist()   # a sign a clip; numbers where there are not enough signs
-def unpack_labels(text): return np.array([_PLACE[c] for c in text] if isinstance(text, str) else text, dtype=int)
+def pack_labels(labels):
+    "Labels for a JSON file: a sign a clip, or numbers where there are not enough signs."
+    return "".join(_ALPHABET[labels]) if max(labels, default=0) < len(_ALPHABET) else labels.tolist()
+
+def unpack_labels(text):
+    "The labels again, as (n,) int."
+    return np.array([_PLACE[c] for c in text] if isinstance(text, str) else text, dtype=int)
 
 # %% ../nbs/10a_summaries.ipynb #512aa27f
 SCORES = ("uar", "war", "head", "medium", "tail", "ece", "instance_auc")

@@ -12,22 +12,11 @@ from micacl.core import MicaclError
 from micacl.export import export
 from micacl.models import MODELS
 from micacl.sharing import from_pretrained, save_pretrained
+from whole_models import CLASSES, make, movie as longer
 
 BOTH = ("attention", "m3dfel", "micacl", "transformer")     # in both formats; of the two that differ least, mean is exported as torch and max as onnx below
-CLASSES = ["happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"]
 
-
-def make(name="micacl", seed=0, **options):
-    torch.manual_seed(seed)
-    model = MODELS[name](**{"backbone": "r3d_small", **options})
-    with torch.no_grad():                        # no zeros, no ones: every tensor counts
-        for p in model.parameters(): p.add_(0.05 * torch.randn(p.shape))
-        for b in model.buffers():
-            if b.is_floating_point() and b.numel() > 3: b.add_(0.05 * torch.rand(b.shape))
-    return model.eval()
-
-
-def movie(B=2, px=32, seed=0, T=4): return torch.randint(0, 256, (B, T, 3, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+def movie(B=2, px=32, seed=0, T=4): return longer(B, px, seed, T)
 
 
 needs_onnx = pytest.mark.skipif(not all(importlib.util.find_spec(m) for m in E.EXTRA), reason="onnx is an extra: pip install 'micacl[export]'")

@@ -23,21 +23,7 @@ from micacl.metrics import summarise
 from micacl.models import M3DFEL, MICACL, MODELS, BagModel, MeanMIL, build_model
 from micacl.runs import save_checkpoint, write_tensors
 from micacl.sharing import FILES, from_pretrained, made_with, model_card, save_pretrained
-
-CLASSES = ["happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"]
-
-
-def make(name="micacl", seed=0, **options):
-    torch.manual_seed(seed)
-    model = MODELS[name](**{"backbone": "r3d_small", **options})
-    with torch.no_grad():                        # no zeros, no ones: every tensor counts
-        for p in model.parameters(): p.add_(0.05 * torch.randn(p.shape))
-        for b in model.buffers():
-            if b.is_floating_point() and b.numel() > 3: b.add_(0.05 * torch.rand(b.shape))
-    return model.eval()
-
-
-def movie(B=2, px=64, seed=0): return torch.randint(0, 256, (B, 16, 3, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+from whole_models import CLASSES, make, movie
 
 
 def same(a, b, video=None):

@@ -471,3 +471,15 @@ def test_to_bags_against_loops():
             for l in range(L):
                 for c in range(C): assert torch.equal(bags[b * N + n, c, l], x[b, n * L + l, c])
     with pytest.raises(MicaclError, match="share equally"): to_bags(x, 5)
+
+
+@pytest.mark.parametrize("side", [16_000, 65_535])
+def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path, side):
+    import resource
+    pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for i in range(6)]
+    pictures[0].save(tmp_path / "x.gif", save_all=True, append_images=pictures[1:])
+    data = bytearray((tmp_path / "x.gif").read_bytes()); data[6:10] = struct.pack("<HH", side, side)
+    (tmp_path / "x.gif").write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ClipError, match="at most 67 million pixels|0 of 6 frames can be decoded"): read_frames(tmp_path / "x.gif")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000        # KB
