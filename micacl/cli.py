@@ -252,11 +252,14 @@ def main(
 ) -> int:        # exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 stopped by Ctrl-C
     "The `micacl` command."
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv == ["--version"]: print(f"micacl {__version__}"); return 0
-    command = None
+    command, status = None, 0
     try:
-        command = _parse(argv or ["--help"])
-        return command.run() or 0
+        if argv == ["--version"]: print(f"micacl {__version__}")
+        else:
+            command = _parse(argv or ["--help"])
+            status = command.run() or 0
+        sys.stdout.flush()                                     # what is still kept back: the reader may be gone
+        return status
     except BrokenPipeError:                                    # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
