@@ -66,12 +66,12 @@ class EpochOrder(Sampler):
 def make_loader(
     table: ClipTable,            # the clips
     config: Config,              # batch_size, workers, seed, sampler and the sampling of frames
-    train: bool = False,         # True: shuffled, augmented, whole batches only
+    train: bool = False,         # True: shuffled, whole batches only, with draws for `augment`
     cache: FrameCache = None,    # decoded frames, or None to decode each time
     features=None,               # `InstanceFeatures`, to give features instead of videos
-) -> DataLoader:                 # of (video uint8 (B,T,3,H,W) or features (B,N,D), y (B,), index (B,))
+) -> DataLoader:                 # of (video uint8 (B,T,3,H,W) or features (B,N,D), y (B,), index (B,)); in training, videos come with draws (B,11)
     "Batches of clips; in the order of the table unless for training."
-    clips = ClipDataset(table, config, train=train, cache=cache) if features is None else FeatureDataset(table, features, train)
+    clips = ClipDataset(table, config, train, cache, draws=train) if features is None else FeatureDataset(table, features, train)
     workers = config.workers if features is None else 0      # features are in memory
     return DataLoader(clips, config.batch_size, sampler=EpochOrder([c.label for c in table], config.seed, config.sampler, config.epochs) if train else None,
                       drop_last=train and len(table) > config.batch_size,

@@ -21,6 +21,7 @@ from torch import nn
 from .core import Config, MicaclError, atomic_write, derive_seed, seed_everything, write_json
 from .synfew import read_truth
 from .datasets import ClipTable
+from .augment import augment
 from .video import frame_indices
 from .losses import build_loss
 from .contrast import CONTRASTS
@@ -92,7 +93,8 @@ def train_epoch(
     accelerator.unwrap_model(objective).ce.progress = epoch / config.epochs      # for a loss that changes late
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     total = torch.zeros(3, dtype=torch.float64)
-    for i, (video, y, _) in enumerate(progress(loader)):
+    for i, (video, y, _, *draws) in enumerate(progress(loader)):
+        if draws: video = augment(video, *draws, config.image_size)      # features have been augmented
         lr, done = lr_at(epoch * len(loader) + i, len(loader), config), epoch + i / len(loader)
         for group in optimizer.param_groups: group["lr"] = lr * group.get("scale", 1.0)
         terms = objective(model(video), y, min(1, done / config.mccl_warmup) if config.mccl_warmup else 1.0)

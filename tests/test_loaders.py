@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from micacl.augment import augment
 from micacl.core import Config, MicaclError, read_json
 from micacl.loaders import EpochOrder, FeatureDataset, InstanceFeatures, make_loader, set_epoch
 from micacl.models import build_model
@@ -62,7 +63,7 @@ def test_loaders(data, tmp_path):
     assert {c.group for c in d.train}.isdisjoint(c.group for c in d.validation)
     n = len(d.train)
     batches = list(make_loader(d.train, TINY, True, d.cache))
-    assert [len(y) for _, y, _ in batches] == [8] * (n // 8) and batches[0][0].dtype == torch.uint8
+    assert [len(y) for _, y, *_ in batches] == [8] * (n // 8) and batches[0][0].dtype == torch.uint8 and batches[0][3].shape == (8, 11)
     assert [i for *_, index in make_loader(d.train, TINY, False, d.cache) for i in index.tolist()] == list(range(n))
     assert len(make_loader(d.train, dataclasses.replace(TINY, batch_size=64), True, d.cache)) == 1       # a small set is one batch
 
@@ -73,8 +74,9 @@ def test_features_are_those_of_the_videos(data, tmp_path):
     for training in (True, False):
         slow, fast = (make_loader(d.train, TINY, training, d.cache, f) for f in (None, features))
         for loader in (slow, fast): set_epoch(loader, 2)
-        for (video, y, i), (x, y2, i2) in zip(slow, fast, strict=True):
+        for (video, y, i, *draws), (x, y2, i2) in zip(slow, fast, strict=True):
             assert torch.equal(y, y2) and torch.equal(i, i2)
+            if training: video = augment(video, *draws, TINY.image_size)
             with torch.no_grad(): torch.testing.assert_close(model.eval().encode(video), x, atol=1e-5, rtol=1e-4)
 
 
