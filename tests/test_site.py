@@ -19,6 +19,7 @@ for needed in ("jinja2", "markdown_it", "mdit_py_plugins", "math_core", "nbdev")
 sys.path.insert(0, str(ROOT / "tools"))
 from sitekit import api, book, cells, links, text      # noqa: E402
 from sitekit.assets import Assets                      # noqa: E402
+from sitekit.book import DOCS                          # noqa: E402
 from sitekit.build import build                        # noqa: E402
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -63,7 +64,7 @@ class Document(html.parser.HTMLParser):
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site") / "_docs"
     found, problems, _ = build(out)
-    pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html"))}
+    pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html")) if p.name != "404.html"}
     return dict(out=out, found=found, problems=problems, html=pages, pages={u: Document(s) for u, s in pages.items()})
 
 
@@ -110,6 +111,14 @@ def test_every_link_and_anchor_leads_somewhere(site):
             if parts.fragment: assert unquote(parts.fragment) in site["pages"][target.replace(os.sep, "/")].ids, (url, a["href"])
             n += 1
     assert n > 2000
+
+
+def test_the_page_for_lost_readers_works_at_any_address(site):
+    "It is served under every address that does not exist, so nothing in it may be relative."
+    d = Document((site["out"] / "404.html").read_text(encoding="utf-8"))
+    assert not d.wrong and not d.loads and len(d.links) == 3
+    for a in d.links:
+        assert a["href"].startswith(DOCS) and (a["href"].removeprefix(DOCS) or "index.html") in site["pages"], a
 
 
 def test_links_to_the_repository_name_files_that_exist(site):

@@ -171,7 +171,7 @@ def main():
     if not (args.site / "index.html").exists(): sys.exit(f"site_browser: {args.site}: expected a built site, found none; run python tools/site.py")
     from playwright.sync_api import sync_playwright
     start, axe = time.time(), axe_source(args.axe)
-    urls = args.pages or sorted(q.relative_to(args.site).as_posix() for q in args.site.rglob("*.html"))
+    urls = args.pages or sorted(q.relative_to(args.site).as_posix() for q in args.site.rglob("*.html") if q.name != "404.html")
     log = dict(pages=len(urls), equations=0, pictures=0, tried={}, wrong=[])
     with served(args.site) as address, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])

@@ -131,6 +131,7 @@ def write(out, pages, texts):
         put(out / (page.url + ".md"), for_programs(page, text.links, parts))
         if page.kind == "lab": shutil.copyfile(ROOT / page.source, out / "lab" / Path(page.source).name)
     put(out / "llms.txt", llms(pages))
+    put(out / "404.html", env.get_template("404.html").render(docs=DOCS))      # shown at any address, so its links are absolute
 
 
 def for_programs(page, links, parts):
