@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 import numpy as np
 from .core import EMOTIONS, Stream, derive_seed
-from .faces import UNITS, random_face, random_scene, render
+from .faces import UNITS, Face, Scene, random_face, random_scene, render
 
 # %% ../nbs/00c_acting.ipynb #ef01598e
 PROTOTYPES = dict(happy=(12, 6), sad=(15, 1, 4), neutral=(), angry=(4, 23, 7, 5), surprise=(26, 2, 1, 5, 25),
@@ -122,8 +122,8 @@ class Sample:
     "A clip before it is drawn: everything `render` needs, and the truth about it."
     seed: int               # the clip's own seed
     emotion: int            # what the face shows: the clean label
-    face: object            # who
-    scene: object           # where
+    face: Face              # who
+    scene: Scene            # where
     units: np.ndarray       # (F,15) intensities, 0..1
     apex: np.ndarray        # (F,) bool, envelope above 0.6 of its peak; nowhere in a neutral clip
     envelope: np.ndarray    # (F,) 0..1, how far the expression is up
@@ -148,7 +148,7 @@ def sample_clip(
     strength: float = 0.8,   # of the expression, 0..1
     second: int = -1,        # a second emotion that blends in, or -1
     blend: float = 0.0,      # its share of the strength
-    identity: int = None,    # who; the index if not given
+    identity: int | None = None,    # who; the index if not given
     n_frames: int = 24,      # typical length; clips have half to one and a half times as many frames
     apex=(0.3, 0.6),         # range of the apex share
 ) -> Sample:

@@ -22,6 +22,7 @@ from .core import MicaclError, atomic_write
 # %% ../nbs/04_backbone.ipynb #0b6332cb
 class Backbone(nn.Module):
     "An instance encoder: normalise the pixels, then run a 3D network."
+    mean: torch.Tensor; std: torch.Tensor # buffers (1,3,1,1,1)
     def __init__(self,
         net: nn.Module, # (M,3,L,H,W) -> (M,dim)
         dim: int, # D, length of the feature vector

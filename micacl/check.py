@@ -9,6 +9,7 @@ __all__ = ['EXERCISES', 'CheckFailed', 'Exercise', 'exercise', 'find_exercise', 
 
 # %% ../nbs/15_check.ipynb #1111836e
 import copy, importlib, inspect, pkgutil, sys, textwrap, traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class CheckFailed(AssertionError):
 class Exercise:
     "What `check` knows about one exercise."
     number: str           # "2.1": sheet and place
-    reference: callable   # the right answer
+    reference: Callable   # the right answer
     cases: dict           # name of a case -> tuple of arguments
     mistakes: tuple       # of (wrong function, what to tell whoever wrote it)
     gradient: tuple       # positions of the arguments whose gradient is compared
@@ -35,7 +36,7 @@ def exercise(
     number: str,           # "2.1"
     cases: dict,           # name of a case -> tuple of arguments; the first one is the plain one
     mistakes=(),           # of (wrong function, message)
-    gradient: tuple = (),  # positions of arguments; (): no gradient stage
+    gradient: Sequence[int] = (),  # positions of arguments; (): no gradient stage
 ):
     "Decorate the reference of an exercise; the same number again replaces the old one."
     def keep(reference):
@@ -141,7 +142,7 @@ def _gradient(ex, fn, case):
     "What is wrong with the gradient on a case, or None."
     names = list(inspect.signature(ex.reference).parameters)
     try: found = _gradients(ex, fn, ex.cases[case])
-    except Exception as e: return f"the value is right, but with a gradient asked for your function stopped with {type(e).__name__}: {e}{_line(fn, e)}. Stay with torch operations all the way."
+    except Exception as error: return f"the value is right, but with a gradient asked for your function stopped with {type(error).__name__}: {error}{_line(fn, error)}. Stay with torch operations all the way."
     for i, f, e in zip(ex.gradient, found, _gradients(ex, ex.reference, ex.cases[case])):
         if f is None and e is not None and e.abs().max() > 0:
             return (f"the value is right, but no gradient comes back to `{names[i]}`. Somewhere the result is cut off from it: by `.detach()`, `.item()`, `torch.tensor(...)`, numpy or `no_grad`. "

@@ -6,10 +6,10 @@ Docs: https://micacl.github.io/micacl/cli.html.md"""
 
 # %% auto #0
 __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Check', 'Cache', 'Train', 'Evaluate', 'Pretrain',
-           'Experiment', 'Demo', 'Table', 'Folds', 'Predict', 'Export', 'main']
+           'Experiment', 'Demo', 'Table', 'Folds', 'Predict', 'Export', 'Bench', 'main']
 
 # %% ../nbs/14_cli.ipynb #767d0523
-import json as json_lib, os, sys
+import importlib, json as json_lib, os, sys, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Union
@@ -99,10 +99,14 @@ class Train:
     def run(self):
         from micacl.report import write_report
         from micacl.training import train
-        _print_scores(train(self.data, self.out, self.config, self.fold, self.dataset, self.resume, self.quiet))
-        if int(os.environ.get("RANK", 0)) == 0: print(f"report: {write_report(self.out)}")   # one writer where many processes train
+        results = train(self.data, self.out, self.config, self.fold, self.dataset, self.resume, self.quiet)
+        if not _first_process(): return
+        _print_scores(results)
+        print(f"report: {write_report(self.out)}")
 
 # %% ../nbs/14_cli.ipynb #d6c18ebd
+def _first_process(): return int(os.environ.get("RANK", 0)) == 0      # torchrun and accelerate launch number the processes
+
 def _print_scores(results):
     "A line for each test set."
     for name, s in results["tests"].items(): print(f"{name}: {_score(s, 'uar')}, {_score(s, 'war')}, {s['n_test']} clips")
@@ -123,7 +127,8 @@ class Evaluate:
 
     def run(self):
         from micacl.training import evaluate
-        results = evaluate(self.run_folder, self.data, self.fold, self.dataset, self.out, quiet=False)
+        results = evaluate(self.run_folder, self.data, self.fold, self.dataset, self.out, quiet=not _first_process())
+        if not _first_process(): return
         _print_scores(results)
         if self.json: write_json(self.json, results)
 
@@ -243,9 +248,23 @@ class Export:
         said = export(self.run_folder, self.out, self.format)
         print(f"{self.out}: {said['format']}, {said['bytes']:,} bytes; its scores differ from the model's by {said['difference']:.1e} at most")
 
+@dataclass
+class Bench:
+    "Measure training on this machine: where the time of a step goes, beside what the machine can do at best, and ratios that anyone can repeat."
+    preset: Literal["small", "paper", "m3dfel"] = "small"   # the settings that are measured, with random weights and clips drawn for it
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the preset's; without a GPU 2 for r3d_18)")] = None   # clips a step
+    rounds: int = 5                   # how often each thing is timed
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None   # write everything to this file too
+
+    def run(self):
+        bench = importlib.import_module("micacl.bench").bench      # chapter 16, which comes later and is looked up when it is needed
+        with tempfile.TemporaryDirectory(prefix="micacl-bench-") as folder:
+            found = bench(Path(folder) / "faces", self.preset, self.batch_size, self.rounds, say=lambda line: print(line, flush=True))
+        if self.json: write_json(self.json, found)
+
 # %% ../nbs/14_cli.ipynb #f6e7e848
 COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=Evaluate, predict=Predict, demo=Demo,
-                folds=Folds, experiment=Experiment, table=Table, export=Export, pretrain=Pretrain)
+                folds=Folds, experiment=Experiment, table=Table, export=Export, pretrain=Pretrain, bench=Bench)
 
 def main(
     argv=None,   # arguments; default: those of the process
@@ -290,3 +309,6 @@ def _read(argv, config):
         parts.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
     about = "MICACL: facial expressions in videos, long tails included. `micacl COMMAND --help` explains a command, `micacl --version` tells the version."
     return tyro.cli(Union[tuple(parts)], args=argv, prog="micacl", description=about)   # noqa: UP007
+
+# %% ../nbs/14_cli.ipynb #c1a0d002
+if __name__ == "__main__": sys.exit(main())

@@ -67,7 +67,7 @@ class ClipTable:
 # %% ../nbs/01b_clips.ipynb #70f4b6a1
 def protocol(
     table: ClipTable,   # a whole data set
-    fold: int = None,   # k, 1..5; None for sets with a fixed train and test split
+    fold: int | None = None,   # k, 1..5; None for sets with a fixed train and test split
 ) -> tuple:             # (train, {"test": ..., and further test sets by name})
     "The clips to train on and the clips to test on."
     if fold is not None:
@@ -81,7 +81,7 @@ def protocol(
         if not names and table.folds:
             raise MicaclError(f"{table.root}: {table.dataset} has no fixed test set but folds {', '.join(map(str, table.folds))}; name one, fold={table.folds[0]} (--fold {table.folds[0]}; in an experiment \"folds\": {table.folds})")
         train, tests = table.select(split="train"), {n: table.select(split=n) for n in names}
-    for name, part in [("train", train), *(tests or {"test": tests}).items()]:
+    for name, part in [("train", train), *(tests or {"test": table[:0]}).items()]:
         if not len(part): raise MicaclError(f"{table.root}: expected clips to {name} on, found none; check the split and fold columns or the list files")
     return train, tests
 

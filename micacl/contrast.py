@@ -70,6 +70,8 @@ class Contrast(nn.Module):
         "What the loss looks at."
         return F.normalize(self.project(bag), dim=1)
 
+    def loss(self, z, y): raise NotImplementedError
+
     def forward(self,
         bag: torch.Tensor,  # (B,D) bag features, any floating type
         y: torch.Tensor,  # (B,) labels
@@ -78,7 +80,7 @@ class Contrast(nn.Module):
         if bag.ndim != 2 or bag.shape[1] != self.dim or y.shape != bag.shape[:1]:
             raise MicaclError(f"{type(self).__name__}: expected bag (B, {self.dim}) and y (B,), found {tuple(bag.shape)} and {tuple(y.shape)}")
         with torch.autocast(bag.device.type, enabled=False):
-            z = self.embed(bag.to(self.project[0].weight.dtype))
+            z = self.embed(bag.to(next(self.project.parameters()).dtype))
             return self.loss(gather_batch(z), gather_batch(y))
 
 # %% ../nbs/07b_contrast.ipynb #007fade1

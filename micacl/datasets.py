@@ -134,7 +134,7 @@ def _load(root, dataset, on_bad):
 # %% ../nbs/02_datasets.ipynb #e6ce0a4d
 def load_table(
     root,                   # the data folder, or a CSV file
-    dataset: str = None,    # dfew, ferv39k, mafw, synfew or csv; None = found out
+    dataset: str | None = None,    # dfew, ferv39k, mafw, synfew or csv; None = found out
     on_bad: str = "skip",   # bad rows: "skip" = kept in .problems, "stop" = MicaclError at the first
 ) -> ClipTable:             # every usable clip
     "Read a data set as it is distributed. `MicaclError` if not one clip is usable."
@@ -145,7 +145,7 @@ def load_table(
     return table
 
 # %% ../nbs/02_datasets.ipynb #f944780f
-_PUBLISHED = dict(   # clips per class in this project's order, or only a total; from the data sets' own papers and list files
+_PUBLISHED: dict[str, dict] = dict(   # clips per class in this project's order, or only a total; from the data sets' own papers and list files
     dfew={"all": (2445, 1894, 2669, 2173, 1469, 145, 902), "fold 1": (489, 379, 534, 435, 294, 29, 181), "fold 2": 2341, "fold 3": 2340, "fold 4": 2339, "fold 5": 2336,
           "train of fold 1": (1956, 1515, 2135, 1738, 1175, 116, 721), "train of fold 2": 9356, "train of fold 3": 9357, "train of fold 4": 9358, "train of fold 5": 9361},
     ferv39k={"train": (5854, 5523, 7790, 5906, 2502, 1833, 1680), "test": (1473, 1393, 1958, 1487, 638, 467, 431)},
@@ -232,7 +232,7 @@ class CheckReport:
 # %% ../nbs/02_datasets.ipynb #fa678a6e
 def check(
     root,                    # the data folder, or a CSV file
-    dataset: str = None,     # as for `load_table`
+    dataset: str | None = None,     # as for `load_table`
     decode=None,             # callable(path) that raises MicaclError for a broken clip; None = look only for empty ones
     progress: bool = True,   # show a bar while decoding
 ) -> CheckReport:            # print it

@@ -68,7 +68,7 @@ def _check_names(part, known, where):
 # %% ../nbs/10b_experiments.ipynb #7c54eb5d
 def configuration(
     spec: dict, method: str, seed: int,   # which run
-    chosen: dict = None,                  # fields that tuning decided
+    chosen: dict | None = None,                  # fields that tuning decided
 ) -> Config:                              # checked
     "The configuration of one run: base, then the method, then what was tuned; what a method says itself is not tuned away."
     own = {k: v for k, v in spec["methods"][method].items() if k != "like"}
@@ -111,7 +111,7 @@ def one_run(folder, data, method, fold, config) -> Path:
 # %% ../nbs/10b_experiments.ipynb #dfe222cc
 def run_all(
     jobs: list,               # argument tuples of `one_run`
-    processes: int = None,    # None: one a core, or one in all where there is a GPU
+    processes: int | None = None,    # None: one a core, or one in all where there is a GPU
     say=print,                # told about each run
     work=one_run,
 ) -> dict:                    # job number -> result; a job that failed is missing
@@ -181,7 +181,7 @@ def _step_seconds(config, n_classes, steps):
 def run_experiment(
     spec,                     # dict or JSON file, see `read_spec`
     out,                      # folder for runs, features and summary.json; an unfinished experiment there goes on
-    processes: int = None,    # as in `run_all`
+    processes: int | None = None,    # as in `run_all`
     quiet: bool = False,      # print nothing
     costs: bool = True,       # measure parameters, operations and seconds a step
 ) -> dict:                    # summary.json

@@ -51,7 +51,7 @@ def export(
     what,                     # BagModel, run folder, shared folder or id
     path,                     # file to write, e.g. model.onnx or model.pt2
     format: str = "onnx",     # onnx or torch
-    image_size: int = None,   # pixels; None: as trained
+    image_size: int | None = None,   # pixels; None: as trained
 ) -> dict:                    # path, format, bytes, difference (largest, of any output), largest logit
     "Write a file that runs without this library, after comparing its answers with the model's."
     if format not in WRITERS: raise MicaclError(f"format: expected one of {', '.join(WRITERS)}, found {format!r}")

@@ -98,6 +98,14 @@ def _by_decord(path, indices, n, reader=None):
     except Exception: return None      # decord's own error is a bare Exception
     return torch.from_numpy(frames.asnumpy()) if hasattr(frames, "asnumpy") else frames
 
+@functools.lru_cache(None)
+def _alone():
+    "What keeps PyAV from converting colours with many threads, which costs more than it saves; older versions do not and have no such option."
+    import av
+    try: av.VideoFrame(2, 2, "yuv420p").to_ndarray(format="rgb24", threads=1)
+    except TypeError: return {}
+    return dict(threads=1)
+
 def _by_pyav(path, indices): return next(_pyav_parts(path, [indices]))
 
 def _pyav_parts(path, parts):
@@ -105,11 +113,12 @@ def _pyav_parts(path, parts):
     want, found = (), {}
     try:
         with _open(path) as box:
+            box.streams.video[0].thread_count, alone = 1, _alone()
             frames = enumerate(box.decode(video=0))
             for part in parts:
                 want, found, last = set(part), {}, max(part)
                 for i, frame in frames:
-                    if i in want: found[i] = np.rot90(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0) // 90)
+                    if i in want: found[i] = np.rot90(frame.to_ndarray(format="rgb24", **alone), getattr(frame, "rotation", 0) // 90)
                     if i >= last: break
                 yield torch.from_numpy(np.stack([found[i] for i in part]))
     except (OSError, ValueError, KeyError, MemoryError): raise ClipError(path, f"damaged data: {len(found)} of {len(want)} frames can be decoded", expected="a complete video") from None

@@ -17,7 +17,7 @@ from .core import MicaclError
 # %% ../nbs/05_geiim.ipynb #88284ddd
 def masked_softmax(
     scores: torch.Tensor, # (...,N) real numbers
-    mask: torch.Tensor = None, # bool, broadcastable to `scores`; True = real
+    mask: torch.Tensor | None = None, # bool, broadcastable to `scores`; True = real
 ) -> torch.Tensor: # like `scores`; exactly 0 where masked, sums to 1 over the last axis
     "Softmax over the last axis that gives masked entries no share."
     if mask is not None: scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -26,7 +26,7 @@ def masked_softmax(
 # %% ../nbs/05_geiim.ipynb #391a7344
 def zero_padding(
     x: torch.Tensor, # (B,N,D)
-    mask: torch.Tensor = None, # (B,N) bool, True = real
+    mask: torch.Tensor | None = None, # (B,N) bool, True = real
 ) -> torch.Tensor: # (B,N,D), 0 where padded
     "Whatever stands in the padding becomes 0."
     return x if mask is None else x.masked_fill(~mask[..., None], 0)
@@ -34,7 +34,7 @@ def zero_padding(
 # %% ../nbs/05_geiim.ipynb #7b3466f6
 def allowed_links(
     n: int, # number of instances N
-    mask: torch.Tensor = None, # (B,N) bool, True = real
+    mask: torch.Tensor | None = None, # (B,N) bool, True = real
     neighbours_only: bool = False, # keep only links with |i-j| <= 1
     device=None, # where the result lives
 ) -> torch.Tensor: # (N,N) or (B,N,N) bool; [i,j] True = instance i may hear instance j
@@ -48,7 +48,7 @@ def allowed_links(
 def learned_adjacency(
     E1: torch.Tensor, # (N,d) node embeddings, listening side
     E2: torch.Tensor, # (d,N) node embeddings, speaking side
-    allowed: torch.Tensor = None, # (N,N) or (B,N,N) bool, from `allowed_links`
+    allowed: torch.Tensor | None = None, # (N,N) or (B,N,N) bool, from `allowed_links`
 ) -> torch.Tensor: # A, (N,N) or (B,N,N), rows sum to 1
     "A = softmax(relu(E1 E2)), the same graph for every clip."
     return masked_softmax(F.relu(E1 @ E2), allowed)
@@ -65,7 +65,7 @@ def start_embedding(
 def data_adjacency(
     theta: torch.Tensor, # (B,N,d) theta(X), instances as rows
     phi: torch.Tensor, # (B,N,d) phi(X)
-    allowed: torch.Tensor = None, # (N,N) or (B,N,N) bool, from `allowed_links`
+    allowed: torch.Tensor | None = None, # (N,N) or (B,N,N) bool, from `allowed_links`
 ) -> torch.Tensor: # C, (B,N,N), rows sum to 1
     "C = softmax(theta(X)^T phi(X) / sqrt(d)), a graph for each clip."
     return masked_softmax(theta @ phi.transpose(-1, -2) / theta.shape[-1]**.5, allowed)
@@ -92,7 +92,7 @@ class AdaptiveGraph(nn.Module):
 
     def forward(self,
         x: torch.Tensor, # (B,N,D)
-        mask: torch.Tensor = None, # (B,N) bool, True = real
+        mask: torch.Tensor | None = None, # (B,N) bool, True = real
     ) -> torch.Tensor: # (N,N) or (B,N,N), rows sum to 1
         "Rows sum to 1. Raises MicaclError where the bag has not `n_instances` places and the graph is learned."
         n = x.shape[1]
@@ -158,7 +158,7 @@ class MultiscaleConv(nn.Module):
 
     def forward(self,
         h: torch.Tensor, # (B,N,D)
-        mask: torch.Tensor = None, # (B,N) bool, True = real
+        mask: torch.Tensor | None = None, # (B,N) bool, True = real
     ) -> list: # one response (B,N,D) for each kernel
         "The response of every scale, not yet fused."
         h = zero_padding(h, mask)
@@ -168,7 +168,7 @@ class MultiscaleConv(nn.Module):
 def check_bag(
     x: torch.Tensor, # expected (B,N,D)
     dim: int, # expected D; None = any
-    mask: torch.Tensor = None, # expected (B,N) bool
+    mask: torch.Tensor | None = None, # expected (B,N) bool
     who: str = "GEIIM", # the module that complains
 ):
     "Raise a one-line MicaclError where `x` or `mask` has the wrong shape."
@@ -204,13 +204,13 @@ class GEIIM(nn.Module):
         if hops < 1 or not 0 <= alpha <= 1:
             raise MicaclError(f"GEIIM: expected hops of 1 or more and alpha between 0 and 1, found hops={hops} and alpha={alpha}; alpha=1 switches the graph off")
         self.dim, self.hops, self.alpha, self.graph_over = dim, hops, alpha, graph_over
-        if graph_over == "channels": self.graph = ChannelGraph(dim, embed_dim)
+        if graph_over == "channels": self.graph: nn.Module = ChannelGraph(dim, embed_dim)
         else: self.graph = AdaptiveGraph(dim, n_instances, adjacency, embed_dim, neighbours_only)
         self.mix = nn.Linear(dim*(hops + 1), dim)             # the 1x1 convolution over the concatenated hops
         self.scales = MultiscaleConv(dim, kernels, dilation)
         self.out = nn.Linear(dim*len(kernels), dim)           # fuses the scales
         self.drop, self.norm = nn.Dropout(dropout), nn.LayerNorm(dim)
-        self.score = nn.Linear(dim, 1, bias=False)            # v; a bias would cancel in the softmax
+        self.score: nn.Linear | None = nn.Linear(dim, 1, bias=False)   # v; a bias would cancel in the softmax
         nn.init.zeros_(self.score.weight)                     # dependency weights start uniform
     def responses(self, x, mask=None): # -> list of (B,N,D), one a kernel, and the adjacency
         "What each scale makes of the bag after propagation, before the scales are fused."

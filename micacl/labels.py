@@ -25,7 +25,7 @@ TAILS = dict(exponential=lambda k, ratio: ratio ** (-k / 6), step=lambda k, rati
 def label_counts(
     n: int,                     # clips to share out
     profile: str = "dfew",      # a name in PROFILES
-    imbalance: float = None,    # if given, this ratio of largest to smallest class instead of the profile's shares
+    imbalance: float | None = None,    # if given, this ratio of largest to smallest class instead of the profile's shares
     least: int = 2,             # clips that every class gets at least
     tail: str = "exponential",  # shape that goes with `imbalance`, a name in TAILS
 ) -> np.ndarray:                # (7,) int64, sums to n

@@ -9,10 +9,11 @@ __all__ = ['POWERS', 'SAMPLERS', 'clip_shares', 'm_per_class', 'EpochOrder', 'ma
            'InstanceFeatures', 'FeatureDataset']
 
 # %% ../nbs/09c_loaders.ipynb #9c51cd2c
-import hashlib, re
+import contextlib, hashlib, re
 from pathlib import Path
 import numpy as np
 import torch
+from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler
 from .core import Config, MicaclError, atomic_write, derive_seed
 from .datasets import ClipTable
@@ -67,7 +68,7 @@ def make_loader(
     table: ClipTable,            # the clips
     config: Config,              # batch_size, workers, seed, sampler and the sampling of frames
     train: bool = False,         # True: shuffled, whole batches only, with draws for `augment`
-    cache: FrameCache = None,    # decoded frames, or None to decode each time
+    cache: FrameCache | None = None,    # decoded frames, or None to decode each time
     features=None,               # `InstanceFeatures`, to give features instead of videos
 ) -> DataLoader:                 # of (video uint8 (B,T,3,H,W) or features (B,N,D), y (B,), index (B,)); in training, videos come with draws (B,11)
     "Batches of clips; in the order of the table unless for training."
@@ -105,7 +106,7 @@ class InstanceFeatures:
         device="cpu",         # where the backbone runs
     ):
         if not model.frozen: raise MicaclError("features: expected a frozen backbone, found one that learns; its features change with every step. Set backbone_lr=0")
-        self.folder, self.model, self.config, self.cache, self.device = Path(folder), model, config, cache, device
+        self.folder, self.model, self.config, self.cache, self.device = Path(folder), model.to(device), config, cache, device
         weights = hashlib.blake2b(digest_size=8)
         for name, v in sorted(model.backbone.state_dict().items()): weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
         c = config
@@ -113,21 +114,24 @@ class InstanceFeatures:
 
     def of(self,
         table: ClipTable,
-        epoch: int = None,    # augmented as in this epoch; None: as in a test
+        epoch: int | None = None,    # augmented as in this epoch; None: as in a test
     ) -> torch.Tensor:        # (n,N,D)
-        "From the file, or computed and written."
+        "From the file, or computed and written; a second process that asks meanwhile waits."
         when = () if epoch is None else (self.config.seed, epoch)
         path = self.folder / f"{derive_seed('features', *self.key, *when, *(c.id for c in table)):016x}.npy"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            x = self._compute(table, epoch)
-            with atomic_write(path, "wb") as f: np.save(f, x.numpy(), allow_pickle=False)
+            with FileLock(lock := path.with_suffix(".lock")):
+                if not path.exists():
+                    x = self._compute(table, epoch)
+                    with atomic_write(path, "wb") as f: np.save(f, x.numpy(), allow_pickle=False)
+                with contextlib.suppress(OSError): lock.unlink()       # the file is there, so nobody will ask for the lock again
         return torch.from_numpy(np.load(path, allow_pickle=False))
 
     def _compute(self, table, epoch):
         clips = ClipDataset(table, self.config, train=epoch is not None, cache=self.cache)
         clips.set_epoch(epoch or 0)
-        model, was_training = self.model.to(self.device), self.model.training
+        model, was_training = self.model, self.model.training
         model.eval()
         with torch.no_grad(): x = [model.encode(video.to(self.device)).float().cpu() for video, *_ in DataLoader(clips, 64, num_workers=self.config.workers)]
         model.train(was_training)

@@ -9,6 +9,7 @@ __all__ = ['pairs', 'temperature', 'class_temperatures', 'category_weights', 'un
            'gather_batch', 'Scales', 'log_form_in_blocks', 'MCCL']
 
 # %% ../nbs/07_mccl.ipynb #31f8e63f
+from collections.abc import Callable
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -116,6 +117,7 @@ class _Gather(torch.autograd.Function):
 # %% ../nbs/07_mccl.ipynb #c7d1e2f3
 class Scales(nn.Module):
     "A bag feature as every scale sees it, and the class centres it is compared with."
+    classes: torch.Tensor  # a buffer: the classes that occur
     def __init__(self,
                  class_counts,  # (C,) clips per class of the training split that was loaded
                  dim: int,  # D, length of the bag feature
@@ -144,7 +146,7 @@ class Scales(nn.Module):
                 ) -> torch.Tensor:  # (B, C), mean cosine over the scales; -1 for a class that never occurred
         "How near each bag is to the centre of each class: a classifier without a preference for frequent classes. Not in the paper."
         if not self.centres: raise MicaclError("MCCL: expected class centres, found none; build it with centres=True")
-        near = sum(self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales) / len(self.scales)
+        near = sum((self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales), bag.new_zeros(())) / len(self.scales)
         return torch.full_like(near, -1).index_copy(1, self.classes, near[:, self.classes])
 
 # %% ../nbs/07_mccl.ipynb #0674f3dd
@@ -175,6 +177,9 @@ def _log_total(z, columns, first):   # (b, D') over tau, (K, D'), column of the 
 # %% ../nbs/07_mccl.ipynb #50fde694
 class MCCL(Scales):
     "Multiscale category-aware contrastive loss on bag features. Its projections and centres are trained with the model and dropped afterwards."
+    W: torch.Tensor; tau: torch.Tensor  # buffers (C,)
+    __call__: Callable[..., torch.Tensor]  # for editors and type checkers
+
     def __init__(self,
                  class_counts,  # (C,) clips per class of the training split that was loaded
                  dim: int,  # D, length of the bag feature
@@ -196,7 +201,7 @@ class MCCL(Scales):
     def features(self,
                  bag: torch.Tensor,  # (B, D)
                  s: int,  # one of the scales
-                 ) -> tuple:  # z (B, D') of all processes; columns (K, D'): z, then the centres
+                 ) -> tuple[torch.Tensor, torch.Tensor]:  # z (B, D') of all processes; columns (K, D'): z, then the centres
         "What scale s compares with what."
         z = gather_batch(self.project(bag, s))
         return z, torch.cat([z, unit_groups(self.centres[str(s)][self.classes], s)]) if self.centres else z
@@ -218,9 +223,9 @@ class MCCL(Scales):
             y_columns = torch.cat([y, self.classes]) if self.centres else y
             w, tau = self.W[y], self.tau[y, None]   # (B,), (B,1): both belong to the anchor
             if self.loss is log_form and len(y) > 1024:   # the same number without the tables
-                return sum(log_form_in_blocks(*self.features(bag, s), y, y_columns, tau, w, self.self_pairs) for s in self.scales) / len(self.scales)
+                return sum((log_form_in_blocks(*self.features(bag, s), y, y_columns, tau, w, self.self_pairs) for s in self.scales), w.new_zeros(())) / len(self.scales)
             P, A = pairs(y, y_columns, self.self_pairs)
-            return sum(self.loss(self.cosines(bag, s) / tau, P, A, w) for s in self.scales) / len(self.scales)
+            return sum((self.loss(self.cosines(bag, s) / tau, P, A, w) for s in self.scales), w.new_zeros(())) / len(self.scales)
 
 # %% ../nbs/07_mccl.ipynb #bc00e3a1
 def _check(class_counts, dim, scales, form, out_dim):

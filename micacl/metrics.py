@@ -67,7 +67,7 @@ def war(
 def group_recall(
     recall,         # (C,) recall of each class, NaN where there is none
     train_counts=None,   # (C,) training clips of each class
-    groups: dict = None, # group -> class numbers; None: thirds by rank of `train_counts`
+    groups: dict | None = None, # group -> class numbers; None: thirds by rank of `train_counts`
 ) -> dict:          # {"head": float, "medium": float, "tail": float}; NaN for an empty group
     "Mean recall of the frequent, the middling and the rare classes."
     recall, groups = np.asarray(recall, dtype=float), frequency_groups(train_counts) if groups is None else groups

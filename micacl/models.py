@@ -11,6 +11,7 @@ __all__ = ['TAILS', 'MODELS', 'OPTIONS', 'BagOutput', 'prepare_video', 'BagModel
 
 # %% ../nbs/08_models.ipynb #2f42722c
 import importlib
+from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import nn
@@ -45,6 +46,8 @@ def prepare_video(video: torch.Tensor,  # (B,T,C,H,W) uint8 0..255 or float 0..1
 # %% ../nbs/08_models.ipynb #e8c4a7bc
 class BagModel(nn.Module):
     "Backbone on every instance, an aggregation that the subclass gives, a linear classifier."
+    __call__: Callable[..., BagOutput]  # for editors and type checkers
+
     def __new__(cls, *args, **options):
         self = super().__new__(cls)
         self.made_with = args, options  # what save_pretrained writes down
@@ -118,6 +121,8 @@ class PoolMIL(BagModel):
     def aggregate(self, x):
         bag, weights = self.pool(x)
         return bag, x, weights, None
+
+    def make_pool(self, dim): raise NotImplementedError
 
 class MeanMIL(PoolMIL):
     "Mean over instances: every instance counts 1/N."
@@ -228,7 +233,7 @@ class MICACL(BagModel):
             raise MicaclError(f"dependency_over: features needs GEIIM, WIAN and hidden={dim}, found geiim={geiim}, wian={wian}, hidden={hidden}; choose instances")
         self.geiim = GEIIM(dim, n_instances, dropout=dropout, **graph) if geiim else None
         if not geiim: self.score = zero_score(dim)
-        if dependency_over == "features": self.geiim.score = None      # not asked, so not trained
+        if self.geiim and dependency_over == "features": self.geiim.score = None      # not asked, so not trained
         self.wian = WIAN(dim, hidden, layers, dropout, gate) if wian else None
         self.tail = TAILS[tail](2 * hidden, n_instances, heads) if wian else None
         self._classifier(2 * hidden if wian else dim, dropout)
@@ -278,7 +283,7 @@ OPTIONS = ("geiim", "adjacency", "neighbours_only", "graph_over", "hops", "kerne
 
 def build_model(config: Config,  # what belongs to the model is read
                 n_classes: int,  # C
-                ) -> nn.Module:  # a BagModel
+                ) -> BagModel:
     "The model that a configuration names."
     if config.model not in MODELS: raise MicaclError(f"model: expected one of {', '.join(MODELS)}, found {config.model!r}")
     options = dict({name: getattr(config, name) for name in OPTIONS}, layers=config.wian_layers) if config.model == "micacl" else {}

@@ -10,6 +10,7 @@ __all__ = ['OCCLUDERS', 'SKIN', 'positive', 'ramp', 'bump', 'wave', 'sincos', 'c
            'random_colour', 'random_scene']
 
 # %% ../nbs/00a_paint.ipynb #a0ba34bf
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np
@@ -110,6 +111,7 @@ class Scene:
 # %% ../nbs/00a_paint.ipynb #3a946dc3
 class Canvas:
     "What parts paint on, over head coordinates x, y: colour (3,F,h,w), creases (1 = none) and height (F,h,w)."
+    window: Callable          # the part in a box, to paint on: the next cell
     def __init__(self,
                  x, y,         # (F,h,w) head coordinates of every pixel
                  rgb,          # (3,F,h,w) colour as light

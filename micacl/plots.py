@@ -13,6 +13,7 @@ __all__ = ['OKABE_ITO', 'INK', 'MUTED', 'SERIES', 'MARKERS', 'GROUPS', 'STYLE', 
 import numpy as np
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 from .core import MicaclError, frequency_groups
 
@@ -25,10 +26,10 @@ MARKERS = ("o", "s", "D", "^", "v", "P")     # a second cue beside the colour
 GROUPS = dict(head=OKABE_ITO["blue"], medium=OKABE_ITO["sky"], tail=OKABE_ITO["vermillion"])
 
 # %% ../nbs/12_plots.ipynb #c12b8015
-STYLE = {"figure.dpi": 80, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titleweight": "bold",
-         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK,
-         "text.color": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "image.cmap": "viridis",
-         "axes.prop_cycle": matplotlib.cycler(color=SERIES)}
+STYLE: dict = {"figure.dpi": 80, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titleweight": "bold",
+               "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK,
+               "text.color": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "image.cmap": "viridis",
+               "axes.prop_cycle": cycler(color=SERIES)}
 
 def style():
     "A context in which matplotlib draws in the style of the book: `with style(): ...`."
@@ -176,7 +177,7 @@ def _heat(ax, values, texts):
 # %% ../nbs/12_plots.ipynb #7973c67c
 def plot_recalls(
     recalls: dict,                                  # {method: {class: recall 0..1 or None}}
-    intervals: dict = None,                         # {method: {class: (low, high)}}
+    intervals: dict | None = None,                         # {method: {class: (low, high)}}
     order=None,                                     # class names from top to bottom; default: as given
     title: str = "Recall per class",                # above the dots
 ) -> Figure:                                        # one line of dots a class, the chance level dashed

@@ -80,7 +80,7 @@ def predict_video(
     video,                   # video file, folder of pictures, or picture
     crop: bool = True,       # find the face and cut it out; False: the pictures are faces already
     window: float = 2.5,     # W, seconds; 0 = the whole video as one clip (held in memory)
-    stride: float = None,    # S, seconds; None = half of the window
+    stride: float | None = None,    # S, seconds; None = half of the window
     detect=find_faces,       # picture -> [(x, y, w, h)]: another detector
     every: float = 0.25,     # seconds between two looks for the face
     device: str = "cpu",     # where the model runs
@@ -97,7 +97,7 @@ def predict_video(
         for frame in stream_frames(video, notes): n[0] += 1; yield frame
     for a, b, held in slide(_crops(counted(), config.image_size, crop, detect, every, seen), window, stride):
         row, picture = _score(model, config, held, device) or ([np.nan] * sum(sizes[2:]), None)
-        rows.extend((a, b, np.mean([x[0] is not None for _, x in held]), *row)); k += 1
+        rows.extend((a, b, float(np.mean([x[0] is not None for _, x in held])), *row)); k += 1
         if picture and k % keep == 0: pictures.append(picture)
         if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32, whatever the length
     about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"], model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)

@@ -61,6 +61,7 @@ def r_squared(
 # %% ../nbs/04b_pretrain.ipynb #134841ff
 class UnitHead(nn.Module):
     "Linear regression from features to unit intensities."
+    mean: torch.Tensor; std: torch.Tensor # buffers (U,)
     def __init__(self,
         dim: int, # D, features
         n_units: int = len(UNITS), # U
@@ -136,7 +137,8 @@ def fit(
     frames, units = train
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
-    optimiser = torch.optim.AdamW([dict(params=decayed), dict(params=others, weight_decay=0.)], lr=lr, weight_decay=weight_decay)
+    groups: list[dict] = [dict(params=decayed), dict(params=others, weight_decay=0.)]
+    optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, epochs * (len(frames) // batch_size), pct_start=1/6)
     log = []
     for epoch in range(1, epochs + 1):
@@ -160,9 +162,9 @@ def new_model(
     units: torch.Tensor, # (n,U) of the training stream: the head takes its mean and spread from them
 ) -> nn.Sequential: # encoder, `UnitHead`
     "An encoder and a head that know nothing yet."
-    model = nn.Sequential(forget_time(build_backbone("r3d_small")), UnitHead(128, units.shape[1]))
-    model[1].mean.copy_(units.mean(0)); model[1].std.copy_(units.std(0).clamp(min=1e-3))
-    return model
+    encoder, head = forget_time(build_backbone("r3d_small")), UnitHead(128, units.shape[1])
+    head.mean.copy_(units.mean(0)); head.std.copy_(units.std(0).clamp(min=1e-3))
+    return nn.Sequential(encoder, head)
 
 # %% ../nbs/04b_pretrain.ipynb #0b7b5e1b
 def _machine() -> str:
@@ -194,7 +196,7 @@ def pretrain(
     lr: float = 4e-3, # highest learning rate; an eighth of it for the clips
     weight_decay: float = 0.01,
     n_held_out: int = 512, # instances of other people, to measure R²
-    workers: int = None, # processes that render; None: as many as there are cores, at most 8. The result does not depend on it
+    workers: int | None = None, # processes that render; None: as many as there are cores, at most 8. The result does not depend on it
     quiet: bool = False, # no lines while it runs
 ) -> dict: # the log, as written
     "Train `r3d_small` on action units and write weights, log and data card."

@@ -28,7 +28,7 @@ def read_clips(
     data,                  # folder or CSV file, as for `load_table`
     home,                  # folder for the cache if the data folder is read-only
     config: Config,        # image_size, on_bad_clip
-    dataset: str = None,   # None = found out
+    dataset: str | None = None,   # None = found out
     quiet: bool = False,   # print nothing
 ) -> tuple:                # (ClipTable of usable clips, FrameCache, [what was skipped, a line each])
     "Read a data set and decode every clip once."
@@ -56,8 +56,8 @@ class RunData(NamedTuple):
 
 def prepare_data(
     data, home, config: Config,   # as for `read_clips`
-    fold: int = None,             # the fold to test on; None where a data set has fixed splits
-    dataset: str = None,          # None = found out
+    fold: int | None = None,             # the fold to test on; None where a data set has fixed splits
+    dataset: str | None = None,          # None = found out
     quiet: bool = False,          # print nothing
 ) -> RunData:
     "Read, check, decode once, and divide."
@@ -99,7 +99,7 @@ def save_checkpoint(
     new.rename(current)
     shutil.rmtree(old, ignore_errors=True)
 
-def find_checkpoint(run) -> Path:   # or None
+def find_checkpoint(run) -> Path | None:
     "The newest whole checkpoint folder."
     return next((p for s in ("", ".new", ".old") if (p := Path(run) / f"checkpoint{s}").joinpath("state.json").exists()), None)
 
@@ -115,10 +115,10 @@ def load_checkpoint(
     model, objective, optimizer,    # filled in place
 ) -> dict:                          # the state that was saved; epoch 0 and no history if there is no checkpoint
     "Bring model, loss and optimiser to where the run stopped."
-    folder, moments, empty = find_checkpoint(run), {}, Path(run, "checkpoint")
-    if folder is None and not empty.exists(): return dict(epoch=0, history=[], scaler=None)
+    folder, moments = find_checkpoint(run) or Path(run, "checkpoint"), {}
+    if not folder.exists(): return dict(epoch=0, history=[], scaler=None)
     try:
-        state = read_json((folder or empty) / "state.json")
+        state = read_json(folder / "state.json")
         if type(state["epoch"]) is not int or state["epoch"] < 0 or not isinstance(state["history"], list): raise MicaclError("state.json: expected a number of epochs and their records, found others")
         model.load_state_dict(read_tensors(folder / "model.safetensors"))
         objective.load_state_dict(read_tensors(folder / "objective.safetensors"))
@@ -127,7 +127,7 @@ def load_checkpoint(
             moments.setdefault(int(i), {})[key] = tensor
         optimizer.load_state_dict(dict(optimizer.state_dict(), state=moments))   # settings such as lr come from the config
     except (MicaclError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise MicaclError(f"{folder or empty}: expected a whole checkpoint of this run, found a damaged one ({_first(e)}); put a copy of it back, or delete that folder and resume: training then starts again from the first epoch") from None
+        raise MicaclError(f"{folder}: expected a whole checkpoint of this run, found a damaged one ({_first(e)}); put a copy of it back, or delete that folder and resume: training then starts again from the first epoch") from None
     return state
 
 def _first(e): return str(e).strip().split("; ")[0][:200] if isinstance(e, MicaclError) else f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"

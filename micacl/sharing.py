@@ -127,8 +127,8 @@ def save_pretrained(
     what,                     # BagModel, or a run folder of `micacl train`
     folder,                   # new or empty folder
     classes=None,             # C names, in the order of the scores; None: those it was trained or loaded with
-    image_size: int = None,   # pixels; None: as trained or loaded, else what the backbone is meant for
-    license: str = None,      # the hub's name for it; None: apache-2.0 for weights from drawn faces, else other
+    image_size: int | None = None,   # pixels; None: as trained or loaded, else what the backbone is meant for
+    license: str | None = None,      # the hub's name for it; None: apache-2.0 for weights from drawn faces, else other
 ) -> Path:                    # the folder
     "Write weights, description and card."
     model, folder = what if isinstance(what, nn.Module) else from_pretrained(what), Path(folder)
@@ -245,7 +245,7 @@ def fetch(where, revision=None) -> Path:   # folder
 def history_of(run, info) -> tuple:   # training, results or None
     "What a run says about itself, without the paths in it; results only if they are of these weights."
     done = (run / "model.safetensors").exists()
-    epoch = info["config"]["epochs"] if done else read_json(find_checkpoint(run) / "state.json")["epoch"]
+    epoch = info["config"]["epochs"] if done else read_json((find_checkpoint(run) or run / "checkpoint") / "state.json")["epoch"]
     training = dict({k: v for k, v in info.items() if k not in ("data", "command", "classes")}, epoch=epoch)
     r = read_json(run / "results.json") if done and (run / "results.json").exists() else None
     keep = ("uar", "war", "recall", "n_test", "n_per_class", "intervals")
@@ -255,7 +255,7 @@ def history_of(run, info) -> tuple:   # training, results or None
 def from_pretrained(
     where,                 # folder of `save_pretrained` or of `micacl train`, or an id on the hub
     kind=BagModel,         # the class that is expected
-    revision: str = None,  # branch, tag or commit on the hub
+    revision: str | None = None,  # branch, tag or commit on the hub
 ):                         # -> model in evaluation mode, with its description as `.about`
     "A trained model. Nothing in the folder can run code."
     folder = fetch(where, revision)

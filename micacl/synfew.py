@@ -165,13 +165,13 @@ GENERATOR, VERSION = 2, "SynFEW-1.0"   # raised whenever the same seed would giv
 def generate(
     out,                       # folder to make; may hold an interrupted set with the same parameters
     profile: str = "dfew",     # dfew, ferv39k or balanced: shares of the training labels
-    imbalance: float = None,   # this ratio of the largest to the smallest class instead
+    imbalance: float | None = None,   # this ratio of the largest to the smallest class instead
     n_train: int = 1200,       # training clips
     n_test: int = 350,         # clips of `test` (natural shares), and again of `test_balanced` (equal shares)
     n_frames: int = 24,        # typical length of a clip, three seconds
     size: int = 64,            # pixels
     seed: int = 0,             # same seed, same set
-    workers: int = None,       # processes; None: as many as there are cores, at most 8. The set does not depend on it
+    workers: int | None = None,       # processes; None: as many as there are cores, at most 8. The set does not depend on it
     progress: bool = True,     # show a bar
     apex=(0.3, 0.6),           # range of the share of a clip that is apex
     strength=STRENGTH,         # range of the strength of an expression

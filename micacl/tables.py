@@ -23,12 +23,12 @@ from .pages import tag
 @dataclass(frozen=True)
 class Result:
     "A run on one test set."
-    method: str          # as it will stand in the table
-    classes: tuple       # C names
-    matrix: np.ndarray   # (C,C) int64, rows are the truth
-    fold: int = None     # None: a fixed test set
+    method: str                # as it will stand in the table
+    classes: tuple             # C names
+    matrix: np.ndarray         # (C,C) int64, rows are the truth
+    fold: int | None = None    # None: a fixed test set
     seed: int = 0
-    dataset: str = ""    # empty where the file does not say
+    dataset: str = ""          # empty where the file does not say
 
 def _result(r, where, test, method=None):
     if not isinstance(r, dict) or "tests" not in r: raise MicaclError(f"{where}: expected the results of a run, found something else; give a run folder, its results.json, or the folder of an experiment")
@@ -56,8 +56,8 @@ def read_results(
     "Read what the runs measured."
     out = []
     for text in map(str, paths):
-        name, _, path = text.rpartition("=") if "=" in text and not os.path.exists(text) else ("", "", text)
-        path = Path(path).expanduser()
+        name, _, where = text.rpartition("=") if "=" in text and not os.path.exists(text) else ("", "", text)
+        path = Path(where).expanduser()
         if (path / "summary.json").is_file(): found = _experiment(path, test)
         else: found = [_result(read_json(path / "results.json" if path.is_dir() else path), path, test, name)]
         out += found
@@ -176,7 +176,7 @@ def published_rows(
     "Rows to compare with."
     if which in ("dfew", "ferv39k", "mafw"):
         if other := sorted({r.dataset for r in results} - {"", "csv", which}): raise MicaclError(f"published: expected rows of {other[0]}, on which these runs were tested, found {which}; scores on two data sets can't be compared")
-        return [Row(p["name"], *p[which], dict(zip(EMOTIONS, p["recall"].get(which) or ())), p["source"]) for p in PUBLISHED if p[which]]
+        return [Row(p["name"], p[which][0], p[which][1], dict(zip(EMOTIONS, p["recall"].get(which) or ())), p["source"]) for p in PUBLISHED if p[which]]
     if not Path(which).is_file(): raise MicaclError(f"published: expected dfew, ferv39k, mafw, or a CSV or JSON file, found {which}; check the name")
     return [_own_row(which, i, r) for i, r in enumerate(_read_rows(Path(which)), 1)]
 

@@ -69,7 +69,7 @@ def _is_stills(path): return path.is_dir() or path.suffix.lower() in (".jpg", ".
 # %% ../nbs/12d_tracking.ipynb #2aadc666
 def stream_frames(
     path,               # a video file, a folder of pictures, or a picture
-    notes: list = None, # what could not be read is added here, a line each
+    notes: list | None = None, # what could not be read is added here, a line each
     side: int = 640,    # pixels: larger pictures are made smaller
 ):                      # yields (t, dt, picture): seconds, seconds, (H,W,3) uint8 RGB
     "The frames of a video one after the other, upright, with their times. `ClipError` if there is none."
@@ -82,10 +82,10 @@ def stream_frames(
         with _reader(path) as box:
             if not box.streams.video: raise ClipError(path, "a file without a picture track", "give another file", "a video file")
             stream = box.streams.video[0]
-            dt, start = 1 / float(stream.average_rate or stream.guessed_rate or 25), None
+            dt, start = 1 / float(stream.average_rate or stream.guessed_rate or 25), 0.0
             for frame in _decode(box, stream, lost):
                 t = frame.time if frame.time is not None else 0 if last is None else start + last + dt
-                start = t if start is None else start
+                start = t if last is None else start
                 last = t - start if last is None or t - start > last else last + dt       # time never runs backwards
                 if last - shown < 1 / FASTEST - 1e-3: passed += 1; continue
                 shown = last
@@ -141,7 +141,7 @@ def follow_face(
     frames,                # yields (t, dt, picture)
     detect=find_faces,     # picture -> [(x, y, w, h)]
     every: float = 0.25,   # seconds between two looks
-    seen: dict = None,     # counts: looks, found, several
+    seen: dict | None = None,     # counts: looks, found, several
 ):                         # yields (t, dt, picture, box), box (x, y, s) or None
     "The box of one face through a video, smoothed; holds the frames between two looks."
     held, last, then, missed, seen = [], None, 0.0, 0, {} if seen is None else seen

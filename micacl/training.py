@@ -9,13 +9,13 @@ __all__ = ['lr_at', 'Objective', 'make_optimizer', 'train_epoch', 'make_accelera
            'train', 'instance_truth', 'evaluate']
 
 # %% ../nbs/10_training.ipynb #cac14379
-import contextlib, json, math, time
+import contextlib, datetime, json, math, time
 from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast, parse_flag_from_env
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
 from torch import nn
 from .core import Config, MicaclError, atomic_write, derive_seed, seed_everything, write_json
@@ -29,6 +29,7 @@ from .heads import second_stage
 from .models import build_model
 from .metrics import instance_auc, summarise, uar, war
 from .loaders import InstanceFeatures, make_loader, plain_error, set_epoch
+from .processes import check_batch, sync_norms
 from .runs import check_same, describe_run, hold_folder, kept, load_checkpoint, load_run, open_run, prepare_data, read_clips, read_config, save_checkpoint, wants_bars, write_tensors
 
 # %% ../nbs/10_training.ipynb #acd8c6a6
@@ -50,7 +51,7 @@ class Objective(nn.Module):
                  config: Config,    # loss, label_smoothing, contrast and mccl_*
                  class_counts,      # (C,) clips per class of the training split that was loaded
                  bag_dim: int,      # length of the bag feature
-                 instance_dim: int = None):   # of an instance feature, where MCCL looks at those (mccl_on)
+                 instance_dim: int | None = None):   # of an instance feature, where MCCL looks at those (mccl_on)
         super().__init__()
         self.ce, self.weight, self.on = build_loss(config.loss, class_counts, config.label_smoothing), config.mccl_weight, config.mccl_on
         dim = bag_dim if self.on == "bag" else instance_dim
@@ -94,7 +95,7 @@ def train_epoch(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     total = torch.zeros(3, dtype=torch.float64)
     for i, (video, y, _, *draws) in enumerate(progress(loader)):
-        if draws: video = augment(video, *draws, config.image_size)      # features have been augmented
+        if draws: video = augment(video, draws[0], config.image_size)      # features have been augmented
         lr, done = lr_at(epoch * len(loader) + i, len(loader), config), epoch + i / len(loader)
         for group in optimizer.param_groups: group["lr"] = lr * group.get("scale", 1.0)
         terms = objective(model(video), y, min(1, done / config.mccl_warmup) if config.mccl_warmup else 1.0)
@@ -114,10 +115,12 @@ def _must_be_finite(values, epoch, i):
         raise MicaclError(f"epoch {epoch + 1}, step {i + 1}: the {what} is not finite any more; the last checkpoint is kept. Lower lr, or clip_norm, and train into a new folder")
 
 def make_accelerator(config: Config) -> Accelerator:
-    "Accelerate for this configuration; fp16 needs a GPU and is full precision elsewhere."
+    "Accelerate for this configuration; fp16 needs a GPU and is full precision elsewhere. The processes share a batch (chapter 09d)."
     AcceleratorState._reset_state()     # it is global, and would refuse a second precision in one process
     precision = config.mixed_precision if config.mixed_precision != "fp16" or torch.cuda.is_available() else "no"
-    return Accelerator(mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    accelerator = Accelerator(mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    check_batch(config.batch_size, accelerator.num_processes)
+    return accelerator
 
 # %% ../nbs/10_training.ipynb #bceab44c
 @torch.inference_mode()
@@ -142,11 +145,12 @@ def bag_features(
     model: nn.Module,   # a BagModel, not wrapped
     loader,             # clips in order
     device="cpu",       # where the model is
+    gather=tuple,       # (x, y) of a batch -> those of all processes, where several share a loader
 ) -> tuple:             # x (n,D) bag features, y (n,) labels, both on the CPU
     "What the last layer sees."
     model.eval()
-    x, y = zip(*((model(video.to(device)).bag.float().cpu(), y) for video, y, _ in loader))
-    return torch.cat(x), torch.cat(y)
+    parts = [[v.cpu() for v in gather((model(video.to(device)).bag.float(), y))] for video, y, _ in loader]
+    return tuple(torch.cat(c) for c in zip(*parts))
 
 # %% ../nbs/10_training.ipynb #a678dca2
 class _Progress:
@@ -168,16 +172,17 @@ class _Progress:
 class Interrupted(MicaclError):
     "Training was stopped by the user and can be resumed."
 
-def _processes(): return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))                     # asked before Accelerate is set up
+def _processes():   # asked before Accelerate is set up; a large set is decoded, or its features computed, while the others wait
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=datetime.timedelta(days=2))
 def _held(run): return hold_folder(run) if _processes().is_main_process else contextlib.nullcontext()    # one of many processes holds it
 
 # %% ../nbs/10_training.ipynb #8e730a4f
 def train(
     data,                    # data folder or CSV file
     out,                     # run folder, new or empty (or the one to resume)
-    config: Config = None,   # None: the defaults, or the run's own when resuming
-    fold: int = None,        # the fold to test on; None where a data set has fixed splits
-    dataset: str = None,     # None = found out
+    config: Config | None = None,   # None: the defaults, or the run's own when resuming
+    fold: int | None = None,        # the fold to test on; None where a data set has fixed splits
+    dataset: str | None = None,     # None = found out
     resume: bool = False,    # go on with the run in `out`
     quiet: bool = False,     # print nothing
     on_epoch=None,           # called with each epoch's record
@@ -205,7 +210,8 @@ class _Run:
         if (run / "config.json").exists(): check_same(run, read_config(run)[1], self.info)
         elif self.accelerator.is_main_process: write_json(run / "config.json", self.info)
         seed_everything(derive_seed(config.seed, "weights"))
-        model = build_model(config, len(d.train.classes))
+        check_batch(config.batch_size, self.accelerator.num_processes, len(d.train))
+        model = sync_norms(build_model(config, len(d.train.classes)), self.accelerator.device)
         objective = Objective(config, d.train.counts, model.bag_dim, model.backbone.dim)
         self.features = features and InstanceFeatures(features, model, config, d.cache, self.accelerator.device)
         loaders = (make_loader(table, config, train, d.cache, self.features) for table, train in ((d.train, True), (d.validation, False)))
@@ -217,8 +223,10 @@ class _Run:
 
     def second_stage(self):
         (model, *_), d = self.learnt(), self.data
-        x, y = bag_features(model, make_loader(d.train, self.config, False, d.cache, self.features), self.accelerator.device)
+        loader = self.accelerator.prepare(make_loader(d.train, self.config, False, d.cache, self.features))
+        x, y = bag_features(model, loader, self.accelerator.device, self.accelerator.gather_for_metrics)
         second_stage(self.config.stage2, model.fc, x, y, d.train.counts, self.config.seed)
+        for p in model.fc.parameters(): p.data = broadcast(p.data)      # two GPUs may round the same fit differently
 
     def epoch(self, epoch, progress):   # -> a line of metrics.jsonl
         start, parts = time.perf_counter(), (self.model, self.objective, self.loader, self.optimizer)
@@ -282,8 +290,8 @@ def _evaluate(run, accelerator, model, config, info, tests, cache, skipped, feat
 def evaluate(
     run,                    # run folder
     data,                   # data folder or CSV file
-    fold: int = None,       # None: the run's own fold
-    dataset: str = None,    # None = found out
+    fold: int | None = None,       # None: the run's own fold
+    dataset: str | None = None,    # None = found out
     out=None,               # folder for results.json and predictions.npz; None: the run folder for the run's own data, else a folder in RUN/evaluations
     quiet: bool = True,     # do not print what was skipped
 ) -> dict:                  # results.json
@@ -294,10 +302,11 @@ def evaluate(
         raise MicaclError(f"{run}: trained with fold {info['fold']}, so it has seen the test clips of fold {fold}; leave out fold, or train with fold={fold}")
     out = Path(out or (run if own else Path(run, "evaluations", _name(data, fold))))
     with _held(out):
+        accelerator = make_accelerator(config)
         table, cache, skipped = read_clips(data, out, config, dataset, quiet)
         if list(table.classes) != info["classes"]: raise MicaclError(f"{data}: expected the classes the run was trained on ({', '.join(info['classes'])}), found {', '.join(table.classes)}")
         info.update(dataset=table.dataset, fold=info["fold"] if own else fold)
-        try: return _evaluate(out, make_accelerator(config), model, config, info, _tests(table, info["fold"]), cache, skipped)
+        try: return _evaluate(out, accelerator, model, config, info, _tests(table, info["fold"]), cache, skipped)
         except (RuntimeError, MicaclError) as e: raise plain_error(e) or e from None
 
 def _tests(table, fold):   # like table.protocol, which also wants clips to train on

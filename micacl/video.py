@@ -10,6 +10,7 @@ __all__ = ['frame_indices', 'FrameCache', 'open_cache', 'build_cache', 'ClipData
 
 # %% ../nbs/03_video.ipynb #6b631bf5
 import contextlib, functools, os, re, zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch
@@ -27,7 +28,7 @@ def frame_indices(
     n_frames: int,              # F, frames in the clip, at least 1
     n_instances: int = 4,       # N
     instance_length: int = 4,   # L
-    generator: torch.Generator = None,   # draws u_k; None = segment centres
+    generator: torch.Generator | None = None,   # draws u_k; None = segment centres
 ) -> torch.Tensor:              # (T,) int64, T = N*L, never decreasing, 0 .. F-1
     "The frames that represent a clip: one from each of T equal segments."
     F, T = n_frames, n_instances * instance_length
@@ -73,6 +74,7 @@ def _stamp(path):
 
 class FrameCache:
     "All frames of a data set, decoded, square, uint8, in one memory-mapped file."
+    open: Callable[..., "FrameCache"]; build: Callable[..., "FrameCache"]     # `open_cache` and `build_cache`, below
     def __init__(self, folder, index):
         self.folder, self.size, self.max_frames, self.entries = Path(folder), index["size"], index["max_frames"], index["clips"]
         self.problems = [Problem(e["path"], e["message"]) for e in index["broken"].values()]
@@ -130,7 +132,7 @@ def build_cache(
     table: ClipTable,          # the clips to decode
     folder,                    # where the cache will lie; made if needed
     size: int,                 # pixels, height = width
-    max_frames: int = None,    # longer clips are thinned out evenly to this many frames; None = keep all
+    max_frames: int | None = None,    # longer clips are thinned out evenly to this many frames; None = keep all
     on_bad: str = "skip",      # broken clips: "skip" = kept in .problems, "stop" = ClipError at the first
     progress: bool = True,     # show a bar
 ) -> FrameCache:               # F*size*size*3 bytes a clip
@@ -183,7 +185,7 @@ class ClipDataset(torch.utils.data.Dataset):
         table: ClipTable,           # the clips
         config,                     # Config: image_size, n_instances, instance_length, crop, flip, jitter, seed
         train: bool,                # random frames and augmentation, or segment centres and nothing
-        cache: FrameCache = None,   # None = decode at every access; with a cache its broken clips are left out of .table
+        cache: FrameCache | None = None,   # None = decode at every access; with a cache its broken clips are left out of .table
         draws: bool = False,        # True: frames are not augmented, and a training item has the draw for `augment` as its fourth part
     ):
         self.table = table if cache is None else cache.readable(table)

@@ -67,7 +67,7 @@ class WIAN(nn.Module):
     "Weighted Instance Aggregation Network: bidirectional recurrence gated by instance importance."
     def __init__(self,
         dim: int, # feature dimension D
-        hidden: int = None, # H, state size of each direction; None = dim
+        hidden: int | None = None, # H, state size of each direction; None = dim
         layers: int = 1, # bidirectional layers, one above the other
         dropout: float = 0., # between layers
         gate: str = "product", # "product" (learned gate times weight), "weight" (the weight alone) or "none" (an LSTM)

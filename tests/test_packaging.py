@@ -1,6 +1,8 @@
 "settings.ini is the source of the metadata; the few copies that other tools insist on must agree with it."
 import configparser
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,3 +84,34 @@ def test_rates_of_the_demo_are_those_that_tuning_chose():
     for model, method in (("micacl", "MICACL"), ("mean", "mean pooling, plain CE")):
         config = demo_config(model)
         assert config.lr == methods[method]["chosen"]["lr"] and abs(config.lr * config.backbone_lr - 1e-3) < 2e-4
+
+
+USER = """import torch
+from micacl.core import Config
+from micacl.mccl import MCCL
+from micacl.models import MICACL, build_model
+out = MICACL(n_classes=7, backbone="r3d_small")(torch.rand(2, 16, 3, 64, 64))
+reveal_type(out.logits)
+reveal_type(out.adjacency)
+reveal_type(MCCL([10, 5], 64)(out.bag, torch.tensor([0, 1])))
+reveal_type(build_model(Config(), 7)(torch.rand(2, 16, 3, 64, 64)).bag)
+reveal_type(Config().lr)
+MICACL(n_classes="7")
+MCCL([10, 5], dim="64")
+Config(lr="fast")
+Config(learning_rate=0.1)
+out.logit
+"""
+
+
+def test_a_type_checker_sees_what_a_user_writes(tmp_path):
+    pytest.importorskip("mypy")
+    assert (ROOT / "micacl" / "py.typed").is_file()
+    (tmp_path / "user.py").write_text(USER, encoding="utf-8")
+    mypy = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"), "user.py"]
+    r = subprocess.run(mypy, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True)
+    said = {int(m[1]): m[2] for m in re.finditer(r"^user\.py:(\d+): (.*)$", r.stdout, re.M) if "defined in" not in m[2]}
+    shown = [re.search(r'"(.*)"', said.pop(n))[1].replace("torch._tensor.", "") for n in range(6, 11)]
+    assert shown == ["Tensor", "Tensor | None", "Tensor", "Tensor", "float"], r.stdout + r.stderr
+    codes = {n: re.search(r"\[([\w-]+)\]$", text)[1] for n, text in said.items()}
+    assert codes == {11: "arg-type", 12: "arg-type", 13: "arg-type", 14: "call-arg", 15: "attr-defined"}, r.stdout

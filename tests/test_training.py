@@ -466,28 +466,3 @@ def test_mccl_can_look_at_the_instances():
     loss = Objective(Config(mccl_on="instances", mccl_dim=8), [3, 3], 16, 8)
     mean = torch.stack([sum(out.weights[i, n] * out.instances[i, n] for n in range(4)) for i in range(6)])
     torch.testing.assert_close(loss(out, y)["mccl"], loss.mccl(mean, y))
-
-
-SCRIPT = '''
-import dataclasses, sys, torch
-from micacl.core import Config
-from micacl.training import train
-torch.set_num_threads(1)
-config = Config(n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=8, mccl_dim=16, backbone_lr=0.0, lr=1e-3)
-train(sys.argv[1], sys.argv[2], config, quiet=True)
-'''
-
-
-def test_two_processes_give_the_run_of_one(data, tmp_path):
-    "The contrastive loss sees the batch of all processes, so loss, weights and scores are those of one process. The backbone is frozen: batch norm is a matter of each process."
-    (tmp_path / "job.py").write_text(SCRIPT)
-    environment = dict(os.environ, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
-    job = [str(tmp_path / "job.py"), str(data)]
-    for command in ([*job, str(tmp_path / "one")], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *job, str(tmp_path / "two")]):
-        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
-    for a, b in zip(one, two, strict=True): assert a == pytest.approx(b, rel=1e-5)
-    wa, wb = (read_tensors(tmp_path / r / "model.safetensors") for r in ("one", "two"))
-    for k in wa: torch.testing.assert_close(wa[k], wb[k], atol=2e-4, rtol=1e-3)
-    assert read_json(tmp_path / "one" / "results.json")["confusion"] == read_json(tmp_path / "two" / "results.json")["confusion"]

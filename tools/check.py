@@ -44,6 +44,11 @@ def lint():
     sh("ruff", "check", ".")
 
 
+def types():
+    "Mypy finds nothing: the package promises its types to whoever imports it (py.typed)."
+    sh(sys.executable, "-m", "mypy")
+
+
 def tests():
     "The tests outside the pages."
     sh(sys.executable, "-m", "pytest", "-q", "--durations=8", "tests")
@@ -74,7 +79,7 @@ def package():
         sh(python, ROOT / "tools" / "check_package.py", "use", ROOT / "README.md", cwd=tmp / "empty")
 
 
-STEPS = dict(sync=sync, lint=lint, tests=tests, pages=pages, lab=lab, package=package)
+STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package)
 
 
 def main():

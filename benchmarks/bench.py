@@ -1,0 +1,389 @@
+"""Figures of the page on speed (chapter 16): a roofline, the loader, decoders, options of the computation, a plain implementation beside ours, the loss, growth.
+
+    python benchmarks/bench.py WORK                    # all parts -> results/bench-cpu.json (bench-cuda.json on a GPU)
+    python benchmarks/bench.py WORK data loss          # some parts; the others in the file stay
+    python benchmarks/bench.py WORK roofline --library OTHER    # one more row: the step of another checkout of the project, before a change for instance
+
+Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are medians of interleaved rounds (`micacl.bench.alternate`),
+ratios are medians over the rounds with the smallest and the largest. torchcodec is compared where it can be imported; it needs FFmpeg's libraries:
+`pip install --no-deps --target FOLDER torchcodec` and PYTHONPATH=FOLDER are enough, the project itself does not use it. Clips are drawn into WORK and used again.
+"""
+import argparse
+import contextlib
+import copy
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from functools import partial
+from pathlib import Path
+
+from common import ROOT, commit, machine
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
+def config_of(preset, **changes):
+    from micacl.core import PRESETS
+    return dataclasses.replace(PRESETS[preset](), **changes)
+
+
+def paper_batch():
+    import torch
+    return 64 if torch.cuda.is_available() else 2
+
+
+def bench_of(work, config, n_clips=None):
+    from micacl.bench import Workbench
+    return Workbench(config, work / f"faces-{config.image_size}-{n_clips or 2 * config.batch_size}", n_clips)
+
+
+def device_name():
+    import torch
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# ---- where a step's time goes, under which ceiling
+
+def roofline(work, rounds):
+    from micacl.bench import ceiling, parts
+    rows = []
+    for config, n in ((config_of("small"), rounds), (config_of("paper", batch_size=paper_batch()), max(2, rounds // 2))):
+        desk = bench_of(work, config)
+        rows.append(parts(desk, ceiling(desk.device, desk.dtype, 2 * rounds), n))
+    return dict(rows=rows)
+
+
+# ---- the loader
+
+def data(work, rounds):
+    from micacl.bench import loading
+    return dict(rows=[dict(preset="small", batch_size=32, clips=128, workers=w, ratios=loading(bench_of(work, config_of("small", workers=w), 128), rounds)) for w in (0, 2)])
+
+
+# ---- decoders
+
+PACKETS = "the look at the packets alone"       # what read_frames does before it decodes
+
+
+def _decoders():
+    "name -> function of path and indices -> (T,H,W,3) uint8, on one thread."
+    import importlib.util
+    import numpy as np
+    import torch
+    from micacl.frames import _by_pyav, _decord, _probe, read_frames
+    def pyav(path, take):
+        import av
+        with av.open(str(path)) as box:
+            box.streams.video[0].thread_count, last, want = 1, max(take), set(take)
+            found = {i: f.to_ndarray(format="rgb24", threads=1) for i, f in zip(range(last + 1), box.decode(video=0)) if i in want}
+        return torch.from_numpy(np.stack([found[i] for i in take]))
+    found = {"read_frames": read_frames, "read_frames without decord": lambda path, take: (_probe(path), _by_pyav(path, take))[1], "PyAV, its own threads": _by_pyav, "PyAV, one thread": pyav}
+    if _decord():
+        def decord(path, take): return torch.from_numpy(_decord().VideoReader(str(path), num_threads=1).get_batch(take).asnumpy())
+        found["decord"] = decord
+    if importlib.util.find_spec("torchcodec"):
+        from torchcodec.decoders import VideoDecoder
+        def torchcodec(path, take): return VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC", seek_mode="approximate").get_frames_at(take).data
+        def torchcodec_exact(path, take): return VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC").get_frames_at(take).data
+        found |= {"torchcodec, approximate": torchcodec, "torchcodec, exact": torchcodec_exact}
+    return found
+
+
+def decoders(work, rounds):
+    from micacl.bench import alternate, ratio
+    from micacl.datasets import load_table
+    from micacl.frames import _probe, count_frames, read_frames
+    from micacl.synfew import generate
+    from micacl.video import frame_indices
+    rows, found = [], _decoders()
+    for size, frames in ((64, 24), (224, 64)):
+        generate(work / f"videos-{size}", n_train=16, n_test=0, n_frames=frames, size=size, progress=False)
+        paths = [c.path for c in load_table(work / f"videos-{size}")]
+        for name, choose in (("16 frames", lambda n: frame_indices(n).tolist()), ("all frames", lambda n: list(range(n)))):
+            takes = [choose(count_frames(p)) for p in paths]
+            same = {d: all((f(p, t) == read_frames(p, t)).all().item() for p, t in zip(paths, takes)) for d, f in found.items()}
+            def all_by(f, pairs=tuple(zip(paths, takes))): return [f(p, t) for p, t in pairs]
+            t = alternate({**{d: partial(all_by, f) for d, f in found.items()}, PACKETS: partial(all_by, lambda p, t: _probe(p))}, rounds)
+            rows.append(dict(pixels=size, frames=frames, read=name, clips=len(paths), same_pixels=same, milliseconds={d: 1000 * float(sorted(x)[len(x) // 2]) / len(paths) for d, x in t.items()},
+                             to_read_frames={d: ratio(t, d, "read_frames") for d in t}))
+    return dict(rows=rows)
+
+
+# ---- memory over very many clips
+
+KINDS = ("empty", "text", "half a file", "holes in the pictures", "nothing there", "a folder without pictures", "a picture that says it is a video", "no picture track")
+
+
+def _broken(folder, good):
+    "A broken file of each kind."
+    data = bytearray(good.read_bytes())
+    where = {kind: folder / f"{i}.mp4" for i, kind in enumerate(KINDS)}
+    where["empty"].write_bytes(b""); where["text"].write_text("no video " * 1000)
+    where["half a file"].write_bytes(data[:len(data) // 2])
+    at = data.find(b"mdat"); holes = bytearray(data); holes[at + 40:at + 40 + 600] = bytes(600); where["holes in the pictures"].write_bytes(holes)
+    where["a folder without pictures"].mkdir(exist_ok=True)
+    from PIL import Image
+    Image.new("RGB", (64, 64)).save(where["a picture that says it is a video"], "PNG")
+    import av
+    import numpy as np
+    with av.open(str(where["no picture track"]), "w") as box:
+        sound = box.add_stream("aac", rate=16000, layout="mono")
+        note = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono"); note.sample_rate = 16000
+        box.mux(sound.encode(note)); box.mux(sound.encode(None))
+    return [where[k] for k in KINDS]
+
+
+@contextlib.contextmanager
+def _silenced():
+    "decord says each failed open on the error output, past Python."
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try: yield
+    finally: os.dup2(kept, 2); os.close(kept); os.close(nowhere)
+
+
+def memory20k(work, rounds, n=20_000):
+    "One process reads very many clips, three good ones and then a broken one, again and again."
+    import psutil
+    import numpy as np
+    from micacl import frames
+    from micacl.datasets import load_table
+    from micacl.synfew import generate
+    generate(work / "videos-64", n_train=16, n_test=0, n_frames=24, size=64, progress=False)
+    good = [c.path for c in load_table(work / "videos-64")]
+    opened = dict(good=0, broken=0)
+    with tempfile.TemporaryDirectory() as folder:
+        broken = _broken(Path(folder), good[0])
+        names, by_decord = {str(p): k for p, k in zip(broken, KINDS)}, frames._by_decord
+        def counted(path, *rest):     # does a broken file ever reach decord, which leaks when it fails to open one?
+            if (x := by_decord(path, *rest)) is None: opened["broken"] += 1
+            else: opened["good"] += 1
+            return x
+        frames._by_decord = counted
+        me, rows, said = psutil.Process(), [], {k: None for k in KINDS}
+        for i in range(n):
+            if i % (n // 20) == 0: rows.append(dict(clips=i, rss=me.memory_info().rss))
+            path = broken[(i // 4) % len(broken)] if i % 4 == 3 else good[i % len(good)]
+            try: frames.read_frames(path)
+            except frames.ClipError as e: said[names[str(path)]] = str(e).partition("found ")[2].partition(";")[0].replace(str(path), "FILE")
+        rows.append(dict(clips=n, rss=me.memory_info().rss))
+        frames._by_decord = by_decord
+        alone = None
+        if frames._decord():        # what decord itself does at failed opens
+            tries, before = 5000, me.memory_info().rss
+            with _silenced():
+                for _ in range(tries):
+                    try: frames._decord().VideoReader(str(broken[1]), num_threads=1)
+                    except Exception: pass
+            alone = (me.memory_info().rss - before) / tries
+    half = rows[len(rows) // 2:]
+    slope = float(np.polyfit([r["clips"] for r in half], [r["rss"] for r in half], 1)[0])
+    return dict(clips=n, broken_share=0.25, kinds=said, rows=rows, bytes_per_clip_second_half=slope, decord_opened=opened, decord_alone_bytes_per_failed_open=alone)
+
+
+# ---- options of the computation
+
+def _variants(name, M, S):
+    "name -> (network, how its input is laid out, autocast dtype, is compiled); all of them start from the same weights."
+    import torch
+    from micacl.backbone import _ChannelsLast, build_backbone
+    torch.manual_seed(0)
+    net, last = build_backbone(name), torch.channels_last_3d
+    off = copy.deepcopy(net)
+    if name == "r3d_small": off.net[0] = torch.nn.Identity()
+    on = copy.deepcopy(net) if name == "r3d_small" else copy.deepcopy(net).to(memory_format=last)
+    assert name != "r3d_small" or isinstance(net.net[0], _ChannelsLast)
+    return {"channels first": (off, torch.contiguous_format, None, False), "channels last": (on, last, None, False),
+            "as shipped": (copy.deepcopy(net), torch.contiguous_format, None, False), "as shipped, clips in another order": (copy.deepcopy(net), torch.contiguous_format, None, False),
+            "bf16": (copy.deepcopy(net), torch.contiguous_format, torch.bfloat16, False), "compiled": (copy.deepcopy(net), torch.contiguous_format, None, True)}
+
+
+def compute(work, rounds):
+    "The same training steps with one option changed; all start from the same weights and see the same batch."
+    import torch
+    from micacl.bench import _wait
+    device, rows = device_name(), []
+    for name, M, S in (("r3d_small", 64, 64), ("r3d_18", 2, 64) if device == "cpu" else ("r3d_18", 256, 112)):
+        dice = torch.Generator().manual_seed(0)
+        x, y, order = torch.rand(M, 3, 4, S, S, generator=dice).to(device), torch.randint(7, (M,), generator=dice).to(device), torch.randperm(M, generator=dice).to(device)
+        state, out = {}, {}
+        for variant, (net, layout, half, compiled) in _variants(name, M, S).items():
+            torch.manual_seed(1)
+            whole = torch.nn.Sequential(net, torch.nn.Linear(net.dim, 7)).to(device).train()
+            run = torch.compile(whole) if compiled else whole
+            perm = order if "order" in variant else slice(None)
+            state[variant] = dict(run=run, x=x[perm].contiguous(memory_format=layout), y=y[perm], half=half, perm=perm, optimizer=torch.optim.AdamW(whole.parameters(), lr=1e-3), seconds=[])
+
+        def step(s):
+            _wait(device); start = time.perf_counter()
+            with torch.autocast(device, s["half"], enabled=s["half"] is not None): logits = s["run"](s["x"])
+            loss = torch.nn.functional.cross_entropy(logits.float(), s["y"])
+            loss.backward(); s["optimizer"].step(); s["optimizer"].zero_grad()
+            _wait(device); s["seconds"].append(time.perf_counter() - start)
+            s["loss"], s["logits"] = loss.item(), logits.detach().float()
+            if isinstance(s["perm"], torch.Tensor): s["logits"] = torch.empty_like(s["logits"]).index_copy_(0, s["perm"], s["logits"])
+
+        for k in range(rounds + 1):      # the first is not timed; what is very slow is not repeated
+            for s in state.values():
+                if k < 1 or s["half"] is None or device == "cuda" or s["seconds"][0] < 20 * state["as shipped"]["seconds"][0]: step(s)
+        mine = state["as shipped"]
+        for variant, s in state.items():
+            n = len(s["seconds"])
+            pairs = [a / b for a, b in zip(s["seconds"], mine["seconds"])][min(1, n - 1):]
+            out[variant] = dict(steps=n, ratio=sorted(pairs)[len(pairs) // 2], low=min(pairs), high=max(pairs), first=s["seconds"][0], loss=s["loss"],
+                                loss_difference=abs(s["loss"] - mine["loss"]) if n == len(mine["seconds"]) else None, logit_difference=(s["logits"] - mine["logits"]).abs().max().item() if n == len(mine["seconds"]) else None)
+        rows.append(dict(backbone=name, instances=M, pixels=S, largest_logit=mine["logits"].abs().max().item(), variants=out))
+    return dict(rows=rows, note="first: seconds of the first step, compilation included; differences are those after all steps, none where a variant was too slow to repeat")
+
+
+# ---- a plain implementation beside ours
+
+def baseline(work, rounds):
+    import torch
+    from micacl.bench import alternate, ratio
+    from plain_m3dfel import PlainM3DFEL, PlainTraining
+    device, rows = device_name(), []
+    halves = dict(no=None, fp16=torch.float16, bf16=torch.bfloat16) if device == "cuda" else dict(no=None, bf16=torch.bfloat16)
+    for name, half in halves.items():
+        slow = device == "cpu" and half is not None      # see the part `compute`: a smaller batch, fewer pixels, no repetition
+        desk = bench_of(work, config_of("paper", batch_size=1 if slow else paper_batch(), mixed_precision=name, image_size=32 if slow else 112))
+        batch = next(iter(desk.loader()))[:3]            # without draws: frames are not augmented here
+        video = batch[0] / 255
+        plain = PlainTraining(PlainM3DFEL(), device, half)
+        ready = (video - video.new_tensor([0.43216, 0.394666, 0.37645]).view(3, 1, 1)) / video.new_tensor([0.22803, 0.22145, 0.216989]).view(3, 1, 1)
+        try: plain.step(ready, batch[1])
+        except RuntimeError as e:                        # PyTorch's LSTM in bf16, on a CPU without it
+            rows.append(dict(mixed_precision=name, batch_size=len(batch[1]), pixels=desk.config.image_size, plain_fails=" ".join(str(e).split())[:120]))
+            continue
+        ours = {m: desk.trainee(model=m, mccl_weight=30.0 if m == "micacl" else 0.0) for m in ("m3dfel", "micacl")}
+        t = alternate({"plain M3DFEL": partial(plain.step, ready, batch[1]), **{m: partial(x.train, [batch]) for m, x in ours.items()}}, 1 if slow else rounds, device)
+        rows.append(dict(mixed_precision=name, batch_size=len(batch[1]), pixels=desk.config.image_size, seconds={k: float(sorted(v)[len(v) // 2]) for k, v in t.items()},
+                         ratios={f"{m} : plain M3DFEL": ratio(t, m, "plain M3DFEL") for m in ours}))
+    return dict(rows=rows)
+
+
+# ---- the contrastive loss
+
+def loss(work, rounds, sizes=(256, 1024, 4096)):
+    import torch
+    from micacl.bench import alternate, peak_bytes, ratio, same_loss
+    from micacl.mccl import MCCL
+    device, rows = device_name(), []
+    for B in sizes:
+        both = same_loss(B, device)
+        if not both: sys.exit("loss: needs pytorch-metric-learning")
+        (a, f), (b, g) = both.items()
+        (v, dv), (w, dw) = f(), g()
+        gradient = ((dv - dw).abs().max() / dw.abs().max()).item()
+        dice = torch.Generator().manual_seed(0)
+        x, y, own = torch.randn(B, 256, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,), generator=dice).to(device), MCCL([1] * 7, 256).to(device)
+        def full(own=own, x=x, y=y): return torch.autograd.grad(own(x, y), [x, *own.parameters()])
+        c = "MCCL as it is by default (three scales, projections, centres)"
+        t = alternate({a: f, b: g, c: full}, rounds, device)
+        peak = {k: peak_bytes(h, device) for k, h in {a: f, b: g, c: full}.items()}
+        rows.append(dict(batch_size=B, seconds={k: float(sorted(s)[len(s) // 2]) for k, s in t.items()}, bytes=peak, time={k: ratio(t, k, b) for k in (a, c)},
+                         memory={k: peak[k] / peak[b] for k in (a, c)}, value_difference=abs(v - w).item(), gradient_difference=gradient))
+    return dict(rows=rows, note="bytes: the most that PyTorch's allocator had handed out at once during value and gradient; gradient_difference: largest, as a share of the largest gradient")
+
+
+# ---- growth
+
+def _exponent(xs, ys):
+    import numpy as np
+    return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
+
+
+def growth(work, rounds):
+    "Seconds against one quantity after the other, on the small preset, and the slope of the line in double logarithmic axes."
+    from micacl.bench import alternate, pieces, same_loss
+    desk, rows = bench_of(work, config_of("small", batch_size=16), 128), []
+
+    def add(what, xs, functions):
+        xs = list(xs)
+        t = alternate(dict(zip(map(str, xs), functions)), rounds, desk.device)
+        ys = [float(sorted(t[str(x)])[len(t[str(x)]) // 2]) for x in xs]
+        rows.append(dict(cost=what[0], against=what[1], x=xs, seconds=ys, exponent=_exponent(xs, ys)))
+
+    from micacl.loaders import make_loader
+    trainee, loaders = desk.trainee(), {n: desk.accelerator.prepare(make_loader(desk.table[:n], desk.config, True, desk.cache)) for n in (16, 32, 64, 128)}
+    add(("an epoch", "clips"), loaders, [lambda x=x: trainee.train(x) for x in loaders.values()])
+    for what, sizes in (("instance_length", (2, 4, 8, 16)), ("n_instances", (2, 4, 8, 16)), ("batch_size", (4, 8, 16, 32, 64))):
+        steps, heads = [], []
+        for n in sizes:
+            config = dataclasses.replace(desk.config, **{what: n})
+            other = copy.copy(desk); other.config = config
+            batch, own = next(iter(other.loader())), other.trainee()
+            steps.append(lambda own=own, batch=batch: own.train([batch]))
+            p = pieces(other, other.trainee())
+            heads.append(lambda p=p: [p[k]() for k in ("GEIIM", "WIAN", "tail")])
+        against = dict(instance_length="frames of an instance", n_instances="instances", batch_size="batch size")[what]
+        add(("a step", against), sizes, steps)
+        if what != "instance_length": add(("GEIIM, WIAN and tail", against), sizes, heads)
+    sizes = (512, 1024, 2048, 4096)
+    made = [same_loss(B, desk.device) for B in sizes]
+    if all(made):
+        for name in made[0]: add((name, "batch size of the loss"), sizes, [m[name] for m in made])
+    return dict(rows=rows)
+
+
+PARTS = dict(roofline=roofline, data=data, decoders=decoders, memory20k=memory20k, compute=compute, baseline=baseline, loss=loss, growth=growth)
+
+
+def library_commit(folder):
+    def git(*words): return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True).stdout.strip()
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", "micacl") else "")
+
+
+def use_library(folder):
+    "Import `micacl` from another checkout, which may be older than its chapter 16; that module is always the one of this checkout."
+    import importlib.util
+    sys.path.insert(0, str(folder))
+    import micacl
+    if Path(micacl.__file__).parent != folder / "micacl": sys.exit(f"{folder}: expected a checkout with micacl in it")
+    if not (folder / "micacl" / "augment.py").exists(): sys.modules["micacl.augment"] = types.SimpleNamespace(augment=None)    # the loader did that then
+    spec = importlib.util.spec_from_file_location("micacl.bench", ROOT / "micacl" / "bench.py")
+    sys.modules["micacl.bench"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def measure(part, args):
+    "Run one part here and put its figures into the file."
+    if args.library: use_library(args.library.resolve())
+    import torch
+    from micacl.core import read_json, write_json
+    started = time.time()
+    found = PARTS[part](args.work, args.rounds)
+    command = f"python benchmarks/bench.py WORK {part} --rounds {args.rounds}" + (" --library OTHER" if args.library else "")
+    about = dict(command=command, commit=library_commit(args.library) if args.library else commit(), machine=dict(machine(), threads=torch.get_num_threads()), rounds=args.rounds, seconds=round(time.time() - started))
+    everything = read_json(args.out) if args.out.exists() else {}
+    if part == "roofline":      # a row a commit: before and after
+        everything[part] = [m for m in everything.get(part, []) if m["commit"].removesuffix("+changes") != about["commit"].removesuffix("+changes")] + [dict(about, **found)]
+        everything[part].sort(key=lambda m: not m["command"].endswith("OTHER"))
+    else: everything[part] = dict(about, **found)
+    write_json(args.out, {k: everything[k] for k in PARTS if k in everything})
+    print(f"{part}: {about['seconds']} s", flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("work", type=Path, help="folder for clips that are drawn")
+    p.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    p.add_argument("--rounds", type=int, default=5, help="how often each thing is timed")
+    p.add_argument("--library", type=Path, help="measure the library in this checkout of the project")
+    p.add_argument("--out", type=Path, help="JSON file (default: results/bench-cpu.json or bench-cuda.json)")
+    args = p.parse_args()
+    if wrong := set(args.parts) - set(PARTS): p.error(f"no part {', '.join(wrong)}; there are {', '.join(PARTS)}")
+    args.out = args.out or ROOT / "results" / f"bench-{device_name()}.json"
+    args.work.mkdir(parents=True, exist_ok=True)
+    if len(args.parts) == 1: return measure(args.parts[0], args)
+    for part in args.parts or PARTS:      # a process each: memory and threads of one do not disturb the next
+        again = [sys.executable, __file__, args.work, part, "--rounds", args.rounds, "--out", args.out, *(["--library", args.library] if args.library else [])]
+        if subprocess.run([str(w) for w in again], check=False).returncode: sys.exit(f"{part} failed")
+
+
+if __name__ == "__main__": main()
