@@ -150,7 +150,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         found = dict(two_processes=two_processes(folder), decode=decoding(folder), many=many_clips(folder / "many", args.clips))
-    write_json(args.out, dict(about, **found))
+        write_json(args.out, dict(about, **found))      # before so many files are removed
 
 
 if __name__ == "__main__": main()

@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/augment.html.md"""
 __all__ = ['draw', 'augment_clip', 'resampling', 'augment_batch', 'augment']
 
 # %% ../nbs/02c_augment.ipynb #a0902c03
-import contextlib
+import contextlib, functools
 import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -23,17 +23,20 @@ def _own_dice(seed):
     try: yield
     finally: torch.set_rng_state(state)
 
+@functools.lru_cache
+def _transforms(crop, j): return v2.RandomResizedCrop(1, scale=(crop, 1.0)), v2.ColorJitter(j, j, j)    # asked for numbers only; making them takes longer
+
 def draw(
     config: Config,   # crop, flip and jitter
     seed: int,        # the draw follows from it
     height: int, width: int,   # of the frames, pixels
 ) -> torch.Tensor:    # (11,) float32: crop top, left, height, width; mirrored 0 or 1; factors of brightness, contrast, saturation; their order
     "What happens to all frames of a clip."
-    j, frame = config.jitter, torch.empty(1, 3, height, width, device="meta")
+    (crops, jitter), frame = _transforms(config.crop, config.jitter), torch.empty(1, 3, height, width, device="meta")
     with _own_dice(seed):
-        crop = v2.RandomResizedCrop(config.image_size, scale=(config.crop, 1.0)).make_params([frame])
+        crop = crops.make_params([frame])
         mirrored = bool(config.flip and torch.rand(1) < 0.5)
-        colours = v2.ColorJitter(j, j, j).make_params([frame]) if j else {}
+        colours = jitter.make_params([frame]) if config.jitter else {}
     factors = [colours.get(f"{name}_factor", 1.0) for name in ("brightness", "contrast", "saturation")]
     order = [k for k in colours.get("fn_idx", torch.arange(3)).tolist() if k < 3]      # 3 is the hue, which is left alone
     return torch.tensor([*(crop[k] for k in ("top", "left", "height", "width")), mirrored, *factors, *order], dtype=torch.float32)

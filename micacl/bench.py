@@ -11,6 +11,7 @@ __all__ = ['alternate', 'ratio', 'ceiling', 'Traffic', 'count', 'fastest', 'Trai
 
 # %% ../nbs/16_bench.ipynb #b16a0004
 import dataclasses, importlib.util, os, platform, sys
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 import numpy as np
@@ -145,11 +146,11 @@ def _endless(loader):
 def pieces(bench, trainee) -> dict:   # name -> function without arguments: data, augmentation, the stages, optimiser
     "Everything a step does, each on its own."
     (model, objective), acc, c = trainee.raw, trainee.accelerator, trainee.config
-    stream, found = _endless(bench.loader()), {}
+    stream, found = _endless(bench.loader()), dict[str, Callable]()
     batch = next(stream)
     video, draws = batch[0], batch[3:]
-    if draws: found["augmentation"] = lambda: augment(video, *draws, c.image_size)
-    x = (found["augmentation"]() if draws else video,)
+    if draws: found["augmentation"] = lambda: augment(video, draws[0], c.image_size)
+    x: tuple = (found["augmentation"]() if draws else video,)
     for name, f in stages(model, objective, batch).items():
         found[name] = lambda f=f, x=x: there_and_back(f, x, acc)
         x = found[name]()
@@ -250,7 +251,7 @@ def losses(device, B=1024, rounds=5) -> dict:   # ratios
 def bench(
     folder,                     # where the clips go that are drawn for it
     preset: str = "small",      # small, paper or m3dfel; with random weights
-    batch_size: int = None,     # None: the preset's; without a GPU 2 for r3d_18
+    batch_size: int | None = None,     # None: the preset's; without a GPU 2 for r3d_18
     rounds: int = 5,            # how often each thing is timed
     say=lambda line: None,      # is given each line of the report when it is known
 ) -> dict:                      # all of it
