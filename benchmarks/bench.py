@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
@@ -70,21 +71,22 @@ PACKETS = "the look at the packets alone"       # what read_frames does before i
 
 
 def _decoders():
-    "name -> function of path and indices -> (T,H,W,3) uint8, on one thread."
-    import importlib.util
+    "name -> function of path and indices -> (T,H,W,3) uint8."
     import numpy as np
     import torch
-    from micacl.frames import _by_pyav, _decord, _probe, read_frames
-    def pyav(path, take):
+    from micacl.frames import read_frames
+    def pyav(path, take, threads=None):      # None: as many as it likes
         import av
         with av.open(str(path)) as box:
-            box.streams.video[0].thread_count, last, want = 1, max(take), set(take)
-            found = {i: f.to_ndarray(format="rgb24", threads=1) for i, f in zip(range(last + 1), box.decode(video=0)) if i in want}
+            if threads: box.streams.video[0].thread_count = threads
+            last, want, own = max(take), set(take), dict(threads=threads) if threads else {}
+            found = {i: f.to_ndarray(format="rgb24", **own) for i, f in zip(range(last + 1), box.decode(video=0)) if i in want}
         return torch.from_numpy(np.stack([found[i] for i in take]))
-    found = {"read_frames": read_frames, "read_frames without decord": lambda path, take: (_probe(path), _by_pyav(path, take))[1], "PyAV, its own threads": _by_pyav, "PyAV, one thread": pyav}
-    if _decord():
-        def decord(path, take): return torch.from_numpy(_decord().VideoReader(str(path), num_threads=1).get_batch(take).asnumpy())
-        found["decord"] = decord
+    found = {"read_frames": read_frames, "PyAV, its own threads": pyav, "PyAV, one thread": partial(pyav, threads=1)}
+    if importlib.util.find_spec("decord"):
+        import decord
+        decord.logging.set_level(decord.logging.QUIET)
+        found["decord"] = lambda path, take: torch.from_numpy(decord.VideoReader(str(path), num_threads=1).get_batch(take).asnumpy())
     if importlib.util.find_spec("torchcodec"):
         from torchcodec.decoders import VideoDecoder
         def torchcodec(path, take): return VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC", seek_mode="approximate").get_frames_at(take).data
@@ -156,34 +158,27 @@ def memory20k(work, rounds, n=20_000):
     from micacl.synfew import generate
     generate(work / "videos-64", n_train=16, n_test=0, n_frames=24, size=64, progress=False)
     good = [c.path for c in load_table(work / "videos-64")]
-    opened = dict(good=0, broken=0)
     with tempfile.TemporaryDirectory() as folder:
         broken = _broken(Path(folder), good[0])
-        names, by_decord = {str(p): k for p, k in zip(broken, KINDS)}, frames._by_decord
-        def counted(path, *rest):     # does a broken file ever reach decord, which leaks when it fails to open one?
-            if (x := by_decord(path, *rest)) is None: opened["broken"] += 1
-            else: opened["good"] += 1
-            return x
-        frames._by_decord = counted
-        me, rows, said = psutil.Process(), [], {k: None for k in KINDS}
+        names, me, rows, said = {str(p): k for p, k in zip(broken, KINDS)}, psutil.Process(), [], {k: None for k in KINDS}
         for i in range(n):
             if i % (n // 20) == 0: rows.append(dict(clips=i, rss=me.memory_info().rss))
             path = broken[(i // 4) % len(broken)] if i % 4 == 3 else good[i % len(good)]
             try: frames.read_frames(path)
             except frames.ClipError as e: said[names[str(path)]] = str(e).partition("found ")[2].partition(";")[0].replace(str(path), "FILE")
         rows.append(dict(clips=n, rss=me.memory_info().rss))
-        frames._by_decord = by_decord
         alone = None
-        if frames._decord():        # what decord itself does at failed opens
+        if importlib.util.find_spec("decord"):        # what decord, which is not used, does at failed opens
+            import decord
             tries, before = 5000, me.memory_info().rss
             with _silenced():
                 for _ in range(tries):
-                    try: frames._decord().VideoReader(str(broken[1]), num_threads=1)
+                    try: decord.VideoReader(str(broken[1]), num_threads=1)
                     except Exception: pass
             alone = (me.memory_info().rss - before) / tries
     half = rows[len(rows) // 2:]
     slope = float(np.polyfit([r["clips"] for r in half], [r["rss"] for r in half], 1)[0])
-    return dict(clips=n, broken_share=0.25, kinds=said, rows=rows, bytes_per_clip_second_half=slope, decord_opened=opened, decord_alone_bytes_per_failed_open=alone)
+    return dict(clips=n, broken_share=0.25, kinds=said, rows=rows, bytes_per_clip_second_half=slope, decord_alone_bytes_per_failed_open=alone)
 
 
 # ---- options of the computation
@@ -341,7 +336,6 @@ def library_commit(folder):
 
 def use_library(folder):
     "Import `micacl` from another checkout, which may be older than its chapter 16; that module is always the one of this checkout."
-    import importlib.util
     sys.path.insert(0, str(folder))
     import micacl
     if Path(micacl.__file__).parent != folder / "micacl": sys.exit(f"{folder}: expected a checkout with micacl in it")

@@ -11,6 +11,7 @@ import argparse
 import collections
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -244,12 +245,7 @@ def load():
     import torch
     torch.set_num_threads(1)
     for name in ("utf-8-sig", "cp437"): codecs.lookup(name)      # a child that is nobody may not be able to read them
-    import micacl.cli
-    import micacl.experiments
-    import micacl.frames
-    import micacl.pages
-    import micacl.report
-    micacl.frames._decord()
+    for name in ("cli", "experiments", "frames", "pages", "report"): importlib.import_module(f"micacl.{name}")
 
 
 def run(kills, seed, root, say=lambda line: None, short=False):

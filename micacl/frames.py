@@ -1,4 +1,4 @@
-"""From a file to frames: videos and folders of pictures, two decoders with the same result, and a line for every clip that is broken.
+"""From a file to frames: videos and folders of pictures, a piece at a time where they are long, and a line for every clip that is broken.
 
 Docs: https://micacl.github.io/micacl/frames.html.md"""
 
@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/frames.html.md"""
 __all__ = ['ClipError', 'count_frames', 'read_frames', 'read_portions']
 
 # %% ../nbs/02b_frames.ipynb #6cb13f05
-import contextlib, functools, os, re
+import functools, os, re
 from pathlib import Path
 import numpy as np, torch
 from .core import MicaclError
@@ -22,7 +22,7 @@ class ClipError(MicaclError):
 
 def _short(e):
     "The telling part of a library's error, without its file names, time stamps and repetition."
-    text = re.sub(r"\[Errno -?\d+\] ?|\[[\d:]+\] ?|\S+\.(cc|c|h):\d+: ?|:? '[^']*'$", "", (str(e).strip() or type(e).__name__).splitlines()[0])
+    text = re.sub(r"\[Errno -?\d+\] ?|\[[\d:]+\] ?|\S+\.(cc|c|h):\d+: ?|:? '[^']*'(?: returned \d+)?$", "", (str(e).strip() or type(e).__name__).splitlines()[0])
     return " ".join(text.split())[:100].rstrip(" :.")
 
 _MOST = 2**26     # pixels of a picture: 67 million, twice 8K
@@ -83,22 +83,6 @@ def _probe(path):
 
 # %% ../nbs/02b_frames.ipynb #a71620c8
 @functools.lru_cache(None)
-def _decord():
-    "The decord module, silenced; None where it is not installed."
-    try: import decord
-    except (ImportError, OSError): return None
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
-
-def _by_decord(path, indices, n, reader=None):
-    "(T,H,W,3) uint8, or None if decord can't, or counts the frames differently (hidden ones in clips cut on a phone)."
-    try:
-        reader = reader or _decord().VideoReader(os.path.abspath(path), num_threads=1)
-        frames = reader.get_batch(indices) if len(reader) == n else None
-    except Exception: return None      # decord's own error is a bare Exception
-    return torch.from_numpy(frames.asnumpy()) if hasattr(frames, "asnumpy") else frames
-
-@functools.lru_cache(None)
 def _alone():
     "What keeps PyAV from converting colours with many threads, which costs more than it saves; older versions do not and have no such option."
     import av
@@ -106,9 +90,7 @@ def _alone():
     except TypeError: return {}
     return dict(threads=1)
 
-def _by_pyav(path, indices): return next(_pyav_parts(path, [indices]))
-
-def _pyav_parts(path, parts):
+def _decode(path, parts):
     "(T,H,W,3) uint8 for each list of frames; decodes once, from the start up to the last frame wanted."
     want, found = (), {}
     try:
@@ -140,8 +122,7 @@ def read_frames(
     indices = [int(i) for i in (range(n) if indices is None else indices)]
     if not indices or not 0 <= min(indices) <= max(indices) < n: raise ClipError(path, f"frames 0..{n - 1}", "ask for frames that exist", f"frames {indices[:8]}")
     if files: return _read_pictures(files, indices)
-    frames = _decord() and _by_decord(path, indices, n)
-    return _by_pyav(path, indices) if frames is None else frames
+    return next(_decode(path, [indices]))
 
 # %% ../nbs/02b_frames.ipynb #7b71c294
 _PORTION = 2**25     # bytes
@@ -151,13 +132,9 @@ def read_portions(
     choose,     # n -> which of its n frames, ascending, each once
 ):              # yields how many frames there will be, then (T,H,W,3) uint8 tensors
     "The frames of a clip of any length, a portion at a time. `ClipError` as soon as one cannot be decoded."
-    files, reader = _pictures(path) if Path(path).is_dir() else None, None
+    files = _pictures(path) if Path(path).is_dir() else None
     n, pixels = (len(files), _read_pictures(files, [0])[0].numel() // 3) if files else _probe(path)
     take, step = list(choose(n)), max(1, _PORTION // max(3 * pixels, 1))
     yield len(take)
     parts = [take[i:i + step] for i in range(0, len(take), step)]
-    if files: yield from (_read_pictures(files, part) for part in parts); return
-    if _decord():
-        with contextlib.suppress(Exception): reader = _decord().VideoReader(os.path.abspath(path), num_threads=1)
-    while reader and parts and (x := _by_decord(path, parts[0], n, reader)) is not None: yield x; parts.pop(0)
-    if parts: yield from _pyav_parts(path, parts)
+    yield from (_read_pictures(files, part) for part in parts) if files else _decode(path, parts)
