@@ -91,7 +91,8 @@ def gallery(page, text, figures):
         text.toc.append((2, anchor, title))
         out.append(f'<h2 id="{anchor}">{title}</h2><ul class="gallery">')
         for f in some:
-            line = text.line(f["notice"]) if f["notice"] else ""
+            f["notice"] = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", f["notice"] or "")      # one link is enough: to the page itself
+            line = text.line(f["notice"])
             out.append(f'<li><a href="{f["page"].url}#{f["anchor"]}"><img src="{f["url"]}" alt="{html.escape(f["alt"])}" width="{f["width"]}" height="{f["height"]}" loading="lazy" decoding="async"></a>'
                        f'<p><a href="{f["page"].url}#{f["anchor"]}">{html.escape(f["page"].title)}</a>{": " + line if line else ""}</p></li>')
             md.append(f'![{f["alt"]}]({f["url"]})\n\n[{f["page"].title}]({f["page"].url}#{f["anchor"]}): {f["notice"]}')
