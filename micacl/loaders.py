@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from .core import Config, MicaclError, atomic_write, derive_seed
 from .datasets import ClipTable
 from .video import ClipDataset, FrameCache
@@ -64,6 +64,11 @@ class EpochOrder(Sampler):
         return iter(order.tolist())
 
 # %% ../nbs/09c_loaders.ipynb #505659a1
+def _as_they_lie(items):   # [(video (T,3,H,W), label, index, draw)] -> a batch of them
+    "Frames come out of the cache with the channels last. Stacked like that, they are only copied; sorted into planes, byte by byte, it would take longer than all the rest."
+    videos, *rest = zip(*items)
+    return [torch.stack([v.permute(0, 2, 3, 1) for v in videos]).permute(0, 1, 4, 2, 3), *default_collate(list(zip(*rest)))]
+
 def make_loader(
     table: ClipTable,            # the clips
     config: Config,              # batch_size, workers, seed, sampler and the sampling of frames
@@ -75,7 +80,7 @@ def make_loader(
     clips = ClipDataset(table, config, train, cache, draws=train) if features is None else FeatureDataset(table, features, train)
     workers = config.workers if features is None else 0      # features are in memory
     return DataLoader(clips, config.batch_size, sampler=EpochOrder([c.label for c in table], config.seed, config.sampler, config.epochs) if train else None,
-                      drop_last=train and len(table) > config.batch_size,
+                      drop_last=train and len(table) > config.batch_size, collate_fn=_as_they_lie if train and features is None else None,
                       num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
 
 def set_epoch(loader, epoch):

@@ -203,7 +203,7 @@ class ClipDataset(torch.utils.data.Dataset):
         x = _square(read_frames(clip.path, take), c.image_size) if self.cache is None else torch.from_numpy(self.cache.frames(clip.id)[take.numpy()]).permute(0, 3, 1, 2)
         if self.train:
             d = draw(c, seed, *x.shape[-2:])
-            if self.draws: return x.contiguous(), clip.label, i, d
+            if self.draws: return x, clip.label, i, d          # as they lie in the cache, channels last: what cropping likes best
             x = augment_clip(x, d, c.image_size)
         elif x.shape[-1] != c.image_size: x = v2.functional.resize(x, [c.image_size] * 2, antialias=True)
         return x.contiguous(), clip.label, i
