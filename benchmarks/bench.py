@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py WORK                    # all parts -> results/bench-cpu.json (bench-cuda.json on a GPU)
     python benchmarks/bench.py WORK data loss          # some parts; the others in the file stay
-    python benchmarks/bench.py WORK roofline --library OTHER    # one more row: the step of another checkout of the project, before a change for instance
+    python benchmarks/bench.py WORK roofline --checkout OTHER    # one more row: the step of another checkout of the project, before a change for instance
 
 Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are medians of interleaved rounds (`micacl.bench.alternate`),
 ratios are medians over the rounds with the smallest and the largest. torchcodec is compared where it can be imported; it needs FFmpeg's libraries:
@@ -347,13 +347,13 @@ def use_library(folder):
 
 def measure(part, args):
     "Run one part here and put its figures into the file."
-    if args.library: use_library(args.library.resolve())
+    if args.checkout: use_library(args.checkout.resolve())
     import torch
     from micacl.core import read_json, write_json
     started = time.time()
     found = PARTS[part](args.work, args.rounds)
-    command = f"python benchmarks/bench.py WORK {part} --rounds {args.rounds}" + (" --library OTHER" if args.library else "")
-    about = dict(command=command, commit=library_commit(args.library) if args.library else commit(), machine=dict(machine(), threads=torch.get_num_threads()), rounds=args.rounds, seconds=round(time.time() - started))
+    command = f"python benchmarks/bench.py WORK {part} --rounds {args.rounds}" + (" --checkout OTHER" if args.checkout else "")
+    about = dict(command=command, commit=library_commit(args.checkout) if args.checkout else commit(), machine=dict(machine(), threads=torch.get_num_threads()), rounds=args.rounds, seconds=round(time.time() - started))
     everything = read_json(args.out) if args.out.exists() else {}
     if part == "roofline":      # a row a commit: before and after
         everything[part] = [m for m in everything.get(part, []) if m["commit"].removesuffix("+changes") != about["commit"].removesuffix("+changes")] + [dict(about, **found)]
@@ -368,7 +368,7 @@ def main():
     p.add_argument("work", type=Path, help="folder for clips that are drawn")
     p.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     p.add_argument("--rounds", type=int, default=5, help="how often each thing is timed")
-    p.add_argument("--library", type=Path, help="measure the library in this checkout of the project")
+    p.add_argument("--checkout", type=Path, help="measure the library in this checkout of the project")
     p.add_argument("--out", type=Path, help="JSON file (default: results/bench-cpu.json or bench-cuda.json)")
     args = p.parse_args()
     if wrong := set(args.parts) - set(PARTS): p.error(f"no part {', '.join(wrong)}; there are {', '.join(PARTS)}")
@@ -376,7 +376,7 @@ def main():
     args.work.mkdir(parents=True, exist_ok=True)
     if len(args.parts) == 1: return measure(args.parts[0], args)
     for part in args.parts or PARTS:      # a process each: memory and threads of one do not disturb the next
-        again = [sys.executable, __file__, args.work, part, "--rounds", args.rounds, "--out", args.out, *(["--library", args.library] if args.library else [])]
+        again = [sys.executable, __file__, args.work, part, "--rounds", args.rounds, "--out", args.out, *(["--checkout", args.checkout] if args.checkout else [])]
         if subprocess.run([str(w) for w in again], check=False).returncode: sys.exit(f"{part} failed")
 
 

@@ -162,7 +162,7 @@ def test_the_script_runs_a_part_and_keeps_the_others(tmp_path, monkeypatch):
     import bench as script
     pytest.importorskip("pytorch_metric_learning")
     out, loss = tmp_path / "bench.json", script.loss
-    out.write_text(json.dumps(dict(data=dict(kept=True), roofline=[dict(commit="abc", command="python benchmarks/bench.py WORK roofline --library OTHER")])))
+    out.write_text(json.dumps(dict(data=dict(kept=True), roofline=[dict(commit="abc", command="python benchmarks/bench.py WORK roofline --checkout OTHER")])))
     monkeypatch.setitem(script.PARTS, "loss", lambda work, rounds: loss(work, rounds, (64,)))
     monkeypatch.setitem(script.PARTS, "roofline", lambda work, rounds: dict(rows=[1]))
     for part in ("loss", "roofline", "roofline"):
