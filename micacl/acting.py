@@ -69,7 +69,14 @@ def _add(units, number, curve):
     "Let one action unit follow `curve` where that is more than it does already."
     units[:, AU[number]] = np.maximum(units[:, AU[number]], curve)
 
-def add_expression(units, stream, t, name, strength, peaks):
+def add_expression(
+    units,      # (F,15), changed in place
+    stream,     # the clip's stream for the expression
+    t,          # (F,) times in seconds
+    name,       # a key of PROTOTYPES
+    strength,   # of the expression, 0..1
+    peaks,      # from `draw_peaks`
+):
     "A random part of the prototype: core always, the rest often, each unit with its own intensity and a small lag."
     keep, size, lag = stream.uniform(size=(3, len(UNITS)))
     for k, number in enumerate(PROTOTYPES[name]):
@@ -79,8 +86,13 @@ def add_expression(units, stream, t, name, strength, peaks):
 # %% ../nbs/00c_acting.ipynb #34f18bee
 def _bump(t, centre, half): return ease(1.0 - np.abs(t - centre) / half)
 
-def add_nuisance(units, streams, t, e) -> dict:
-    "Talking, blinks and distractors; `e` is the envelope they give way to. Returns what was added."
+def add_nuisance(
+    units,      # (F,15), changed in place
+    streams,    # name -> the clip's stream of that name
+    t,          # (F,) times in seconds
+    e,          # (F,) envelope that distractors give way to
+) -> dict:      # what was added: talking, blinks, distractors
+    "Talking, blinks and distractors."
     end, talk, blink, other = t[0] + t[-1], streams("talk"), streams("blink"), streams("distract")
     on, amount, rate, phase, centre, half = talk.uniform(size=6)
     if on < 0.5:
@@ -152,7 +164,7 @@ def sample_clip(
     n_frames: int = 24,      # typical length; clips have half to one and a half times as many frames
     apex=(0.3, 0.6),         # range of the apex share
 ) -> Sample:
-    "Everything about clip `index`, before drawing. Depends on the arguments only, never on other clips."
+    "Everything about clip `index`, before drawing. It depends on the arguments only, never on other clips."
     own = derive_seed(seed, "clip", index)
     streams = lambda name: Stream(own, name)
     n, fps = max(2, round(n_frames * (0.5 + 0.5 * sum(map(float, streams("length").uniform(size=2)))))), Fraction(n_frames) / int(SECONDS)
@@ -173,7 +185,8 @@ def sample_clip(
 
 # %% ../nbs/00c_acting.ipynb #8ce95043
 def unit_stream(
-    seed: int, index: int,   # of the stream; of the clip in it
+    seed: int,               # of the stream: another seed, other people
+    index: int,              # of the clip in it
     size: int = 64,          # pixels
     n_frames: int = 4,       # F
 ):                           # frames (F,size,size,3) uint8, units (F,15)

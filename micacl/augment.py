@@ -29,7 +29,8 @@ def _transforms(crop, j): return v2.RandomResizedCrop(1, scale=(crop, 1.0)), v2.
 def draw(
     config: Config,   # crop, flip and jitter
     seed: int,        # the draw follows from it
-    height: int, width: int,   # of the frames, pixels
+    height: int,      # of the frames, pixels
+    width: int,       # likewise
 ) -> torch.Tensor:    # (11,) float32: crop top, left, height, width; mirrored 0 or 1; factors of brightness, contrast, saturation; their order
     "What happens to all frames of a clip."
     (crops, jitter), frame = _transforms(config.crop, config.jitter), torch.empty(1, 3, height, width, device="meta")

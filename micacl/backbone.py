@@ -61,7 +61,8 @@ def _r3d_18(pretrained: bool) -> Backbone:
 
 # %% ../nbs/04_backbone.ipynb #41b80a68
 def conv_block(
-    c_in: int, c_out: int, # channels before and after
+    c_in: int, # channels before
+    c_out: int, # channels after
     kernel: tuple, # (time, height, width), odd numbers
 ) -> nn.Sequential: # (M,c_in,L,H,W) -> (M,c_out,L,H/2,W/2)
     "Convolution that halves the picture and keeps the frames, batch norm, ReLU."
@@ -99,7 +100,12 @@ def _r3d_small() -> Backbone:
 # %% ../nbs/04_backbone.ipynb #6db8c4ee
 WEIGHTS_FORMAT = "1"   # raised when the layout of the tensors changes
 
-def save_weights(path, state: dict, architecture: str, **metadata):
+def save_weights(
+    path, # the file to write
+    state: dict, # tensors by name
+    architecture: str, # for which network they are
+    **metadata, # more for the header
+):
     "Write tensors and a header of strings, whole or not at all."
     header = dict(format=WEIGHTS_FORMAT, architecture=architecture, **{k: str(v) for k, v in metadata.items()})
     data = to_safetensors({k: v.detach().cpu().contiguous() for k, v in state.items()}, header)
@@ -122,7 +128,9 @@ def read_weights(
     return state, header
 
 # %% ../nbs/04_backbone.ipynb #4a040624
-def weights_path(name: str = "r3d_small") -> Path:
+def weights_path(
+    name: str = "r3d_small", # the architecture
+) -> Path:
     "Where the package keeps the weights of `name`."
     return Path(str(importlib.resources.files("micacl"))) / "weights" / f"{name}.safetensors"
 

@@ -39,10 +39,17 @@ class Problem:
 # %% ../nbs/01b_clips.ipynb #1be4d300
 class ClipTable:
     "Clips in order, their classes, and whatever went wrong while they were read."
-    def __init__(self, clips, classes=EMOTIONS, root=".", dataset="csv", problems=(), notes=(), source=None):
+    def __init__(self,
+        clips,              # `Clip`s
+        classes=EMOTIONS,   # class names; a label is a position in them
+        root=".",           # the data folder
+        dataset="csv",      # name of the reader
+        problems=(),        # `Problem`s: rows and clips left out
+        notes=(),           # things a reader should know, no faults
+        source=None,        # what was read: the folder, or the list file in it; None = root
+    ):
         self.clips, self.classes, self.root, self.dataset = tuple(clips), tuple(classes), Path(root), dataset
-        self.source = Path(source or root)       # what was read: the folder, or the list file in it
-        self.problems, self.notes = list(problems), list(notes)     # notes: things a reader should know, no faults
+        self.source, self.problems, self.notes = Path(source or root), list(problems), list(notes)
         self.labels = np.array([c.label for c in self.clips], dtype=np.int64)   # (n,)
 
     def __len__(self): return len(self.clips)
@@ -57,8 +64,12 @@ class ClipTable:
     def counts(self) -> np.ndarray: "(C,) clips per class, n_c"; return class_counts(self.labels, len(self.classes))
     @property
     def folds(self) -> list: "The folds that have test clips."; return sorted({c.fold for c in self.clips if c.fold > 0})
-    def select(self, split=None, fold=None, not_fold=None) -> "ClipTable":
-        "The clips of a split and a fold; `not_fold` leaves folds out (a number or several)."
+    def select(self,
+        split=None,      # only clips of this split
+        fold=None,       # only clips that this fold tests
+        not_fold=None,   # a fold, or several, to leave out
+    ) -> "ClipTable":
+        "The clips of a split, of a fold, or of all folds but some."
         out = np.atleast_1d([] if not_fold is None else not_fold)
         return self[np.array([(split is None or c.split == split) and (fold is None or c.fold == fold) and c.fold not in out
                               for c in self.clips], dtype=bool)]
@@ -161,8 +172,12 @@ class Intake(Place):
 # %% ../nbs/01b_clips.ipynb #e1169b5e
 MAX_FILE, MAX_LINE, MAX_CELLS = 1 << 26, 10**6, 1000     # bytes, letters, cells: half a million clips take 64 MB
 
-def read_rows(file, take, header=False):
-    "[(line number, cells)] of a list file, whatever separates the cells. `header`: without a first line that can be read, nobody knows what the others mean."
+def read_rows(
+    file,           # a list file
+    take,           # an `Intake`, which is told what is wrong
+    header=False,   # True: where the first line can't be read, nobody knows what the others mean, and there are no rows
+):                  # [(line number, cells)]
+    "The rows of a list file, whatever separates the cells."
     text = _without_long_lines(_text_of(file, take), file, take, header)
     sep = next((s for s in ",;\t" if s in text.lstrip().split("\n", 1)[0]), None)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep) if sep else None
@@ -195,6 +210,7 @@ def _without_long_lines(text, file, take, header):
             lines[i] = ""
     return "\n".join(lines)
 
+# %% ../nbs/01b_clips.ipynb #e7c1a0d8
 SYNONYMS = dict(happiness="happy", sadness="sad", anger="angry", surprised="surprise", disgusted="disgust", fearful="fear")
 
 def plain_label(text):
@@ -261,7 +277,7 @@ def make_folds(
     return ClipTable(clips, table.classes, table.root, table.dataset, table.problems, source=table.source)
 
 def divided_groups(
-    table: ClipTable,
+    table: ClipTable,   # clips with folds or splits
 ) -> list:   # names of groups that stand in two folds, or in a test set and outside of it
     "Groups that are seen in training and tested on."
     folds, sides = {}, {}

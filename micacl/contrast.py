@@ -1,4 +1,4 @@
-"""SupCon and balanced contrastive learning beside MCCL: what the temperature does, where the classes end up, and what a long tail does to them
+"""SupCon and balanced contrastive learning beside MCCL: what the temperature does, where the classes end up, and what a long tail does to them.
 
 Docs: https://micacl.github.io/micacl/contrast.html.md"""
 

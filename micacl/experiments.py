@@ -113,7 +113,7 @@ def run_all(
     jobs: list,               # argument tuples of `one_run`
     processes: int | None = None,    # None: one a core, or one in all where there is a GPU
     say=print,                # told about each run
-    work=one_run,
+    work=one_run,             # what is called with the arguments of a job
 ) -> dict:                    # job number -> result; a job that failed is missing
     "All jobs, some side by side."
     processes = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
@@ -153,8 +153,8 @@ class _one_thread:
 
 # %% ../nbs/10b_experiments.ipynb #79b58f8b
 def cost(
-    config: Config,
-    n_classes: int = 7,
+    config: Config,      # model, frames, batch_size
+    n_classes: int = 7,  # C
     steps: int = 3,      # timed; the median counts
 ) -> dict:               # parameters, of which behind the backbone; GFLOPs a clip; seconds a step
     "What a method takes. Two operations for each multiply-and-add."

@@ -18,7 +18,7 @@ from .core import MicaclError
 def masked_softmax(
     scores: torch.Tensor, # (...,N) real numbers
     mask: torch.Tensor | None = None, # bool, broadcastable to `scores`; True = real
-) -> torch.Tensor: # like `scores`; exactly 0 where masked, sums to 1 over the last axis
+) -> torch.Tensor: # like `scores`; exactly 0 where masked, sums to 1 over the last axis; uniform where nothing is real
     "Softmax over the last axis that gives masked entries no share."
     if mask is not None: scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(-1)

@@ -1,4 +1,4 @@
-"""The last layer and its preferences: where a long tail hides in it, cosine heads, and second stages that repair the classifier alone
+"""The last layer and its preferences: where a long tail hides in it, cosine heads, and second stages that repair the classifier alone.
 
 Docs: https://micacl.github.io/micacl/heads.html.md"""
 
@@ -92,9 +92,9 @@ def learn_scales(
     "LWS: the length of every class's weights is learned anew, their direction stays (Kang et al., 2020, section 4)."
     _check("learn_scales", x, y, len(W))
     W, b = W.detach(), b.detach()
-    scores, log_f = x.detach() @ W.T, W.new_zeros(len(W), requires_grad=True)   # f = exp(log f) stays positive
-    _fit(lambda rows: scores[rows] * log_f.exp() + b, [log_f], y, seed, epochs, lr)
-    return W * log_f.detach().exp()[:, None], b.clone()
+    scores, log_a = x.detach() @ W.T, W.new_zeros(len(W), requires_grad=True)   # a = exp(log a) stays positive
+    _fit(lambda rows: scores[rows] * log_a.exp() + b, [log_a], y, seed, epochs, lr)
+    return W * log_a.detach().exp()[:, None], b.clone()
 
 # %% ../nbs/07c_heads.ipynb #ab657687
 @torch.enable_grad()

@@ -77,7 +77,8 @@ class Act:
     votes: tuple       # seven counts, sum 10
 
 def draw_act(
-    seed: int, index: int,   # of the data set; of the clip
+    seed: int,               # of the data set
+    index: int,              # of the clip
     label: int,              # what the majority of the annotators must say
     strength=STRENGTH,       # weakest and strongest expression
 ) -> Act:
@@ -107,7 +108,12 @@ class Row:
 
 SPLITS = dict(train=0, test=1_000_000, test_balanced=2_000_000)   # where the numbering of clips and people starts
 
-def plan_split(seed: int, split: str, counts, first: int = 1) -> list:
+def plan_split(
+    seed: int,        # of the data set
+    split: str,       # a key of SPLITS
+    counts,           # (7,) clips per label
+    first: int = 1,   # number of the first clip
+) -> list:            # of `Row`
     "The rows of one split: labels in random order, people drawn blindly from the pool of the split or fold."
     n, base = int(sum(counts)), SPLITS[split]
     labels, place = np.repeat(np.arange(7), counts), Stream(seed, "order", split).permutation(n)

@@ -46,7 +46,7 @@ class EpochOrder(Sampler):
     "Clips in an order that is a function of (seed, epoch); works for any list of labels and any DataLoader."
     def __init__(self,
         labels,                     # (n,) label of each clip
-        seed: int,
+        seed: int,                  # same seed, same orders
         sampler: str = "natural",   # natural: every clip once; the others repeat clips of rare classes
         epochs: int = 1,            # T, of progressive
         m: int = 4,                 # clips of a class in a row, of per_class
@@ -118,7 +118,7 @@ class InstanceFeatures:
         self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(c.crop), str(c.flip), str(c.jitter))
 
     def of(self,
-        table: ClipTable,
+        table: ClipTable,            # whose features
         epoch: int | None = None,    # augmented as in this epoch; None: as in a test
     ) -> torch.Tensor:        # (n,N,D)
         "From the file, or computed and written; a second process that asks meanwhile waits."

@@ -1,4 +1,4 @@
-"""Losses on scores that are told how often each class comes: weights, focus, margins, corrected scores
+"""Losses on scores that are told how often each class comes: weights, focus, margins, corrected scores.
 
 Docs: https://micacl.github.io/micacl/losses.html.md"""
 

@@ -1,4 +1,4 @@
-"""Multiscale category-aware contrastive learning: bag features of one emotion pulled together, with a say for the rare ones
+"""Multiscale category-aware contrastive learning: bag features of one emotion pulled together, with a say for the rare ones.
 
 Docs: https://micacl.github.io/micacl/mccl.html.md"""
 

@@ -66,7 +66,7 @@ def war(
 # %% ../nbs/09_metrics.ipynb #5e673248
 def group_recall(
     recall,         # (C,) recall of each class, NaN where there is none
-    train_counts=None,   # (C,) training clips of each class
+    train_counts=None, # (C,) training clips of each class
     groups: dict | None = None, # group -> class numbers; None: thirds by rank of `train_counts`
 ) -> dict:          # {"head": float, "medium": float, "tail": float}; NaN for an empty group
     "Mean recall of the frequent, the middling and the rare classes."

@@ -1,4 +1,4 @@
-"""The whole road in one module: MICACL, M3DFEL and four plain baselines, all with the same output
+"""The whole road in one module: MICACL, M3DFEL and four plain baselines, all with the same output.
 
 Docs: https://micacl.github.io/micacl/models.html.md"""
 

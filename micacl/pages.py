@@ -16,42 +16,55 @@ from PIL import Image
 from .plots import INK
 
 # %% ../nbs/12a_pages.ipynb #bad4c8f5
-def tag(name, *content, **attributes):
-    "An HTML element. `content` is HTML already; attribute values are text and are escaped."
+def tag(
+    name,           # of the element
+    *content,       # HTML
+    **attributes,   # text, escaped here; class_ is class, data_label is data-label
+) -> str:           # HTML
+    "An HTML element."
     at = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(str(v))}"' for k, v in attributes.items())
     return f"<{name}{at}>{''.join(content)}</{name}>"
 
-def paragraph(text):
+def paragraph(text) -> str:   # text -> HTML
     "Text in a paragraph."
     return tag("p", escape(text))
 
-def section(title, *content):
+def section(title, *content) -> str:   # text, HTML -> HTML
     "HTML under a heading."
     return tag("section", tag("h2", escape(title)), *content) + "\n"
 
-def note(text):
+def note(text) -> str:   # text -> HTML
     "Text in small print."
     return tag("p", escape(text), class_="note")
 
-def percent(x):
+def percent(x) -> str:   # 0..1, None or NaN -> text
     "A share in per cent, as text; a dash where there is none."
     return "–" if x is None or x != x else f"{100 * x:.1f}"
 
-def number_table(caption, head, rows):
+def number_table(
+    caption,   # text
+    head,      # texts, one a column; () for a table without a head
+    rows,      # of texts or numbers; the first of each is its header
+) -> str:      # HTML
     "A table with a caption and header cells, so that a screen reader can say where it is."
     body = "".join(tag("tr", tag("th", escape(str(r[0])), scope="row"), *(tag("td", escape(str(c))) for c in r[1:])) for r in rows)
     heads = tag("thead", tag("tr", *(tag("th", escape(h), scope="col") if h else "<td></td>" for h in head))) if head else ""
     return tag("div", tag("table", tag("caption", escape(caption)), heads, tag("tbody", body)), class_="scroll", tabindex=0)
 
-def details(summary, *content):
+def details(summary, *content) -> str:   # text, HTML -> HTML
     "HTML that opens at a click."
     return tag("details", tag("summary", escape(summary)), *content)
 
 # %% ../nbs/12a_pages.ipynb #fb13e711
 def _data_uri(kind, raw): return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
 
-def webp(frames, ms=80, side=96, quality=70):
-    "Frames (T,H,W,3) as an animated WebP (a still one if T = 1), at most `side` pixels on a side."
+def webp(
+    frames,       # (T,H,W,3) uint8
+    ms=80,        # milliseconds a frame
+    side=96,      # pixels, at most
+    quality=70,   # 0..100
+) -> str:         # a data: address
+    "Frames as an animated WebP, a still one if T = 1."
     pictures = [Image.fromarray(f) for f in np.asarray(frames)]
     for p in pictures: p.thumbnail((side, side))
     f = io.BytesIO()
@@ -59,7 +72,10 @@ def webp(frames, ms=80, side=96, quality=70):
     pictures[0].save(f, format="WEBP", quality=quality, method=4, **more)
     return _data_uri("webp", f.getvalue())
 
-def moving_picture(frames, alt):
+def moving_picture(
+    frames,   # (T,H,W,3) uint8
+    alt,      # what it shows, in words
+) -> str:     # HTML
     "A moving picture, still for those who prefer reduced motion; long clips are thinned out to 32 frames."
     frames = np.asarray(frames)
     step = -(-len(frames) // 32)
@@ -67,15 +83,19 @@ def moving_picture(frames, alt):
     return tag("picture", still, f'<img src="{webp(frames[::step], 80 * step)}" alt="{escape(alt)}" width="128" height="128">')
 
 # %% ../nbs/12a_pages.ipynb #f45e5bb3
-def inline_svg(fig, alt, key):
-    "A figure as inline SVG that takes the ink of the page; `key` keeps its ids apart from other figures'."
+def inline_svg(
+    fig,     # a matplotlib figure
+    alt,     # what it shows, in words
+    key,     # keeps its ids apart from those of other figures on the page
+) -> str:    # HTML
+    "A figure as inline SVG that takes the ink of the page."
     f = io.StringIO()
     fig.savefig(f, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", f.getvalue()[f.getvalue().index("<svg"):], flags=re.S)
     ids = {}                                                                        # matplotlib's ids are random; numbers are not
     svg = re.sub(r'(\bid="|href="#|url\(#)([^")]+)', lambda m: f"{m[1]}{key}-{ids.setdefault(m[2], len(ids))}", svg)
     svg = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda m: _recode(m[1]), svg).replace(INK, "currentColor")
-    width = float(re.search(r'width="([\d.]+)pt"', svg)[1]) * 4 / 3
+    width = float(re.findall(r'width="([\d.]+)pt"', svg)[0]) * 4 / 3
     svg = f'<svg role="img" aria-label="{escape(alt)}" style="min-width:{.6 * width:.0f}px;max-width:{width:.0f}px"' + re.sub(r' (width|height)="[\d.]+pt"', "", svg[4:], count=2)
     return tag("div", svg, class_="scroll", tabindex=0)        # on a phone a wide figure scrolls, rather than shrink until nobody can read it
 
@@ -84,7 +104,7 @@ def _recode(png64):
     Image.open(io.BytesIO(base64.b64decode(png64))).save(f, format="WEBP", quality=75, method=4)
     return _data_uri("webp", f.getvalue())
 
-def figure(picture, caption, *more):
+def figure(picture, caption, *more) -> str:   # HTML, text, HTML -> HTML
     "A picture with its caption."
     return tag("figure", picture, tag("figcaption", escape(caption)), *more)
 
@@ -111,7 +131,11 @@ tbody th{font-weight:600}.scroll{overflow-x:auto}.scroll th,.scroll td{min-width
 @media print{details{display:block}body{max-width:none}}
 """
 
-def html_page(title, lead, *sections):
+def html_page(
+    title,       # text
+    lead,        # text, the line under the title
+    *sections,   # HTML
+) -> str:        # a file
     "A whole page in one file, which may load nothing from anywhere."
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'

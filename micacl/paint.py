@@ -21,7 +21,8 @@ def positive(x):
     return np.clip(x, 0, 9e9)
 
 def ramp(x,        # anything
-         lo, hi):  # where the ramp begins and ends
+         lo,       # where the ramp begins
+         hi):      # where it ends
     "0 below lo, 1 above hi, smooth between."
     t = np.clip((x - lo)*(1/(hi - lo)), 0, 1)
     return t*t*(3 - 2*t)
@@ -59,7 +60,8 @@ def grid(size):          # pixels
     x = (np.arange(size, dtype=np.float32) + 0.5)*np.float32(2/size) - 1
     return x[None, None, :], x[None, :, None]
 
-def outline(x, y,        # head coordinates
+def outline(x,           # head coordinates, to the right
+            y,           # and down
             width,       # half width at y = 0
             bottom,      # y of the chin
             square=0.9,  # 0 ellipse ... 1 box, below y = 0
@@ -123,13 +125,16 @@ class Canvas:
         self.x, self.y, self.rgb, self.dark, self.relief, self.head, self.px, self.sin = x, y, rgb, dark, relief, head, px, sin
         self.bounds = None
 
-    def paint(self, mask, colour):
+    def paint(self,
+              mask,          # share of each pixel that is painted
+              colour):       # as from `linear`
         "Lay a colour over what is there, its creases too."
         mask = mask*self.head
         self.rgb += mask*(colour - self.rgb)
         self.dark += mask*(1 - self.dark)
 
-    def shade(self, mask):
+    def shade(self,
+              mask):         # how dark: 0 not at all, 1 black
         "Darken, as a crease does."
         self.dark *= 1 - mask
 

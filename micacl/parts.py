@@ -98,7 +98,7 @@ def _lower(g, face, A, M):
 
 # %% ../nbs/00ab_parts.ipynb #2d7ff7bb
 def per_pixel(g,               # from `geometry`
-              frames=slice(None),
+              frames=slice(None),     # which of them
               symmetric=True): # no asymmetry was given: left and right need not be told apart
     "The same measures with two more axes, for some of the frames."
     return SimpleNamespace(symmetric=symmetric, **{n: a[:, frames, None, None] for n, a in vars(g).items()})
@@ -108,8 +108,12 @@ def sides(v, right):
     return v[0] if right is None else v[0] + right*(v[1] - v[0])
 
 # %% ../nbs/00ab_parts.ipynb #492e79ac
-def brow(c, face, g, s, side):     # canvas, who, measures, index of the side (0, 1), sign of its x
-    "One brow, and the ridge below it."
+def brow(c,         # a `Canvas`
+         face,      # a `Face`
+         g,         # measures, from `per_pixel`
+         s,         # side of the picture: 0 left, 1 right
+         side):     # sign of its x: -1 or 1
+    "Paint one brow, and the ridge below it."
     x0, x1 = g.brow_x[s], face.eye_x + face.eye_size*1.35
     with c.window(*sorted((-0.12*side, side*(x1 + 0.12))), face.brow_y - 0.36, face.brow_y + 0.26) as w:
         t = (w.x*side - x0)*(1/(x1 - x0))

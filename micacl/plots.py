@@ -31,7 +31,7 @@ STYLE: dict = {"figure.dpi": 80, "font.size": 10, "axes.titlesize": 11, "axes.ti
                "text.color": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "image.cmap": "viridis",
                "axes.prop_cycle": cycler(color=SERIES)}
 
-def style():
+def style():   # a context manager
     "A context in which matplotlib draws in the style of the book: `with style(): ...`."
     return matplotlib.rc_context(STYLE)
 
@@ -177,7 +177,7 @@ def _heat(ax, values, texts):
 # %% ../nbs/12_plots.ipynb #7973c67c
 def plot_recalls(
     recalls: dict,                                  # {method: {class: recall 0..1 or None}}
-    intervals: dict | None = None,                         # {method: {class: (low, high)}}
+    intervals: dict | None = None,                  # {method: {class: (low, high)}}
     order=None,                                     # class names from top to bottom; default: as given
     title: str = "Recall per class",                # above the dots
 ) -> Figure:                                        # one line of dots a class, the chance level dashed
@@ -254,7 +254,7 @@ def plot_schedule(
     lr,                                  # (steps,) learning rate at each step
     steps_per_epoch: int = 1,            # steps in an epoch
     title: str = "Learning rate",        # above the curve
-) -> Figure:
+) -> Figure:                             # one line
     "The learning rate over the epochs."
     fig, ax = _new(6, 2.2)
     ax.plot(np.arange(len(lr)) / steps_per_epoch, lr, color=SERIES[0], lw=1.8)
@@ -268,7 +268,7 @@ def explore_weights(
     weights,          # list of (N,) weights
     apexes=None,      # list of (T,) bool
     titles=None,      # list of str
-):
+):                    # the function that `interact` returns
     "A slider over clips, each drawn by `plot_weights` (needs ipywidgets)."
     try: from ipywidgets import IntSlider, interact
     except ImportError: raise MicaclError("explore_weights: needs ipywidgets, which is not installed; pip install 'micacl[notebooks]'") from None

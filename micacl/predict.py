@@ -76,14 +76,14 @@ def _crops(frames, size, crop, detect, every, seen):
 
 # %% ../nbs/13_predict.ipynb #049b25a8
 def predict_video(
-    run,                     # run folder, or what `load_run` returned
-    video,                   # video file, folder of pictures, or picture
-    crop: bool = True,       # find the face and cut it out; False: the pictures are faces already
-    window: float = 2.5,     # W, seconds; 0 = the whole video as one clip (held in memory)
+    run,                            # run folder, or what `load_run` returned
+    video,                          # video file, folder of pictures, or picture
+    crop: bool = True,              # find the face and cut it out; False: the pictures are faces already
+    window: float = 2.5,            # W, seconds; 0 = the whole video as one clip (held in memory)
     stride: float | None = None,    # S, seconds; None = half of the window
-    detect=find_faces,       # picture -> [(x, y, w, h)]: another detector
-    every: float = 0.25,     # seconds between two looks for the face
-    device: str = "cpu",     # where the model runs
+    detect=find_faces,              # picture -> [(x, y, w, h)]: another detector
+    every: float = 0.25,            # seconds between two looks for the face
+    device: str = "cpu",            # where the model runs
 ) -> Prediction:
     "Score a video, window by window, in memory that does not grow with the frames."
     model, config, info = load_run(run) if isinstance(run, (str, os.PathLike)) else run
@@ -276,7 +276,10 @@ def predict_upload(
         try: return replace(predict_video(run, path, **options), video=upload["name"])
         except ClipError as e: raise MicaclError(str(e).replace(str(path), upload["name"])) from None
 
-def upload_widget(run, **options):
+def upload_widget(
+    run,         # run folder, or what `load_run` returned
+    **options,   # of `predict_video`
+):               # a widget
     "A button for a video and the picture of its scores (needs ipywidgets)."
     try: from ipywidgets import FileUpload, Output, VBox
     except ImportError: raise MicaclError("upload_widget: needs ipywidgets, which is not installed; pip install 'micacl[notebooks]'") from None

@@ -104,19 +104,33 @@ def recolour(x, brightness, contrast, saturation):
     grey = x.mean(2, keepdim=True)
     return (grey + saturation * (x - grey)).clamp(0, 1)
 
-def to_instances(frames: torch.Tensor) -> torch.Tensor:
-    "(M,L,H,W,3) uint8 -> (M,3,L,H,W) float in 0..1, nothing changed."
+def to_instances(
+    frames: torch.Tensor, # (M,L,H,W,3) uint8
+) -> torch.Tensor: # (M,3,L,H,W) float in 0..1
+    "Frames as the encoder wants them, nothing changed."
     return frames.permute(0, 4, 1, 2, 3).float() / 255
 
 # %% ../nbs/04b_pretrain.ipynb #19c0d376
 @torch.no_grad()
-def predict_units(model, frames: torch.Tensor) -> torch.Tensor:
-    "Units (M,U) of frames (M,L,H,W,3) uint8, without augmentation."
+def predict_units(
+    model, # encoder, or encoder and `UnitHead`
+    frames: torch.Tensor, # (M,L,H,W,3) uint8
+) -> torch.Tensor: # (M,U)
+    "What the model says about frames, without augmentation."
     model.eval()
     return torch.cat([model(to_instances(part)) for part in frames.split(128)])
 
-def train_epoch(model, frames, units, optimiser, schedule, batch_size, seed, epoch) -> float:
-    "One pass; returns the mean loss. A last batch that is not full is left out."
+def train_epoch(
+    model, # encoder, `UnitHead`
+    frames, # (M,L,H,W,3) uint8
+    units, # (M,U)
+    optimiser, # steps once a batch
+    schedule, # likewise
+    batch_size, # instances a step; a last batch that is not full is left out
+    seed, # order and augmentation follow from it
+    epoch, # and from this
+) -> float: # mean loss
+    "One pass over the training instances."
     model.train()
     generator, losses = torch.Generator().manual_seed(derive_seed(seed, "pretrain", epoch)), []
     for pick in torch.randperm(len(frames), generator=generator).split(batch_size):
@@ -129,8 +143,13 @@ def train_epoch(model, frames, units, optimiser, schedule, batch_size, seed, epo
 # %% ../nbs/04b_pretrain.ipynb #beb53a17
 def fit(
     model: nn.Sequential, # encoder, `UnitHead`; changed in place
-    train: tuple, held_out: tuple, # (frames, units) as from `render_stream`
-    epochs: int, batch_size: int, lr: float, weight_decay: float, seed: int,
+    train: tuple, # (frames, units) as from `render_stream`
+    held_out: tuple, # likewise, of other people
+    epochs: int, # passes over the training instances
+    batch_size: int, # instances a step
+    lr: float, # highest learning rate
+    weight_decay: float, # of weights; biases and scales have none
+    seed: int, # order and augmentation follow from it
     report=print, # called with one line an epoch
 ) -> list: # one dict an epoch: epoch, loss (training), r2 (held out, mean over units), seconds
     "Train encoder and head together."
@@ -151,7 +170,9 @@ def fit(
 
 # %% ../nbs/04b_pretrain.ipynb #a0ce2f6c
 @torch.no_grad()
-def forget_time(backbone: nn.Module) -> nn.Module: # the same object
+def forget_time(
+    backbone: nn.Module, # changed in place
+) -> nn.Module: # the same object
     "Set all but the middle time slice of every 3D kernel to zero: a clip is then the mean of its frames."
     for m in backbone.modules():
         if isinstance(m, nn.Conv3d) and m.kernel_size[0] == 3: m.weight[:, :, 0::2] = 0
@@ -191,10 +212,10 @@ def pretrain(
     clip_epochs: int = 3, # passes over those
     size: int = 64, # pixels
     n_frames: int = 4, # L, frames of an instance
-    seed: int = 0,
-    batch_size: int = 32,
+    seed: int = 0, # of people, order and augmentation
+    batch_size: int = 32, # instances a step
     lr: float = 4e-3, # highest learning rate; an eighth of it for the clips
-    weight_decay: float = 0.01,
+    weight_decay: float = 0.01, # of weights; biases and scales have none
     n_held_out: int = 512, # instances of other people, to measure R²
     workers: int | None = None, # processes that render; None: as many as there are cores, at most 8. The result does not depend on it
     quiet: bool = False, # no lines while it runs
@@ -231,7 +252,8 @@ def _write(out: Path, model, log: dict) -> dict:
 # %% ../nbs/04b_pretrain.ipynb #5a9840b9
 def probe(
     backbone: nn.Module, # frozen
-    train: tuple, held_out: tuple, # (frames, units)
+    train: tuple, # (frames, units)
+    held_out: tuple, # likewise, of other people
     n: int = 2000, # training instances used, at most
     ridge: float = 1e-2, # lambda, as a share of n
 ) -> torch.Tensor: # (U,) R² on the held-out people
@@ -244,7 +266,9 @@ def probe(
     return r_squared(Z_held @ beta + centre, Y_held.double())
 
 # %% ../nbs/04b_pretrain.ipynb #3893ae8e
-def data_card(log: dict) -> str:
+def data_card(
+    log: dict, # as `pretrain` returns it
+) -> str:
     "Markdown for the folder that holds the weights: what they are, what they saw, how well they do, what they are not for."
     rows = "\n".join(f"| {u} | {v:.2f} |" for u, v in log["r2"].items())
     return f"""# r3d_small

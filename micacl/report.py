@@ -69,9 +69,10 @@ def _headline(run, base):
 # %% ../nbs/12b_report.ipynb #7b2197ea
 def paired_difference(
     y,                  # (n,) true labels
-    first, second,      # (n,) predictions of two models for the same clips
+    first,              # (n,) predictions of one model
+    second,             # (n,) predictions of another for the same clips
     draws: int = 2000,  # resampled test sets
-    seed: int = 0,
+    seed: int = 0,      # same seed, same interval
 ) -> tuple:             # (difference of the UARs, lower end, upper end of the 95 % interval)
     "UAR of the first minus UAR of the second, with an interval over the clips they share."
     y, rng = np.asarray(y), np.random.default_rng(seed)
@@ -249,7 +250,7 @@ OWN = dict(micacl=dict(lr=3e-3, backbone_lr=0.3), mean=dict(lr=3e-2, backbone_lr
 def demo_config(
     model: str,               # micacl or mean
     settings: dict = DEMO,    # its "run" holds fields of `Config`
-    seed: int = Config.seed,
+    seed: int = Config.seed,  # of the training
 ) -> Config:
     "Each model with the learning rate that it prefers (chapter 21); mean pooling is trained with cross entropy alone."
     return Config(model=model, seed=seed, **{**OWN[model], **settings["run"]})

@@ -1,4 +1,4 @@
-"""A model in a folder that others can load without trusting you, and a card that says what it can't do
+"""A model in a folder that others can load without trusting you, and a card that says what it can't do.
 
 Docs: https://micacl.github.io/micacl/sharing.html.md"""
 

@@ -52,8 +52,10 @@ def encode(
         box.mux(video.encode(None))
     return file.getvalue()
 
-def decode(file) -> np.ndarray:
-    "All frames of a video (a path, or an open file) as planes (F,3H/2,W) uint8: the exact content, before any conversion to RGB."
+def decode(
+    file,             # a path, or an open file
+) -> np.ndarray:      # planes (F,3H/2,W) uint8
+    "All frames of a video, exactly as they are stored, before any conversion to RGB."
     with av.open(file if hasattr(file, "read") else str(file)) as box: return np.stack([f.to_ndarray(format="yuv420p") for f in box.decode(video=0)])
 
 # %% ../nbs/01_synfew.ipynb #6187a2fd
@@ -76,6 +78,7 @@ class Truth(NamedTuple):
     envelope: np.ndarray   # (F,) float32, 0..1, how far the expression is up; 0 where it is neutral
     pose: np.ndarray       # (F,3) float32: yaw, pitch, roll in degrees
 
+# %% ../nbs/01_synfew.ipynb #e7c1a0d4
 def _make_clip(task):
     "Write one clip unless it is there. Returns its line of clips.csv as a dictionary, its votes and its Truth."
     job, row = task
@@ -92,6 +95,7 @@ def _make_clip(task):
                 blend=act.blend, apex_share=round(float(clip.apex.mean()), 3), **clip.factors)
     return line, act.votes, Truth(clip.units.astype(np.float32), clip.apex, np.round(clip.envelope, 3).astype(np.float32), clip.pose.astype(np.float32))
 
+# %% ../nbs/01_synfew.ipynb #e7c1a0d5
 def end_with_parent():
     "Called in a worker process: end when the main process has ended, even by kill -9. Otherwise workers would wait for it for ever."
     parent = multiprocessing.parent_process()
@@ -129,6 +133,7 @@ def _check(p, workers):
     want(len(p["strength"]) == 2 and 0 < p["strength"][0] <= p["strength"][1] <= 1, "strength", "two strengths, 0 < weakest <= strongest <= 1")
     want(workers is None or workers >= 1, "workers", "1 or more")
 
+# %% ../nbs/01_synfew.ipynb #e7c1a0d6
 def _look(out, parameters) -> bool:
     "True if the folder holds this set, complete; an error if it holds something else."
     if out.exists() and not out.is_dir(): raise MicaclError(f"{out}: expected a folder, found a file; give another path")
@@ -191,6 +196,7 @@ def generate(
         with FileLock(out / ".lock"): return _generate(out, p, rows, counts, workers, progress)        # whoever comes second waits
     except OSError as e: raise MicaclError(f"{e.filename or out}: the set could not be written ({e.strerror or e}); mend that and run the same command again, it goes on where it stopped") from None
 
+# %% ../nbs/01_synfew.ipynb #e7c1a0d7
 def _missing(out, rows): return sum(not (out / "clips" / f"{r.clip}.mp4").exists() for r in rows)
 
 def _generate(out, p, rows, counts, workers, progress):
@@ -267,23 +273,31 @@ def _need(root, name):
     if not path.is_file(): raise MicaclError(f"{path}: expected a file of a complete SynFEW set, found none; make it with generate, or check the path")
     return path
 
-def read_clips(root) -> list:
+def read_clips(
+    root,    # folder of a complete set
+) -> list:
     "The lines of clips.csv as dictionaries of text."
     with open(_need(root, "clips.csv"), newline="", encoding="utf-8") as f: return list(csv.DictReader(f))
 
-def read_votes(root) -> dict:
+def read_votes(
+    root,    # folder of a complete set
+) -> dict:
     "Clip id -> (7,) int64, how many of ten annotators said what."
     with open(_need(root, "votes.csv"), newline="", encoding="utf-8") as f:
         return {r["clip"]: np.array([int(r[e]) for e in EMOTIONS]) for r in csv.DictReader(f)}
 
-def read_truth(root) -> dict:
+def read_truth(
+    root,    # folder of a complete set
+) -> dict:
     "Clip id -> `Truth`."
     with np.load(_need(root, "truth.npz"), allow_pickle=False) as z: c = {k: z[k] for k in z.files}
     if "envelope" not in c: raise MicaclError(f"{root}: expected a set made by {VERSION}, found the truth file of an older edition; make the set again")
     units, pose = np.stack([c[u] for u in UNITS], 1), np.stack([c[k] for k in ("yaw", "pitch", "roll")], 1)
     return {str(n): Truth(units[a:b], c["apex"][a:b], c["envelope"][a:b], pose[a:b]) for n, a, b in zip(c["clip"], c["start"][:-1], c["start"][1:])}
 
-def digest(root) -> str:
+def digest(
+    root,    # folder of a complete set
+) -> str:
     "SHA-256 over the lines of clips.csv and every decoded frame: equal for equal sets."
     total = hashlib.sha256()
     for row in read_clips(root): total.update(repr(sorted(row.items())).encode()); total.update(decode(Path(root, row["path"])).tobytes())

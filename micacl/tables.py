@@ -83,7 +83,7 @@ def row_of(
     matrix,         # (C,C) counts, rows are the truth
     classes,        # (C,) names
     name: str,      # of the row
-    note: str = "",
+    note: str = "", # how it came about
 ) -> Row:
     "The scores of one confusion matrix."
     M = np.asarray(matrix, dtype=np.int64)
@@ -249,8 +249,8 @@ def results_table(
     published=None,           # None, "dfew", "ferv39k", "mafw", a file, or `Row`s: they stand above, with their sources
     per_class=None,           # show recalls: None = if our rows have them
     decimals: int = 2,        # of the per cents
-    caption: str = "",
-) -> str:
+    caption: str = "",        # above the table
+) -> str:                     # ends with a line break
     "The table, in the format of the papers: recall per class, UAR, WAR."
     rows = list(rows)
     others = [] if published is None else published_rows(published, rows) if isinstance(published, (str, Path)) else list(published)
@@ -269,8 +269,8 @@ def _made(cells, line, notes, caption, format):
 def matrix_table(
     results,                  # `Result`s of one method: its folds and seeds are added up
     format: str = "text",     # text, markdown, latex or html
-    caption: str = "",
-) -> str:
+    caption: str = "",        # above the table
+) -> str:                     # ends with a line break
     "The confusion matrix in counts: a row for each true class, a column for each predicted one, then the clips and the recall."
     if len(names := dict.fromkeys(r.method for r in results)) != 1: raise MicaclError(f"matrix: expected the runs of one method, found {', '.join(names) or 'none'}; make a table for each")
     M, classes = pooled(results), results[0].classes

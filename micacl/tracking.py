@@ -68,10 +68,10 @@ def _is_stills(path): return path.is_dir() or path.suffix.lower() in (".jpg", ".
 
 # %% ../nbs/12d_tracking.ipynb #2aadc666
 def stream_frames(
-    path,               # a video file, a folder of pictures, or a picture
-    notes: list | None = None, # what could not be read is added here, a line each
-    side: int = 640,    # pixels: larger pictures are made smaller
-):                      # yields (t, dt, picture): seconds, seconds, (H,W,3) uint8 RGB
+    path,                        # a video file, a folder of pictures, or a picture
+    notes: list | None = None,   # what could not be read is added here, a line each
+    side: int = 640,             # pixels: larger pictures are made smaller
+):                               # yields (t, dt, picture): seconds, seconds, (H,W,3) uint8 RGB
     "The frames of a video one after the other, upright, with their times. `ClipError` if there is none."
     path, notes = Path(path), [] if notes is None else notes
     if not path.exists(): raise ClipError(path, "nothing there", "check the path", "a video file")
@@ -138,11 +138,11 @@ def _choose(faces, last):
 
 # %% ../nbs/12d_tracking.ipynb #0ffb4420
 def follow_face(
-    frames,                # yields (t, dt, picture)
-    detect=find_faces,     # picture -> [(x, y, w, h)]
-    every: float = 0.25,   # seconds between two looks
-    seen: dict | None = None,     # counts: looks, found, several
-):                         # yields (t, dt, picture, box), box (x, y, s) or None
+    frames,                      # yields (t, dt, picture)
+    detect=find_faces,           # picture -> [(x, y, w, h)]
+    every: float = 0.25,         # seconds between two looks
+    seen: dict | None = None,    # counts: looks, found, several
+):                               # yields (t, dt, picture, box), box (x, y, s) or None
     "The box of one face through a video, smoothed; holds the frames between two looks."
     held, last, then, missed, seen = [], None, 0.0, 0, {} if seen is None else seen
     seen.update(looks=0, found=0, several=0)

@@ -83,8 +83,8 @@ def make_optimizer(
 def train_epoch(
     model: nn.Module, objective: nn.Module, loader, optimizer,   # as made above
     epoch: int,                 # from 0
-    config: Config,
-    accelerator: Accelerator,
+    config: Config,             # the schedule, the seed, clip_norm and mccl_warmup
+    accelerator: Accelerator,   # device, precision and processes
     progress=iter,              # wraps the loader, e.g. in a bar
 ) -> dict:                      # mean loss, ce, mccl over the epoch, and the last lr
     "Train for one epoch. `MicaclError` at the first loss or gradient that is not finite."

@@ -157,9 +157,9 @@ class TransformerPool(nn.Module):
         (n, dim), (B, N) = self.place.shape, x.shape[:2]
         check_bag(x, dim, mask, "TransformerPool")
         if N > n: raise MicaclError(f"TransformerPool: expected at most {n} instances, found {N}; build it with n_instances={N}")
-        t = self.token.expand(B, 1, dim)
-        z = self.norm1(torch.cat([t, zero_padding(x, mask) + self.place[:N]], 1))          # (B,1+N,D)
+        q = self.token.expand(B, 1, dim)
+        z = self.norm1(torch.cat([q, zero_padding(x, mask) + self.place[:N]], 1))          # (B,1+N,D)
         ignore = None if mask is None else F.pad(~mask, (1, 0))                            # (B,1+N), never the token
         heard, a = self.attention(z[:, :1], z, z, key_padding_mask=ignore)                 # (B,1,D), (B,1,1+N)
-        t, w = t + heard, a[:, 0, 1:]
-        return self.norm(t + self.mlp(self.norm2(t)))[:, 0], w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+        q, w = q + heard, a[:, 0, 1:]
+        return self.norm(q + self.mlp(self.norm2(q)))[:, 0], w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)

@@ -1,7 +1,6 @@
 """Every page of the book keeps the same promises: how it opens and closes, Colab, a question before an answer, words for every picture.
 
 The notebooks are read as JSON; nothing is run but the Colab cell, in a shell in which `git` and `pip` only write down what they were asked."""
-import ast
 import json
 import os
 import re
@@ -119,16 +118,6 @@ def test_closes_with_a_summary_and_what_differs(page):
     last = [re.search(r"^(?:\*\*|#+ )" + title, prose(page), re.M) for title in ("Summary", "Exercises", "Where (?:this|it) differs")]
     assert all(last), "expected a summary, exercises and a section on where this differs"
     assert [m.start() for m in last] == sorted(m.start() for m in last)
-
-
-@each_page
-def test_imports_stand_in_cells_of_their_own(page):
-    "`nbdev-docs` runs a shown cell that imports something, all of it, and nothing of what comes before it."
-    for cell in cells(page, "code"):
-        if exported(cell) or re.search(r"^#\| ?hide", source(cell), re.M): continue
-        body = ast.parse(re.sub(r"(?m)^( *)[%!].*$", r"\1pass", source(cell))).body
-        imports = [n for s in body for n in ast.walk(s) if isinstance(n, (ast.Import, ast.ImportFrom))]
-        assert not imports or len(imports) == len(body), source(cell)
 
 
 @each_page

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -376,3 +377,21 @@ def test_stills_belong_to_cells_with_sliders(site):
 
 
 def test_the_site_is_small(site): assert site["found"]["megabytes"] < 20 and site["found"]["pictures"] > 100
+
+
+PREPARE = """
+from nbdev.serve import proc_nbs
+if __name__ == "__main__": print(proc_nbs(force=True, n_workers=1))
+"""
+
+
+def test_nbdev_docs_can_prepare_every_page(tmp_path):
+    "What `nbdev-docs` does before it calls Quarto: it runs every shown cell that imports something, and nothing of what comes before it."
+    for name in ("nbs", "micacl", "results", "settings.ini", "pyproject.toml", "setup.py", "README.md"):
+        if (ROOT / name).is_dir(): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else: shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "prepare.py").write_text(PREPARE)
+    r = subprocess.run([sys.executable, "-W", "ignore", "prepare.py"], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert not r.returncode, r.stderr[-2000:]
+    made = {p.relative_to(tmp_path / "_proc").as_posix() for p in (tmp_path / "_proc").rglob("*.ipynb")}
+    assert {p.relative_to(ROOT / "nbs").as_posix() for p in notebooks()} <= made

@@ -77,9 +77,31 @@ def package():
         sh(python, "-m", "pip", "install", "--quiet", wheel)
         (tmp / "empty").mkdir()
         sh(python, ROOT / "tools" / "check_package.py", "use", ROOT / "README.md", cwd=tmp / "empty")
+        sh(python, ROOT / "tools" / "check_package.py", "speed", cwd=tmp / "empty")
 
 
-STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package)
+def site():
+    "The site is built into _docs/ without a complaint."
+    sh(sys.executable, "tools/site.py")
+
+
+def chromium():
+    "Path of a Chromium: the one that $CHROMIUM names, the system's, Playwright's own; None where there is none."
+    if os.environ.get("CHROMIUM"): return os.environ["CHROMIUM"]
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play: own = play.chromium.executable_path
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", own))), None)
+
+
+def browser():
+    "Every page of the site is read in Chromium; a chapter and a sheet are worked through in JupyterLab."
+    path = chromium()
+    if not path: return print("browser: SKIPPED, no Chromium found; Debian: apt-get install chromium; elsewhere: .venv/bin/playwright install chromium")
+    sh(sys.executable, "tools/site_browser.py", "--chromium", path, "--log", "_docs/browser.md")
+    sh(sys.executable, "tools/lab_browser.py", "05_geiim", "2_losses", "--chromium", path)
+
+
+STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site, browser=browser)
 
 
 def main():

@@ -2,11 +2,13 @@
 
     python tools/check_package.py files WHEEL SDIST   # what is in them, and what must not be
     python tools/check_package.py use README.md       # run in an empty folder by an environment that has only the wheel
+    python tools/check_package.py speed               # how long importing and asking for help take there
 """
 import re
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -38,4 +40,21 @@ def use(readme):
     print(f"package: {len(code)} README example and the commands work from the wheel")
 
 
-if __name__ == "__main__": {"files": files, "use": use}[sys.argv[1]](*sys.argv[2:])
+def seconds(code, tries=3):
+    "Processor time of a new Python that runs `code`, the least of some tries: it hardly depends on what else the machine does."
+    return min(float(subprocess.run([sys.executable, "-c", f"{code}\nimport time; print(time.process_time())"], check=True, capture_output=True, text=True).stdout) for _ in range(tries))
+
+
+def speed():
+    "The library adds less than half to the time that torch and torchvision take, and the command answers within a second."
+    base = seconds("import torch, torchvision")
+    ratios = {m: seconds(f"import micacl.{m}") / base for m in ("models", "longtail", "training", "report")}
+    assert max(ratios.values()) < 1.5, f"imports: expected below 1.5 times torch and torchvision, found {ratios}"
+    start, command = time.perf_counter(), Path(sys.executable).with_name("micacl")
+    subprocess.run([str(command), "--help"], check=True, capture_output=True)
+    wait = time.perf_counter() - start
+    assert wait < 1, f"micacl --help: expected an answer within a second, it took {wait:.2f} s"
+    print(f"package: import of torch and torchvision {base:.1f} s; " + ", ".join(f"micacl.{m} {r:.2f}" for m, r in ratios.items()) + f" times that; micacl --help {wait:.2f} s")
+
+
+if __name__ == "__main__": {"files": files, "use": use, "speed": speed}[sys.argv[1]](*sys.argv[2:])

@@ -1,12 +1,12 @@
-"""Work through the sheets of the lab in JupyterLab, in a real browser, as a new student would.
+"""Read chapters and work through the sheets of the lab in JupyterLab, in a real browser, as a new student would.
 
-    python tools/lab_browser.py                         # all sheets; needs playwright and Chromium (https://playwright.dev/python)
-    python tools/lab_browser.py 2_losses --shots FOLDER # one sheet, with photographs
+    python tools/lab_browser.py                         # all sheets and chapters with sliders; needs playwright and Chromium (https://playwright.dev/python)
+    python tools/lab_browser.py 2_losses 05_geiim --shots FOLDER # one sheet and one chapter, with photographs
     ... --chromium /usr/bin/chromium --server .venv/bin/python   # the system's browser; the Python that has JupyterLab and micacl
 
 Each sheet is opened as students get it. Run All stops at the first exercise, with a message that helps. Then, exercise by exercise, the
-solution of the source is typed in, its check passes, and the sheet runs on to the next one. At the end every slider is moved, and its
-picture has to change.
+solution of the source is typed in, its check passes, and the sheet runs on to the next one. A chapter runs to its end without an error.
+At the end every slider is moved, and its picture has to change.
 """
 import argparse
 import contextlib
@@ -61,11 +61,11 @@ def server(python, folder):
 
 
 class Sheet:
-    "A sheet in the browser."
-    def __init__(self, page, address, student):
+    "A sheet or a chapter in the browser."
+    def __init__(self, page, address, n_cells):
         self.page, self.cells = page, page.locator(".jp-Notebook .jp-Cell")
         page.goto(address)
-        self.cells.nth(len(student["cells"]) - 1).wait_for(timeout=60_000)
+        self.cells.nth(n_cells - 1).wait_for(timeout=60_000)
         page.get_by_text(re.compile(r"\| Idle$")).first.wait_for(timeout=60_000)      # before that, running raises a question about kernels
 
     def menu(self, name):
@@ -109,7 +109,7 @@ class Sheet:
 def work_through(page, address, source, shots):
     "One sheet from top to bottom; returns a line about it."
     student, start = load(SHEETS / "student" / source.name), time.time()
-    sheet, todo = Sheet(page, address(source.name), student), exercises(load(source), source.name)
+    sheet, todo = Sheet(page, address(source.name), len(student["cells"])), exercises(load(source), source.name)
     solutions = {number: "\n".join(s for s in text(load(source)["cells"][i]).splitlines() if not re.match(r"\s*### (BEGIN|END) SOLUTION", s)) for i, number in todo.items()}
     places = {m[1]: i for i, c in enumerate(student["cells"]) if c["cell_type"] == "code" and (m := re.fullmatch(r'check\("(\d+\.\d+)", \w+\)', text(c).strip()))}
     assert places.keys() == solutions.keys() and places, "the students' copy has other exercises than the source"
@@ -125,32 +125,50 @@ def work_through(page, address, source, shots):
         sheet.idle()
         assert f"{number} passed" in " ".join(sheet.said(check)), f"{number}: the solution was typed in, and the check says {sheet.said(check)}"
         sheet.menu("Run Selected Cell and All Below")
+    return f"{len(places)} stubs failed with help, {len(places)} solutions passed, {at_the_end(sheet, source, shots)}, {time.time() - start:.0f} s"
+
+
+def read_chapter(page, address, source, shots):
+    "One chapter, run from top to bottom; returns a line about it."
+    cells, start = load(source)["cells"], time.time()
+    chapter = Sheet(page, address(source.name), len(cells))
+    chapter.menu("Run All Cells")
+    code = [i for i, c in enumerate(cells) if c["cell_type"] == "code" and text(c).strip()]
+    late = [i for i in code if not re.fullmatch(r"\[\d+\]:", chapter.cells.nth(i).locator(".jp-InputPrompt").first.inner_text().strip())]
+    assert not late, f"cells {late} were not run"
+    return f"{len(code)} cells ran, {at_the_end(chapter, source, shots)}, {time.time() - start:.0f} s"
+
+
+def at_the_end(sheet, source, shots):
+    "No error is left, and every slider changes its picture."
     moved = sheet.sliders()
-    errors = page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').count()
+    errors = sheet.page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').count()
     assert moved and not errors, f"{moved} sliders, {errors} errors left"
-    if shots: page.screenshot(path=shots / f"{source.stem}-done.png")
-    return f"{len(places)} stubs failed with help, {len(places)} solutions passed, {moved} sliders moved their pictures, {time.time() - start:.0f} s"
+    if shots: sheet.page.screenshot(path=shots / f"{source.stem}-done.png")
+    return f"{moved} sliders moved their pictures"
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("sheets", nargs="*", help="names, such as 2_losses; all without any")
+    p.add_argument("names", nargs="*", help="sheets and chapters, such as 2_losses 05_geiim; all without any")
     p.add_argument("--shots", type=Path, help="folder for photographs")
     p.add_argument("--chromium", help="the browser's program; without it, Playwright's own")
     p.add_argument("--server", default=sys.executable, help="the Python that has JupyterLab and micacl")
     args = p.parse_args()
     from playwright.sync_api import sync_playwright
-    wanted = [s for s in sources() if not args.sheets or s.stem in args.sheets]
+    chapters = [p for p in sources(ROOT / "nbs") if any(re.search(r"(?m)^(@?interact\()", text(c)) for c in load(p)["cells"] if c["cell_type"] == "code")]
+    wanted = [(p, f) for some, f in ((sources(), work_through), (chapters, read_chapter)) for p in some if not args.names or p.stem in args.names]
+    if unknown := set(args.names) - {p.stem for p, _ in wanted}: sys.exit(f"lab_browser: no sheet and no chapter with sliders: {', '.join(sorted(unknown))}")
     if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp, sync_playwright() as pw:
         folder = Path(tmp)
-        for s in wanted: shutil.copy(SHEETS / "student" / s.name, folder)
+        for s, f in wanted: shutil.copy(SHEETS / "student" / s.name if f is work_through else s, folder)
         browser = pw.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
         with server(str(ROOT / args.server) if (ROOT / args.server).exists() else args.server, folder) as address:
-            for s in wanted:
+            for s, f in wanted:
                 page, problems = browser.new_page(viewport=dict(width=1280, height=1400)), []
                 page.on("pageerror", lambda e, to=problems: to.append(str(e)[:200]))
-                print(f"{s.stem}: {work_through(page, address, s, args.shots)}", flush=True)
+                print(f"{s.stem}: {f(page, address, s, args.shots)}", flush=True)
                 assert not problems, problems
                 page.close()
         browser.close()

@@ -1,7 +1,7 @@
 """Read the whole site in a real browser: wide and on a phone, light and dark, with axe-core looking for barriers.
 
-    python tools/site.py && python tools/site_browser.py                # needs playwright and Chromium (https://playwright.dev/python)
-    ... --chromium /usr/bin/chromium --axe FILE                         # the system's browser; axe.min.js, fetched with `npm pack axe-core` where not given
+    python tools/site.py && python tools/site_browser.py                # needs Chromium, and pip install playwright axe-playwright-python
+    ... --chromium /usr/bin/chromium                                    # the system's browser, not Playwright's own (https://playwright.dev/python)
     ... --log FILE --shots FOLDER --pages geiim.html index.html         # a log as JSON (or markdown: .md), photographs, only these pages
 
 On every page: nothing on the console, no failed request and none that leaves the site, every equation and picture visible, no sideways
@@ -12,16 +12,16 @@ import contextlib
 import functools
 import http.server
 import json
-import subprocess
 import sys
-import tarfile
-import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WIDE, PHONE = dict(width=1366, height=850), dict(width=360, height=740)
+ON_A_PHONE = ["scrollable-region-focusable", "target-size", "region", "landmark-unique", "meta-viewport", "aria-hidden-focus"]
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 LOOK = """() => {
   const shown = e => { for (let d = e.closest('details'); d; d = d.parentElement.closest('details')) if (!d.open && !e.closest('summary')) return false; return true; };
@@ -50,15 +50,6 @@ def served(folder):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try: yield f"http://127.0.0.1:{server.server_port}/"
     finally: server.shutdown()
-
-
-def axe_source(path):
-    "axe.min.js, from a file or from npm."
-    if path: return Path(path).read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as tmp:
-        try: name = subprocess.run(["npm", "pack", "--silent", "axe-core@4"], cwd=tmp, check=True, capture_output=True, text=True, shell=sys.platform == "win32").stdout.strip().splitlines()[-1]
-        except (OSError, subprocess.CalledProcessError) as e: sys.exit(f"site_browser: npm could not fetch axe-core ({e}); give its axe.min.js with --axe")
-        with tarfile.open(Path(tmp) / name) as tar: return tar.extractfile("package/axe.min.js").read().decode()
 
 
 class Reader:
@@ -159,44 +150,60 @@ def markdown(log):
     return "\n".join(lines) + "\n"
 
 
+@contextlib.contextmanager
+def readers(address, chromium, axe):
+    "One browser with a window for every way of looking; each thread needs its own."
+    from playwright.sync_api import sync_playwright
+    views = (("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light"), ("phone, dark", PHONE, "dark"))
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try: yield {name: Reader(browser, address, view, scheme, axe) for name, view, scheme in views}
+        finally: browser.close()
+
+
+def read(urls, address, chromium, axe):
+    "Every page wide, dark and on a phone; returns its equations, its pictures and what is wrong."
+    rows = []
+    with readers(address, chromium, axe) as r:
+        for url in urls:
+            r["light"].open(url)
+            found, wrong = r["light"].look(phone=False)
+            said = [("light", s) for s in wrong + r["light"].barriers()]
+            r["dark"].open(url)      # the structure is the same: only colours can be wrong
+            said += [("dark", s) for s in [*r["dark"].wrong, *r["dark"].barriers(only=["color-contrast", "link-in-text-block"])]]
+            r["phone"].open(url)
+            said += [("phone", s) for s in r["phone"].look(phone=True)[1] + r["phone"].barriers(only=ON_A_PHONE)]
+            rows.append((found["equations"], found["pictures"], [f"{url}, {view}: {s}" for view, s in said]))
+            print(".", end="", flush=True)
+    return rows
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--site", type=Path, default=ROOT / "_docs", metavar="FOLDER", help="the built site (default: _docs)")
     p.add_argument("--chromium", help="path of the browser (default: Playwright's own)")
-    p.add_argument("--axe", help="path of axe.min.js (default: npm fetches it)")
     p.add_argument("--pages", nargs="*", help="only these pages, as geiim.html")
+    p.add_argument("--jobs", type=int, default=2, help="browsers at a time (default: 2)")
     p.add_argument("--log", type=Path, metavar="FILE", help="what was found, as JSON or markdown")
-    p.add_argument("--shots", type=Path, metavar="FOLDER", help="photographs of four typical pages")
+    p.add_argument("--shots", type=Path, metavar="FOLDER", help="photographs of five typical pages")
     args = p.parse_args()
     if not (args.site / "index.html").exists(): sys.exit(f"site_browser: {args.site}: expected a built site, found none; run python tools/site.py")
-    from playwright.sync_api import sync_playwright
-    start, axe = time.time(), axe_source(args.axe)
+    start, axe = time.time(), (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
     urls = args.pages or sorted(q.relative_to(args.site).as_posix() for q in args.site.rglob("*.html") if q.name != "404.html")
-    log = dict(pages=len(urls), equations=0, pictures=0, tried={}, wrong=[])
-    with served(args.site) as address, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
-        log["browser"] = f"Chromium {browser.version}"
-        readers = {name: Reader(browser, address, view, scheme, axe) for name, view, scheme in (("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light"), ("phone, dark", PHONE, "dark"))}
-        log["axe"] = (readers["light"].page.evaluate(axe), readers["light"].page.evaluate("axe.version"))[1]
-        if args.shots: shots(readers, args.shots)
-        if not args.pages:
-            for f, reader in ((search, "light"), (dark_mode, "light"), (contents, "phone"), (sheet, "light")):
-                try: log["tried"][f.__name__.replace("_", " ")] = f(readers[reader])
+    log = dict(pages=len(urls), tried={}, wrong=[])
+    with served(args.site) as address:
+        with readers(address, args.chromium, axe) as r:
+            log["browser"] = f"Chromium {r['light'].context.browser.version}"
+            log["axe"] = (r["light"].page.evaluate(axe), r["light"].page.evaluate("axe.version"))[1]
+            if args.shots: shots(r, args.shots)
+            for f, view in () if args.pages else ((search, "light"), (dark_mode, "light"), (contents, "phone"), (sheet, "light")):
+                try: log["tried"][f.__name__.replace("_", " ")] = f(r[view])
                 except AssertionError as e: log["wrong"].append(f"{f.__name__}: {e}")
-        for k, url in enumerate(urls, 1):
-            for name, reader in readers.items():
-                if name == "phone, dark": continue
-                reader.open(url)
-                if name == "dark": found, wrong = {}, [*reader.wrong, *reader.barriers(only=["color-contrast", "link-in-text-block"])]      # the structure is the same
-                else:
-                    found, wrong = reader.look(name == "phone")
-                    wrong += reader.barriers(only=["scrollable-region-focusable", "target-size", "region", "landmark-unique", "meta-viewport", "aria-hidden-focus"] if name == "phone" else None)
-                if name == "light": log["equations"] += found["equations"]; log["pictures"] += found["pictures"]
-                log["wrong"] += [f"{url}, {name}: {s}" for s in wrong]
-            print(f"{k}/{len(urls)} {url}", end="\r", flush=True)
-        browser.close()
+        with ThreadPoolExecutor(args.jobs) as pool: rows = [row for some in pool.map(lambda k: read(urls[k::args.jobs], address, args.chromium, axe), range(args.jobs)) for row in some]
+    log["equations"], log["pictures"] = sum(r[0] for r in rows), sum(r[1] for r in rows)
+    log["wrong"] += sorted(s for r in rows for s in r[2])
     log["seconds"] = round(time.time() - start)
-    print(markdown(log))
+    print("\n" + markdown(log))
     if args.log: args.log.write_text(markdown(log) if args.log.suffix == ".md" else json.dumps(log, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.exit(bool(log["wrong"]))
 

@@ -1,4 +1,4 @@
-"""A loss that knows nothing of scores: clips of one emotion should be near each other. Four ways to get it nearly right.
+"""A loss that knows nothing of scores: clips of one emotion should be near each other.
 
 Docs: https://micacl.github.io/micacl/lab/contrast.html.md"""
 
