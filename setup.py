@@ -12,6 +12,12 @@ cfg = ini["DEFAULT"]
 STATUS = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 
 
+def for_pypi(text):
+    "The README with addresses instead of paths: PyPI shows it without the repository around it."
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:|#)", rf"\1{cfg['git_url'].replace('github.com', 'raw.githubusercontent.com')}/{cfg['branch']}/", text)
+    return re.sub(r"(\]\()(?!https?:|#)", rf"\1{cfg['git_url']}/blob/{cfg['branch']}/", text)
+
+
 def words(key): return cfg.get(key, "").split()
 
 
@@ -39,7 +45,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=f">={cfg['min_python']}",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=for_pypi((HERE / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
     install_requires=lines("requirements"),
     extras_require=extras,

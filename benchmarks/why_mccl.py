@@ -55,7 +55,7 @@ def pull(fc, objective, out, y, batch=32):
         i = torch.randperm(len(y), generator=dice)[:batch]
         bag = out.bag[i].clone().requires_grad_()
         logits = out.logits[i] + (bag - out.bag[i]) @ fc.weight.T
-        a, = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y[i], label_smoothing=objective.smoothing), bag)
+        a, = torch.autograd.grad(objective.ce(logits, y[i]), bag)
         b, = torch.autograd.grad(objective.mccl(bag, y[i]), bag)
         cosines.append(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).item())
     return float(np.mean(cosines))

@@ -9,9 +9,7 @@ __all__ = ['render_stream', 'unit_loss', 'r_squared', 'UnitHead', 'augment', 're
            'train_epoch', 'fit', 'forget_time', 'new_model', 'pretrain', 'probe', 'data_card', 'load_regressor']
 
 # %% ../nbs/04b_pretrain.ipynb #30841fb4
-import hashlib, multiprocessing, os, platform, time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import hashlib, os, platform, time
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -21,7 +19,7 @@ from torch import nn
 import micacl
 from .backbone import build_backbone, read_weights, save_weights, weights_path
 from .core import MicaclError, atomic_write, derive_seed, seed_everything, write_json
-from .synfew import GENERATOR, UNITS, unit_stream
+from .synfew import GENERATOR, UNITS, side_by_side, unit_stream
 
 # %% ../nbs/04b_pretrain.ipynb #f967cbbe
 def render_stream(
@@ -33,13 +31,7 @@ def render_stream(
 ) -> tuple: # frames (n,L,size,size,3) uint8, units (n,15) float32, the mean over the frames
     "The first `n` instances of a unit stream."
     draw = partial(unit_stream, seed, size=size, n_frames=n_frames)
-    if workers == 1: made = list(map(draw, range(n)))
-    else:
-        try:
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-                made = list(pool.map(draw, range(n), chunksize=32))
-        except BrokenProcessPool:
-            raise MicaclError("workers: a process ended early; in a script put the call under if __name__ == '__main__', or give workers=1") from None
+    made = list(side_by_side(draw, range(n), workers, chunksize=32))
     return torch.from_numpy(np.stack([f for f, _ in made])), torch.from_numpy(np.stack([u.mean(0) for _, u in made]).astype(np.float32))
 
 # %% ../nbs/04b_pretrain.ipynb #7f9fa6d1

@@ -1,15 +1,13 @@
 """The frozen edition, its calibration, and the search for shortcuts: what was recorded, and what can be asked again in seconds."""
-import hashlib, json, sys
+import hashlib, json
 from pathlib import Path
+import audits, calibrate
 import numpy as np, pytest
 from micacl import labels
 from micacl.core import EMOTIONS
 from micacl.synfew import VERSION, digest, draw_act, generate, label_counts, plan_split, sample_clip
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import audits, calibrate  # noqa: E402
-
 RECORDED = json.loads((ROOT / "results" / "synfew-audits.json").read_text())
 CALIBRATION = json.loads((ROOT / "results" / "calibration.json").read_text())
 

@@ -12,7 +12,6 @@ from micacl import cli
 from micacl.core import PRESETS, MicaclError
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 
 def tiny(**changes):

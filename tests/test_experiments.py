@@ -10,7 +10,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from micacl import experiments
 from micacl.core import Config, MicaclError, read_json
@@ -18,18 +17,13 @@ from micacl.experiments import compare_runs, configuration, cost, grid, one_run,
 from micacl.metrics import paired_difference, uar
 from micacl.models import build_model
 from micacl.summaries import pack_labels, unpack_labels
-from micacl.synfew import generate
 from micacl.training import Interrupted, train
 
 BASE = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=8, mccl_weight=0.0)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("synfew")
-    generate(root, n_train=28, n_test=14, n_frames=10, size=32, workers=1, progress=False)
-    return str(root)
+@pytest.fixture
+def data(data): return str(data)      # as it stands in a specification
 
 
 def spec(data, **kw):
@@ -48,10 +42,19 @@ def spec(data, **kw):
     (dict(compare=[["attention"]]), "compare: expected pairs of methods, found \\['attention'\\]"), (dict(compare=["attention"]), "compare: expected pairs"), (dict(compare=[["attention", 3]]), "compare: expected"),
     (dict(methods={"x": 3}, compare=[]), "x: expected the fields in which it differs, found 3"), (dict(tune=dict(data="d", grid=dict(lr=1))), "tune: grid: lr: expected a list of values, found 1"), (dict(tune=dict(data="d", grid=dict(lr=[]))), "lr: expected a list"),
     (dict(tune=dict(data="d", grid=dict(lr=[1]), seed=3)), "tune: unknown name seed"), (dict(tune=dict(data="d", grid=dict(lr=[1]), seeds=[])), "tune: seeds: expected"), (dict(methods={"//": dict(model="mean"), "": dict(model="max")}, compare=[]), "expected a name"),
+    (dict(methods={"x": dict(kernels=3)}, compare=[]), "^experiment: method x: kernels: expected a list of whole numbers, found 3"), (dict(base=dict(BASE, lr="fast")), "lr: expected a number, found 'fast'"),
+    (dict(tune=dict(data="d", grid=dict(epochs=[2.5]))), "epochs: expected a whole number"), (dict(tune=dict(synfew=dict(n_trian=20), grid=dict(lr=[1]))), "tune: synfew: unknown name n_trian; known are profile"),
+    (dict(tune=dict(synfew=dict(out="here"), grid=dict(lr=[1]))), "unknown name out"), (dict(compare=[[["attention"], "mean"]]), "compare: expected methods, found \\['attention'\\]"),
+    (dict(methods={"a": {}, "b": dict(like=["a"])}, compare=[]), "like: expected a method"),
 ])
 def test_a_mistake_is_found_before_anything_runs(data, tmp_path, change, message):
     with pytest.raises(MicaclError, match=message) as e: run_experiment(spec(data, **change), tmp_path / "x", 1, True)
     assert "\n" not in str(e.value) and not (tmp_path / "x").exists()
+
+
+def test_a_slip_in_the_arguments_of_the_set_is_found_before_anything_is_drawn(tmp_path):
+    with pytest.raises(MicaclError, match="^experiment: synfew: unknown name n_trian"): run_experiment(dict(synfew=dict(n_trian=20), methods={"a": {}}), tmp_path / "x", 1, True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_file_that_holds_something_else(tmp_path):
@@ -197,8 +200,8 @@ def test_folds_are_resumed_and_summed_up(data, tmp_path, monkeypatch):
     assert [t["folds"][str(k)]["uar"]["mean"] for k in range(1, 6)] == [r["tests"]["test"]["uar"] for r in runs] and t["uar"]["mean"] == pytest.approx(np.mean([r["tests"]["test"]["uar"] for r in runs]))
 
 
-def test_other_clips_in_the_same_list_are_not_mixed_with_old_runs(tmp_path):
-    generate(tmp_path / "d", n_train=28, n_test=14, n_frames=10, size=32, workers=1, progress=False)
+def test_other_clips_in_the_same_list_are_not_mixed_with_old_runs(data, tmp_path):
+    shutil.copytree(data, tmp_path / "d", ignore=shutil.ignore_patterns(".micacl-cache"))
     s = spec(str(tmp_path / "d"), seeds=[1], base=dict(BASE, epochs=1), methods={"mean": dict(model="mean")}, compare=[])
     run_experiment(s, tmp_path / "x", 1, True, False)
     rows = (tmp_path / "d" / "clips.csv").read_text().splitlines()

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the harness needs Linux")
 if Path("/proc/self/stat").exists():
     import faults

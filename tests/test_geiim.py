@@ -14,7 +14,7 @@ every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(ma
 
 
 @pytest.fixture(autouse=True)
-def _seed(): torch.manual_seed(0); torch.set_num_threads(1)
+def _seed(): torch.manual_seed(0)
 
 
 def ragged_mask(B, N):

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-import lab  # noqa: E402
-from micacl.check import EXERCISES, CheckFailed, check, exercise, find_exercise, prove  # noqa: E402
-from micacl.core import MicaclError  # noqa: E402
+import lab
+from micacl.check import EXERCISES, CheckFailed, check, exercise, find_exercise, prove
+from micacl.core import MicaclError
 
+ROOT = Path(__file__).parents[1]
 SHEETS = lab.sources()
 NUMBERS = [n for p in SHEETS for n in lab.exercises(lab.load(p), p.name).values()]
 code = lambda nb: [lab.text(c) for c in nb["cells"] if c["cell_type"] == "code"]

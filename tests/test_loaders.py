@@ -10,20 +10,11 @@ from micacl.core import Config, MicaclError, read_json
 from micacl.loaders import EpochOrder, FeatureDataset, InstanceFeatures, make_loader, set_epoch
 from micacl.models import build_model
 from micacl.runs import prepare_data, read_tensors
-from micacl.synfew import generate
 from micacl.training import train
 
 TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, backbone_lr=0.0)
 N_C = [400, 100, 4]
 LABELS = [0] * 400 + [1] * 100 + [2] * 4
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("synfew")
-    generate(root, n_train=28, n_test=14, n_frames=10, size=32, workers=1, progress=False)
-    return root
 
 
 def test_order_is_a_function_of_seed_and_epoch():

@@ -14,19 +14,10 @@ from micacl.loaders import SAMPLERS, EpochOrder, clip_shares, make_loader
 from micacl.losses import LOSSES
 from micacl.models import BagOutput, build_model
 from micacl.runs import load_run, prepare_data, read_tensors
-from micacl.synfew import generate
 from micacl.training import Interrupted, Objective, bag_features, train
 
 TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, backbone_lr=0.0, label_smoothing=0.0)
 LABELS = [0] * 90 + [1] * 30 + [2] * 5
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("synfew")
-    generate(root, n_train=28, n_test=14, n_frames=10, size=32, workers=1, progress=False)
-    return root
 
 
 def test_what_can_be_chosen_is_what_exists():

@@ -1,5 +1,5 @@
 """Pre-training: the loss and the augmentation by hand, repeatability, and the shipped weights on people they never saw."""
-import json
+import json, os, signal, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pytest
@@ -151,6 +151,26 @@ def test_head_of_other_units_is_refused(tmp_path, monkeypatch):
     pretrain(tmp_path, **TINY)
     monkeypatch.setattr("micacl.pretrain.UNITS", UNITS[:-1])
     with pytest.raises(MicaclError, match="expected a head for"): load_regressor(tmp_path / "r3d_small.safetensors")
+
+
+KILLED = """
+import multiprocessing, os, threading, time
+def kill():
+    while len(multiprocessing.active_children()) < 2: time.sleep(.1)
+    time.sleep(3); os.kill(os.getpid(), 9)
+if __name__ == "__main__":
+    from micacl.pretrain import render_stream
+    threading.Thread(target=kill, daemon=True).start()
+    render_stream(0, 20_000, workers=2)
+"""
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_killed_pretraining_leaves_no_process_behind(tmp_path):
+    (tmp_path / "x.py").write_text(KILLED)
+    p = subprocess.Popen([sys.executable, tmp_path / "x.py"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try: out, _ = p.communicate(timeout=60)          # until the last process that holds the pipe has ended
+    except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL); pytest.fail("drawing processes live on without their parent")
+    assert p.returncode == -signal.SIGKILL, out
 
 
 # ---- the shipped weights

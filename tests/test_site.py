@@ -10,17 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 for needed in ("jinja2", "markdown_it", "mdit_py_plugins", "math_core", "nbdev"): pytest.importorskip(needed)
-sys.path.insert(0, str(ROOT / "tools"))
 from sitekit import api, book, cells, links, text      # noqa: E402
 from sitekit.assets import Assets                      # noqa: E402
-from sitekit.book import DOCS                          # noqa: E402
+from sitekit.book import DOCS, ROOT                    # noqa: E402
 from sitekit.build import build                        # noqa: E402
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

@@ -21,24 +21,12 @@ from micacl.core import Config, MicaclError, class_counts, read_json
 from micacl.metrics import instance_auc, summarise
 from micacl.models import build_model
 from micacl.runs import find_checkpoint, hold_folder, load_run, prepare_data, read_tensors
-from micacl.synfew import generate, read_truth
+from micacl.synfew import read_truth
 from micacl.loaders import EpochOrder, make_loader
 from micacl.training import Interrupted, Objective, evaluate, instance_truth, lr_at, make_accelerator, make_optimizer, predict, train, train_epoch
 from micacl.video import FrameCache, frame_indices
 
 TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("synfew")
-    generate(root, n_train=28, n_test=14, n_frames=10, size=32, workers=1, progress=False)
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -432,6 +420,27 @@ def test_prediction_does_not_depend_on_the_batch(whole, data, tmp_path):
 
 
 # ---- MCCL in the loss
+
+def test_which_way_the_two_losses_pull_the_features():
+    "benchmarks/why_mccl.py: a loss pulls its own way, and its negative the other; MCCL and cross entropy somewhere between."
+    from why_mccl import pull
+    torch.manual_seed(0)
+    fc, bag, y = torch.nn.Linear(16, 7), torch.randn(40, 16), torch.arange(40) % 7
+    objective = Objective(Config(mccl_dim=8), [9, 8, 7, 6, 5, 4, 3], 16)
+    with torch.no_grad(): out = Out(fc(bag), bag)
+    assert -0.99 < pull(fc, objective, out, y) < 0.99
+    del objective.mccl
+    for sign in (1, -1):
+        objective.mccl = lambda bag, y, sign=sign: sign * F.cross_entropy(fc(bag), y, label_smoothing=.1)
+        assert pull(fc, objective, out, y) == pytest.approx(sign, abs=1e-5)
+
+
+def test_a_finished_run_can_be_asked_why(whole, data, tmp_path):
+    from why_mccl import HEADS, measure
+    found = measure(whole[0], tmp_path / "features", data)
+    assert all(len(found[h]["said"]) == 14 for h in HEADS) and abs(found["gradient_cosine"]) <= 1
+    assert found["classifier"]["uar"] == pytest.approx(whole[1]["tests"]["test_balanced"]["uar"])
+
 
 def test_lambda_rises_over_the_warm_up(monkeypatch):
     "Share of lambda at every step of three epochs of five steps: (epoch + step/5) / 2, up to 1."

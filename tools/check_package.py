@@ -21,6 +21,9 @@ def files(wheel, sdist):
     entry = next(n for n in names if n.endswith("entry_points.txt"))
     assert not missing and not strange, f"wheel: missing {missing}, unexpected {strange}"
     assert "micacl=micacl.cli:main" in zipfile.ZipFile(wheel).read(entry).decode().replace(" ", "")
+    metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("/METADATA"))).decode()
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata)
+    assert len(links) > 30 and all(u.startswith("https://") for u in links), f"README on PyPI: links that lead nowhere: {[u for u in links if not u.startswith('https://')]}"
     source = ["/".join(n.split("/")[1:]) for n in tarfile.open(sdist).getnames()]
     assert "settings.ini" in source and "LICENSE" in source and "README.md" in source and not [n for n in source if n.endswith(".ipynb")]
     print(f"package: {len(names)} files in the wheel, {len(source)} in the sdist, no notebooks")
