@@ -134,6 +134,20 @@ def contents(reader):
     return "open, follow, close"
 
 
+def copy(reader):
+    "The button beside a piece of code takes it along."
+    p = reader.page
+    reader.open("geiim.html")
+    reader.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    box = p.locator(".taken:visible").first
+    box.hover()
+    box.get_by_role("button", name="Copy this code").click()
+    box.get_by_text("Copied").wait_for()
+    taken, want = p.evaluate("navigator.clipboard.readText()"), box.locator("pre").inner_text().rstrip()
+    assert taken == want and taken, (taken, want)
+    return f"{len(taken.splitlines())} lines"
+
+
 def sheet(reader):
     "A lab sheet can be downloaded as the notebook it is."
     reader.open("lab/counting.html")
@@ -196,7 +210,7 @@ def main():
             log["browser"] = f"Chromium {r['light'].context.browser.version}"
             log["axe"] = (r["light"].page.evaluate(axe), r["light"].page.evaluate("axe.version"))[1]
             if args.shots: shots(r, args.shots)
-            for f, view in () if args.pages else ((search, "light"), (dark_mode, "light"), (contents, "phone"), (sheet, "light")):
+            for f, view in () if args.pages else ((search, "light"), (dark_mode, "light"), (contents, "phone"), (copy, "light"), (sheet, "light")):
                 try: log["tried"][f.__name__.replace("_", " ")] = f(r[view])
                 except AssertionError as e: log["wrong"].append(f"{f.__name__}: {e}")
         with ThreadPoolExecutor(args.jobs) as pool: rows = [row for some in pool.map(lambda k: read(urls[k::args.jobs], address, args.chromium, axe), range(args.jobs)) for row in some]

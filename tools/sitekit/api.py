@@ -31,7 +31,6 @@ class Symbol:
     line: int = 0
     end: int = 0
     keyword_from: int = -1  # index of the first parameter that must be named
-    decorators: list = field(default_factory=list)
 
     @property
     def anchor(self): return self.name.lower()    # as nbdev writes them in _modidx.py
@@ -93,8 +92,7 @@ def read_function(node, module, comments, alone, prefix=""):
     back = docment(node.returns.end_lineno, comments, set()) if node.returns is not None and node.lineno != first else ""
     kind = "property" if any(m in ("property", "functools.cached_property", "cached_property") for m in marks) else "method" if prefix else "function"
     returns = Param("returns", text(node.returns), "", back) if node.returns is not None else None
-    return Symbol(prefix + node.name, module, kind, ast.get_docstring(node) or "", params, returns, line=node.lineno, end=node.end_lineno,
-                  keyword_from=keyword_from, decorators=[m for m in marks if m in ("classmethod", "staticmethod")])
+    return Symbol(prefix + node.name, module, kind, ast.get_docstring(node) or "", params, returns, line=node.lineno, end=node.end_lineno, keyword_from=keyword_from)
 
 
 def read_class(node, module, comments, alone):
@@ -124,7 +122,7 @@ def read_source(source, module):
                 for t in target.elts if isinstance(target, ast.Tuple) else [target]:
                     if isinstance(t, ast.Name) and not t.id.startswith("_"):
                         code = "\n".join(lines[n.lineno - 1:n.end_lineno])
-                        above = docment(n.lineno, {}, set()) or " ".join(comments[k] for k in sorted(alone) if k == n.lineno - 1 and not comments[k].startswith(("%%", "|")))
+                        above = " ".join(comments[k] for k in sorted(alone) if k == n.lineno - 1 and not comments[k].startswith(("%%", "|")))
                         out[t.id] = Symbol(t.id, module, "constant", comments.get(n.end_lineno, above), code=code, line=n.lineno, end=n.end_lineno)
     return out
 
@@ -134,7 +132,6 @@ class Module:
     name: str
     doc: str
     symbols: list           # public ones, in the order of the source
-    n_lines: int
 
     @property
     def lead(self): return re.sub(r"\s*Docs: https://\S+\s*$", "", self.doc).strip()
@@ -149,5 +146,5 @@ def modules(folder=ROOT / "micacl"):
         tree, found = ast.parse(source), read_source(source, path.stem)
         public = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and text(n.targets[0]) == "__all__"), None)
         symbols = [s for n, s in found.items() if n != "__all__" and (public is None or n in public)]
-        out[path.stem] = Module(path.stem, ast.get_docstring(tree) or "", symbols, len(source.splitlines()))
+        out[path.stem] = Module(path.stem, ast.get_docstring(tree) or "", symbols)
     return out

@@ -44,7 +44,6 @@ class Page:
     chapter: str = ""       # "05", "07a"
     minutes: str = ""
     colab: str = ""         # the notebook that the Colab button opens
-    template: str = "page.html"
     data: dict = field(default_factory=dict)    # for the template
     body: str = ""          # HTML
     markdown: str = ""      # the same for readers of text

@@ -1,26 +1,19 @@
 "Cells to HTML and to markdown: code, what it printed, pictures with words, sliders as stills, and API entries."
-import hashlib
 import html
 import json
 import re
 from pathlib import Path
 
 from .assets import KINDS
-from .book import ROOT
+from .book import COLAB, ROOT
+from .stills import STILLS, VIEW, print_of
 from .text import code_html, mathml
 
-STILLS = Path(__file__).parent / "stills"
 PREDICT = re.compile(r"\*\*Predict before you run")
-WIDGET = "application/vnd.jupyter.widget-view+json"
 ANSI = re.compile(r"\x1B(?:[@-Z\\-_]|\[[0-?]*[ -/]*[@-~])")
 
 
 def joined(x): return "".join(x) if isinstance(x, list) else x
-
-
-def print_of(path):   # of the code of a notebook, as tools/sitekit/stills.py writes it beside the stills
-    nb = json.loads(path.read_text(encoding="utf-8"))
-    return hashlib.sha256("".join(joined(c["source"]) for c in nb["cells"] if c["cell_type"] == "code").encode()).hexdigest()[:16]
 
 
 def read_stills(page, notes):
@@ -96,7 +89,7 @@ class Cells:
                 md.append(cell.source)
                 if PREDICT.search(cell.source): fold = True
                 if m := re.search(r"\*What to notice:?\*:?\s*(.+?)(?:\n\n|\Z)", cell.source, re.S):
-                    for f in self.shots: f["notice"] = " ".join(m[1].split())
+                    for f in self.shots: f["notice"] = " ".join(re.split(r"\n\s*[-*] ", m[1])[0].removeprefix("- ").split())      # of a list, the first item
                     self.shots = []
                 continue
             parts, text, picture = self.code(cell)
@@ -143,7 +136,7 @@ class Cells:
 
     def data(self, cell, data, out, md):
         "The richest form of an output that a page without a kernel can show."
-        if WIDGET in data: self.widget(cell, out, md)
+        if VIEW in data: self.widget(cell, out, md)
         elif (h := data.get("text/html", "")).strip(): self.html(cell, h, data, out, md)
         elif "text/html" in data and not data["text/html"].strip(): return
         elif "text/markdown" in data:
@@ -169,7 +162,7 @@ class Cells:
         "Sliders need a kernel: a still picture where there is one, what it shows in words, and the way to the live thing."
         still = self.stills.get(cell.id)
         alt = "" if still else f"<p>{html.escape(cell.alt)}</p>"
-        note = f'<figcaption>{alt}<p>Interactive: move the controls in <a href="https://colab.research.google.com/github/micacl/micacl/blob/main/{self.page.colab}">Colab</a> or in JupyterLab{"; this is a still picture" if still else ""}.</p></figcaption>'
+        note = f'<figcaption>{alt}<p>Interactive: move the controls in <a href="{COLAB}{self.page.colab}">Colab</a> or in JupyterLab{"; this is a still picture" if still else ""}.</p></figcaption>'
         if still: self.picture(cell, self.text.assets.add((STILLS / still).read_bytes(), "image/" + still.rsplit(".", 1)[1]), out, md, note)
         else:
             out.append(f'<figure class="plot widget">{note}</figure>')

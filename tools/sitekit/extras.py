@@ -3,24 +3,11 @@ import html
 import json
 import re
 
+import yaml
+
 from .book import REPO, ROOT, Page
 from .cells import Entries
 from .text import code_html
-
-PAPER = """@misc{cui2025micacl,
-  title         = {{MICACL}: Multi-Instance Category-Aware Contrastive Learning for Long-Tailed Dynamic Facial Expression Recognition},
-  author        = {Cui and others},
-  year          = {2025},
-  eprint        = {2509.04344},
-  archivePrefix = {arXiv},
-  url           = {https://arxiv.org/abs/2509.04344}
-}"""
-BOOK = """@software{micacl_book,
-  title  = {{micacl}: long-tailed facial expression recognition in video, as a book whose chapters are a library},
-  author = {{micacl contributors}},
-  url    = {https://github.com/micacl/micacl}
-}"""
-
 
 def made(**kw): return Page(**{"part": "Reference", "kind": "page", "colab": "nbs/index.ipynb", **kw})
 
@@ -30,7 +17,7 @@ def plan(modules, chapters):
     home = {p.module: p for p in chapters if p.module}
     pages = [made(source="nbs/98_glossary.md", url="glossary.html", title="Glossary", lead="The signs of the equations, the names in the code, and the words of the field, side by side.")] if (ROOT / "nbs/98_glossary.md").exists() else []
     pages += [made(source="results", url="gallery.html", title="Gallery", lead="The figures of the book, and the files that its numbers come from."),
-              made(source="CITATION.cff" if (ROOT / "CITATION.cff").exists() else "README.md", url="cite.html", title="How to cite", lead="The paper, and this book about it."),
+              made(source="CITATION.cff", url="cite.html", title="How to cite", lead="The paper, and this book about it."),
               made(source="micacl", url="api/index.html", title="API reference", lead="Every public name of the library, module by module, with what its parameters mean.")]
     keys = sorted(modules, key=lambda m: [p.module for p in chapters].index(m) if m in home else 10 ** 6)
     for m in keys:
@@ -83,7 +70,7 @@ def results_table():
 def gallery(page, text, figures):
     "Findings first, then every other figure, each with what there is to notice."
     table, table_md = results_table()
-    found = [f for f in figures if f["page"].part in ("What was found",) or f["page"].module in ("bakeoff",) or "bakeoff" in f["page"].source]
+    found = [f for f in figures if f["page"].part == "What was found" or "bakeoff" in f["page"].source]
     rest = [f for f in figures if f not in found]
     out, md = [], []
     for title, some in (("What was found", found), ("From the chapters", rest)):
@@ -91,7 +78,7 @@ def gallery(page, text, figures):
         text.toc.append((2, anchor, title))
         out.append(f'<h2 id="{anchor}">{title}</h2><ul class="gallery">')
         for f in some:
-            f["notice"] = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", f["notice"] or "")      # one link is enough: to the page itself
+            f["notice"] = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", f["notice"] or f["alt"])      # one link is enough: to the page itself
             line = text.line(f["notice"])
             out.append(f'<li><a href="{f["page"].url}#{f["anchor"]}"><img src="{f["url"]}" alt="{html.escape(f["alt"])}" width="{f["width"]}" height="{f["height"]}" loading="lazy" decoding="async"></a>'
                        f'<p><a href="{f["page"].url}#{f["anchor"]}">{html.escape(f["page"].title)}</a>{": " + line if line else ""}</p></li>')
@@ -104,22 +91,22 @@ def gallery(page, text, figures):
 
 
 def cite(page, text):
-    "CITATION.cff where there is one; the paper in any case."
-    bibs = [("The paper", "What this book reproduces is the authors' work. If you use the method, cite them.", PAPER),
-            ("This book", "If you use the library, SynFEW, the lab sheets or the measurements, name this book too.", BOOK)]
-    if (ROOT / "CITATION.cff").exists():
-        bibs = [*bibs[:1], ("This book", "If you use the library, SynFEW, the lab sheets or the measurements, name this book too. In BibTeX:", bibtex((ROOT / "CITATION.cff").read_text(encoding="utf-8")))]
+    "The paper and the book, from CITATION.cff."
+    paper, book = bibtex((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    bibs = [("The paper", "What this book reproduces is the authors' work. If you use the method, cite them.", paper),
+            ("This book", "If you use the library, SynFEW, the lab sheets or the measurements, name this book too.", book)]
     page.markdown = "\n\n".join(f"## {t}\n\n{s}\n\n```bibtex\n{b}\n```" for t, s, b in bibs)
     page.body = text.render(page.markdown)
 
 
 def bibtex(source):
-    "CITATION.cff -> BibTeX, the fields that it has."
-    import yaml
+    "CITATION.cff -> BibTeX of the paper it refers to, and of itself."
     d = yaml.safe_load(source)
-    names = " and ".join(a.get("name") and f"{{{a['name']}}}" or f"{a.get('family-names', '')}, {a.get('given-names', '')}".strip(", ") for a in d.get("authors", []))
-    fields = dict(title=d.get("title"), author=names, version=d.get("version"), year=str(d.get("date-released", ""))[:4], doi=d.get("doi"), url=d.get("repository-code") or d.get("url"))
-    return "@software{micacl,\n" + ",\n".join(f"  {k:7} = {{{v}}}" for k, v in fields.items() if v) + "\n}"
+    paper, = d["references"]
+    names = lambda authors: " and ".join(f"{{{a['name']}}}" if "name" in a else a["family-names"] for a in authors)
+    entry = lambda key, **fields: f"@{key},\n" + ",\n".join(f"  {k:9} = {{{v}}}" for k, v in fields.items() if v) + "\n}"
+    return (entry("inproceedings{cui2025micacl", title=paper["title"], author=names(paper["authors"]), booktitle=paper["collection-title"], year=paper["year"], note=paper["identifiers"][0]["value"], url=paper["url"]),
+            entry("software{micacl", title=d["title"], author=names(d["authors"]), version=d["version"], year=str(d.get("date-released", ""))[:4], url=d["repository-code"]))
 
 
 def glossary(page, text):

@@ -12,11 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-from PIL import Image
-
-HERE, NBS = Path(__file__).parent / "stills", Path(__file__).parents[2] / "nbs"
+STILLS, NBS = Path(__file__).parent / "stills", Path(__file__).parents[2] / "nbs"
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -26,7 +22,10 @@ def has_widget(cell): return cell.cell_type == "code" and any(VIEW in o.get("dat
 def slides(cell): return cell.cell_type == "code" and ("@interact" in cell.source or "interact(" in cell.source)
 
 
-def print_of(nb): return hashlib.sha256("".join(c.source for c in nb.cells if c.cell_type == "code").encode()).hexdigest()[:16]
+def print_of(path):
+    "Of the code of a notebook. It stands beside the stills; where it differs, they are out of date, and the site says so."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return hashlib.sha256("".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode()).hexdigest()[:16]
 
 
 def picture(model, state):
@@ -43,27 +42,32 @@ def picture(model, state):
 
 def take(path):
     "Run one page; write its stills, and which cell each belongs to."
-    nb, index = nbformat.read(path, 4), HERE / f"{path.stem}.json"
+    import nbformat                         # these two are not needed where the site only reads the stills
+    from nbclient import NotebookClient
+    from PIL import Image
+    stamp, index = print_of(path), STILLS / f"{path.stem}.json"
     old = json.loads(index.read_text()) if index.exists() else {}
-    if old.get("code") == print_of(nb): return "unchanged"
-    stamp, want = print_of(nb), {c.id for c in nb.cells if has_widget(c) or slides(c)}
+    if old.get("code") == stamp: return "unchanged"
+    nb = nbformat.read(path, 4)
+    want = {c.id for c in nb.cells if has_widget(c) or slides(c)}
     NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     state = nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    for name in old.values(): (HERE / name).unlink(missing_ok=True)
+    for name in old.values(): (STILLS / name).unlink(missing_ok=True)
     found = dict(code=stamp)
     for c in nb.cells:
         model = next((o["data"][VIEW]["model_id"] for o in c.get("outputs", []) if VIEW in o.get("data", {})), None) if c.id in want else None
         if not model or not (data := picture(model, state)): continue
         buffer, name = io.BytesIO(), f"{path.stem}-{c.id}.webp"
         Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=6)
-        (HERE / name).write_bytes(buffer.getvalue())
+        (STILLS / name).write_bytes(buffer.getvalue())
         found[c.id] = name
     index.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return f"{len(found) - 1} stills"
 
 
 def main():
-    HERE.mkdir(exist_ok=True)
+    import nbformat
+    STILLS.mkdir(exist_ok=True)
     pages = sorted([*NBS.glob("*.ipynb"), *(NBS / "lab" / "student").glob("*.ipynb")])
     pages = [p for p in pages if any(has_widget(c) for c in nbformat.read(p, 4).cells)]
     for path in pages:

@@ -27,6 +27,14 @@
   });
   addEventListener("load", reach); addEventListener("resize", reach); document.addEventListener("toggle", reach, true);
 
+  // --- code can be taken along
+  if (navigator.clipboard) all("pre.code").forEach(pre => {
+    const box = document.createElement("div"), b = document.createElement("button");
+    box.className = "taken"; b.className = "copy"; b.type = "button"; b.textContent = "Copy"; b.setAttribute("aria-label", "Copy this code");
+    pre.replaceWith(box); box.append(pre, b);
+    b.addEventListener("click", () => navigator.clipboard.writeText(pre.textContent.trimEnd()).then(() => { b.textContent = "Copied"; setTimeout(() => { b.textContent = "Copy"; }, 1500); }));
+  });
+
   // --- a link into a fold opens it
   const unfold = () => { const e = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1))); for (let d = e && e.closest("details"); d; d = d.parentElement.closest("details")) d.open = true; if (e && e.closest("details")) e.scrollIntoView(); };
   unfold(); addEventListener("hashchange", unfold);
