@@ -93,24 +93,17 @@ def unit_features(clips, frames="all"):
 def oracle(n_train=7000, n_test=2100):
     "Forests that are told the true units of every frame, trained on noisy labels of a balanced set: the ceiling for any network."
     from sklearn.ensemble import ExtraTreesClassifier
+    from micacl.metrics import confusion, uar
+    def score(y, said): return round(uar(y, said), 4)
     train, test = draw_clips(n_train, 0), draw_clips(n_test, 1)
     y, y_test, clean = (np.array([r.label for r, _, _ in train]), np.array([r.label for r, _, _ in test]), np.array([a.emotion for _, a, _ in test]))
     out = dict(n_train=n_train, n_test=n_test)
     for kind in ("all", "mean", "one"):
         forest = ExtraTreesClassifier(500, min_samples_leaf=3, random_state=0, n_jobs=-1).fit(unit_features(train, kind), y)
         said = forest.predict(unit_features(test, kind))
-        out[kind] = dict(uar=mean_recall(y_test, said), uar_clean=mean_recall(clean, said), confusion=counts(y_test, said))
-    out["clean_label"] = dict(uar=mean_recall(y_test, clean), confusion=counts(y_test, clean))      # whoever always names what the face shows
+        out[kind] = dict(uar=score(y_test, said), uar_clean=score(clean, said), confusion=confusion(y_test, said).tolist())
+    out["clean_label"] = dict(uar=score(y_test, clean), confusion=confusion(y_test, clean).tolist())      # whoever always names what the face shows
     return out
-
-
-def counts(y, said):
-    table = np.zeros((7, 7), int)
-    np.add.at(table, (y, said), 1)
-    return table.tolist()
-
-
-def mean_recall(y, said): return round(float(np.mean([(said[y == c] == c).mean() for c in range(7)])), 4)
 
 
 def units_seen(root):
@@ -118,14 +111,13 @@ def units_seen(root):
     import torch
     from sklearn.metrics import roc_auc_score
     from micacl.core import Config
-    from micacl.datasets import load_table
     from micacl.pretrain import load_regressor, predict_units
     from micacl.runs import read_clips
     from micacl.synfew import UNITS, read_truth
     from micacl.video import frame_indices
     table, cache, _ = read_clips(root, root, Config(), quiet=True)
     model, truth, said, true = load_regressor(), read_truth(root), [], []
-    for clip in load_table(root).select(split="test_balanced"):
+    for clip in table.select(split="test_balanced"):
         frames = cache.frames(clip.id)
         at = np.asarray(frame_indices(len(frames), 4, 4)).reshape(4, 4)
         said.append(predict_units(model, torch.from_numpy(frames[at])).numpy()); true.append(truth[clip.id].units[at].mean(1))

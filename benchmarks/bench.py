@@ -183,7 +183,7 @@ def memory20k(work, rounds, n=20_000):
 
 # ---- options of the computation
 
-def _variants(name, M, S):
+def _variants(name):
     "name -> (network, how its input is laid out, autocast dtype, is compiled); all of them start from the same weights."
     import torch
     from micacl.backbone import _ChannelsLast, build_backbone
@@ -207,7 +207,7 @@ def compute(work, rounds):
         dice = torch.Generator().manual_seed(0)
         x, y, order = torch.rand(M, 3, 4, S, S, generator=dice).to(device), torch.randint(7, (M,), generator=dice).to(device), torch.randperm(M, generator=dice).to(device)
         state, out = {}, {}
-        for variant, (net, layout, half, compiled) in _variants(name, M, S).items():
+        for variant, (net, layout, half, compiled) in _variants(name).items():
             torch.manual_seed(1)
             whole = torch.nn.Sequential(net, torch.nn.Linear(net.dim, 7)).to(device).train()
             run = torch.compile(whole) if compiled else whole
@@ -329,11 +329,6 @@ def growth(work, rounds):
 PARTS = dict(roofline=roofline, data=data, decoders=decoders, memory20k=memory20k, compute=compute, baseline=baseline, loss=loss, growth=growth)
 
 
-def library_commit(folder):
-    def git(*words): return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True).stdout.strip()
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", "micacl") else "")
-
-
 def use_library(folder):
     "Import `micacl` from another checkout, which may be older than its chapter 16; that module is always the one of this checkout."
     sys.path.insert(0, str(folder))
@@ -353,7 +348,7 @@ def measure(part, args):
     started = time.time()
     found = PARTS[part](args.work, args.rounds)
     command = f"python benchmarks/bench.py WORK {part} --rounds {args.rounds}" + (" --checkout OTHER" if args.checkout else "")
-    about = dict(command=command, commit=library_commit(args.checkout) if args.checkout else commit(), machine=dict(machine(), threads=torch.get_num_threads()), rounds=args.rounds, seconds=round(time.time() - started))
+    about = dict(command=command, commit=commit(args.checkout, ["micacl"]) if args.checkout else commit(), machine=dict(machine(), threads=torch.get_num_threads()), rounds=args.rounds, seconds=round(time.time() - started))
     everything = read_json(args.out) if args.out.exists() else {}
     if part == "roofline":      # a row a commit: before and after
         everything[part] = [m for m in everything.get(part, []) if m["commit"].removesuffix("+changes") != about["commit"].removesuffix("+changes")] + [dict(about, **found)]

@@ -3,7 +3,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -16,18 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent))      # worker processes look for 
 
 
 def machine():
-    "What the figures depend on, without naming anybody's computer."
-    import torch
-    import torchvision
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return dict(cpu_cores=os.cpu_count(), gpu=gpu, system=platform.system(), architecture=platform.machine(),
-                python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__)
+    "What the figures depend on; imported late, for `bench.py --checkout` chooses the library first."
+    from micacl.experiments import machine
+    return machine()
 
 
-def commit():
-    "The commit the figures belong to; a tree with changes in it is marked."
-    def git(*words): return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", "micacl", "benchmarks") else "")
+def commit(folder=ROOT, parts=("micacl", "benchmarks")):
+    "The commit the figures belong to; one with changes in these parts of the tree is marked."
+    def git(*words): return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True).stdout.strip()
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", *parts) else "")
 
 
 def one_run(job):

@@ -1,4 +1,4 @@
-"""Is SynFEW the same everywhere? Prints short hashes of pictures, labels, truth and decoded videos; needs NumPy and PyAV, not PyTorch.
+"""Is SynFEW the same everywhere? Prints short hashes of pictures, labels, truth and decoded videos; needs NumPy, PyAV and filelock, not PyTorch.
 
     python benchmarks/hashes.py     # compare with results/hashes.json, which holds one run for each environment that was tried
 """

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, commit
+from common import ROOT, commit, machine
 
 SEEDS = (1, 2, 3, 4, 5)
 METHODS = {"gated attention": dict(model="attention", lr=1e-2, mccl_weight=0.0), **{f"MICACL, lambda {w:g}": dict(lr=3e-3, mccl_weight=w) for w in (0.0, 0.3, 1.0, 3.0)}}
@@ -71,7 +71,6 @@ def compare(runs, a, b, head_a, head_b):
 
 def main(work):
     from micacl.core import Config, read_json, write_json
-    from micacl.experiments import machine
     from micacl.training import train
     before = commit()
     spec, runs, data = read_json(ROOT / "benchmarks" / "ablations.json"), [], work / "data"

@@ -37,6 +37,7 @@ class Backbone(nn.Module):
     def forward(self,
         instances: torch.Tensor, # (M,3,L,H,W) float in 0..1
     ) -> torch.Tensor: # (M,dim)
+        "Features of instances; the colours are centred and scaled here."
         if instances.dim() != 5 or instances.shape[1] != 3 or not instances.is_floating_point():
             raise MicaclError(f"backbone: expected float instances (M,3,L,H,W) in 0..1, found {instances.dtype} {tuple(instances.shape)}; "
                               "divide uint8 pixels by 255 and put the axes in this order")
@@ -83,6 +84,7 @@ class PlacePool(nn.Module):
     def forward(self,
         x: torch.Tensor, # (M,C,L,H,W)
     ) -> torch.Tensor: # (M,C)
+        "Mean over time, then a weighted sum over places."
         x = F.adaptive_avg_pool2d(x.mean(2), self.grid)     # (M,C,L,H,W) -> (M,C,grid,grid)
         return (x * self.weight).sum((2, 3))
 

@@ -123,7 +123,7 @@ class Workbench:
 # %% ../nbs/16_bench.ipynb #b16a0013
 def stages(model, objective, batch) -> dict:   # name -> function of the outputs of the one before
     "The road from a batch to the loss in pieces: backbone, GEIIM, WIAN, tail with classifier, loss."
-    def graph(x): G, A = model.geiim(x); return G, model.geiim.dependency(G)
+    def graph(x): G = model.geiim(x)[0]; return G, model.geiim.dependency(G, over=model.over)
     def tail(H, w): bag = model.tail(H, w)[0]; return model.fc(model.drop(bag)), bag
     def aggregation(x): out = model.from_instances(x); return out.logits, out.bag
     def loss(logits, bag): return objective(BagOutput(logits, bag, None, None, None), batch[1])["loss"],

@@ -155,7 +155,7 @@ def check(
     number: str,   # of the exercise, such as "2.1"
     fn,            # your function
 ):
-    "Shape, then value, then gradient; prints one line, or raises `CheckFailed` with what to mend."
+    "Shape, then value, then gradient; prints one line, or raises `CheckFailed` with what to mend. Not the `check` of chapter 02, of a data set."
     ex = find_exercise(number)
     if not callable(fn): raise CheckFailed(f"{number} call: expected a function, found {type(fn).__name__}. Pass the function itself, without brackets behind its name")
     try: inspect.signature(fn).bind(*next(iter(ex.cases.values())))

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Union
 import tyro
 from . import __version__
 from .core import PRESETS, Config, MicaclError, write_json
+from .pages import percent
 
 # %% ../nbs/14_cli.ipynb #96bb269e
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -111,8 +112,7 @@ def _print_scores(results):
     "A line for each test set."
     for name, s in results["tests"].items(): print(f"{name}: {_score(s, 'uar')}, {_score(s, 'war')}, {s['n_test']} clips")
 
-def _score(s, metric): return f"{metric.upper()} {_percent(s[metric])} % [{', '.join(map(_percent, s['intervals'][metric]))}]"
-def _percent(x): return "–" if x is None or x != x else f"{100 * x:.1f}"
+def _score(s, metric): return f"{metric.upper()} {percent(s[metric])} % [{', '.join(map(percent, s['intervals'][metric]))}]"
 
 # %% ../nbs/14_cli.ipynb #93e1e642
 @dataclass
@@ -160,7 +160,7 @@ class Experiment:
         s = run_experiment(self.spec, self.out, self.processes)
         for name, m in s["methods"].items():
             t = m["tests"][s["spec"]["test"]]
-            print(f"{name}: UAR {_percent(t['uar']['mean'])} ± {_percent(t['uar']['sd'])} %, tail {_percent(t['tail']['mean'])} %, {m['n_runs']} runs")
+            print(f"{name}: UAR {percent(t['uar']['mean'])} ± {percent(t['uar']['sd'])} %, tail {percent(t['tail']['mean'])} %, {m['n_runs']} runs")
         print(f"summary: {self.out / 'summary.json'}")
         return 1 if s["failed"] else 0
 

@@ -236,6 +236,11 @@ def parse_label(text, classes):
     return None, f"unknown label {text!r}, expected one of {', '.join(first)}" + (f" ... ({C} in all)" if C > 12 else "") + (f"; did you mean {near[0]}?" if near else "")
 
 # %% ../nbs/01b_clips.ipynb #096c482a
+def _members(table):   # -> {who keeps together: [positions]}
+    members = {}
+    for i, c in enumerate(table): members.setdefault(("group", c.group) if c.group else ("clip", c.id), []).append(i)
+    return members
+
 def carve_validation(
     train: ClipTable,   # clips to cut
     fraction: float,    # f, the share for validation, 0 <= f < 1
@@ -243,8 +248,7 @@ def carve_validation(
 ) -> tuple:             # (train, validation), in the order of the table; no clip in both
     "Cut a validation part from the training clips, fair to every class, groups kept whole."
     if not 0 <= fraction < 1: raise MicaclError(f"val_fraction: expected 0 up to less than 1, found {fraction}")
-    members = {}
-    for i, c in enumerate(train): members.setdefault(("group", c.group) if c.group else ("clip", c.id), []).append(i)
+    members = _members(train)
     order = sorted(members, key=lambda m: derive_seed(seed, "validation", *m))
     n_c = dict(zip(*np.unique(train.labels, return_counts=True)))
     target = {c: max(round(fraction * n), 1) if n > 1 and fraction else 0 for c, n in n_c.items()}
@@ -264,8 +268,7 @@ def make_folds(
     seed: int = 0,      # the same seed makes the same folds
 ) -> ClipTable:         # the same clips with fold = 1 .. K and no split
     "Deal clips into folds: every class evenly, groups kept whole."
-    members, C = {}, len(table.classes)
-    for i, c in enumerate(table): members.setdefault(("group", c.group) if c.group else ("clip", c.id), []).append(i)
+    members, C = _members(table), len(table.classes)
     if not 2 <= k <= len(members): raise MicaclError(f"make_folds: expected 2 to {len(members)} folds, the number of groups (or of clips without one), found {k}")
     fold, dealt, target = np.zeros(len(table), dtype=int), np.zeros((k, C)), np.maximum(table.counts / k, 0.5)
     share = {m: np.bincount(table.labels[i], minlength=C) / target for m, i in members.items()}            # (C,) of a fold's due

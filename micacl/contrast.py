@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .core import MicaclError
-from .mccl import MCCL, gather_batch, log_form, pairs
+from .mccl import MCCL, _check_bags, _check_counts, gather_batch, log_form, pairs
 
 # %% ../nbs/07b_contrast.ipynb #5e18dca0
 def supcon(
@@ -59,7 +59,8 @@ class Contrast(nn.Module):
         out_dim: int = 128,  # length of z
         temperature: float = 0.1,  # tau
     ):
-        _check(type(self).__name__, class_counts, temperature)
+        _check_counts(self, class_counts)
+        if not temperature > 0: raise MicaclError(f"{type(self).__name__}: expected a temperature above 0, found {temperature}")
         super().__init__()
         self.dim, self.temperature = dim, temperature
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
@@ -70,15 +71,14 @@ class Contrast(nn.Module):
         "What the loss looks at."
         return F.normalize(self.project(bag), dim=1)
 
-    def loss(self, z, y): raise NotImplementedError
+    def loss(self, z, y): "z (B,out_dim) and y (B,) of all processes -> scalar."; raise NotImplementedError
 
     def forward(self,
         bag: torch.Tensor,  # (B,D) bag features, any floating type
         y: torch.Tensor,  # (B,) labels
     ) -> torch.Tensor:  # scalar in the module's own type (float32), under autocast too
         "The loss of the batch of all processes."
-        if bag.ndim != 2 or bag.shape[1] != self.dim or y.shape != bag.shape[:1]:
-            raise MicaclError(f"{type(self).__name__}: expected bag (B, {self.dim}) and y (B,), found {tuple(bag.shape)} and {tuple(y.shape)}")
+        _check_bags(self, bag, y)
         with torch.autocast(bag.device.type, enabled=False):
             z = self.embed(bag.to(next(self.project.parameters()).dtype))
             return self.loss(gather_batch(z), gather_batch(y))
@@ -103,10 +103,3 @@ class BCL(Contrast):
     def loss(self, z, y): return bcl(z, y, F.normalize(self.prototypes[self.classes], dim=1), self.temperature, self.classes)
 
 CONTRASTS = dict(mccl=MCCL, supcon=SupCon, bcl=BCL)
-
-# %% ../nbs/07b_contrast.ipynb #eebc0f4f
-def _check(name, class_counts, temperature):
-    n_c = torch.as_tensor(class_counts)
-    if n_c.ndim != 1 or len(n_c) == 0 or n_c.min() < 0 or n_c.max() <= 0:
-        raise MicaclError(f"{name}: expected one count per class, not negative and not all 0, found {n_c.tolist()}; count the training split that was loaded")
-    if not temperature > 0: raise MicaclError(f"{name}: expected a temperature above 0, found {temperature}")

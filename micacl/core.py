@@ -10,7 +10,7 @@ __all__ = ['EMOTIONS', 'CHOICES', 'PRESETS', 'MicaclError', 'class_counts', 'fre
            'paper', 'm3dfel']
 
 # %% ../nbs/00_core.ipynb #fdcc5487
-import contextlib, dataclasses, hashlib, json, math, os, random, tempfile
+import contextlib, dataclasses, hashlib, json, math, numbers, os, random, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -204,7 +204,7 @@ class Config:
         "T = N * L, frames taken from a clip."
         return self.n_instances * self.instance_length
 
-    def to_dict(self) -> dict: return dataclasses.asdict(self)
+    def to_dict(self) -> dict: "Every field by name."; return dataclasses.asdict(self)
 
 # %% ../nbs/00_core.ipynb #dfa045ab
 CHOICES = dict(model=("micacl", "m3dfel", "mean", "max", "attention", "transformer"), backbone=("r3d_small", "r3d_18"),
@@ -234,12 +234,19 @@ def check_config(
     if not 0 < config.crop <= 1: raise MicaclError(f"crop: expected a share above 0 and up to 1, found {config.crop}")
     return config
 
+def _whole(v): return isinstance(v, numbers.Integral) and not isinstance(v, bool)
+_KINDS = {bool: ("true or false", lambda v: isinstance(v, (bool, np.bool_))), int: ("a whole number", _whole), float: ("a number", lambda v: isinstance(v, numbers.Real) and not isinstance(v, bool)),
+          tuple: ("a list of whole numbers", lambda v: isinstance(v, (list, tuple)) and all(map(_whole, v)))}
+
 def config_from_dict(
     d: dict,   # as from `Config.to_dict`, or read from config.json
 ) -> Config:   # checked
     "The `Config` of a run folder's config.json; `MicaclError` for unknown names and impossible values."
-    names = {f.name for f in dataclasses.fields(Config)}
-    if extra := set(d) - names: raise MicaclError(f"config: unknown name {', '.join(sorted(extra))}; known are {', '.join(sorted(names))}")
+    kinds = {f.name: type(f.default) for f in dataclasses.fields(Config)}
+    if extra := set(d) - set(kinds): raise MicaclError(f"config: unknown name {', '.join(sorted(extra))}; known are {', '.join(sorted(kinds))}")
+    for name in sorted(set(d) - set(CHOICES)):
+        expected, fits = _KINDS[kinds[name]]
+        if not fits(d[name]): raise MicaclError(f"{name}: expected {expected}, found {d[name]!r:.40}")
     tuples = {name: tuple(d[name]) for name in ("mccl_scales", "kernels") if name in d}
     return check_config(Config(**{**d, **tuples}))
 

@@ -9,7 +9,7 @@ __all__ = ['KEYS', 'read_spec', 'configuration', 'grid', 'run_path', 'one_run', 
            'compare_runs', 'summarise_runs']
 
 # %% ../nbs/10b_experiments.ipynb #6270e7f8
-import dataclasses, itertools, json, multiprocessing, os, platform, shutil, signal, time
+import dataclasses, inspect, itertools, json, multiprocessing, os, platform, shutil, signal, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -20,7 +20,7 @@ from . import __version__
 from .core import Config, MicaclError, config_from_dict, derive_seed, read_json, write_json
 from .synfew import end_with_parent, generate
 from .loaders import InstanceFeatures
-from .runs import hold_folder, prepare_data
+from .runs import hold_folder, prepare_data, read_history
 from .models import build_model
 from .summaries import compare_runs, pack_labels, summarise_runs
 from .training import Interrupted, Objective, make_optimizer, train
@@ -28,6 +28,7 @@ _all_ = ["compare_runs", "summarise_runs"]     # of chapter 10a
 
 # %% ../nbs/10b_experiments.ipynb #8518d9c9
 KEYS = dict(data=str, synfew=dict, base=dict, methods=dict, seeds=list, folds=list, frozen=bool, tune=dict, test=str, compare=list)
+_DRAWN = [p for p in inspect.signature(generate).parameters if p not in ("out", "progress")]     # what can be said of a set that is drawn
 
 def read_spec(
     spec,         # dict, or a JSON file
@@ -45,19 +46,22 @@ def read_spec(
     for pair in spec["compare"]:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2: raise MicaclError(f"{where}: compare: expected pairs of methods, found {pair!r}")
         for a in pair:
-            if a not in spec["methods"]: raise MicaclError(f"{where}: compare: expected methods, found {a!r}; known are {', '.join(spec['methods'])}")
+            if a not in list(spec["methods"]): raise MicaclError(f"{where}: compare: expected methods, found {a!r}; known are {', '.join(spec['methods'])}")
     for method, fields in spec["methods"].items():
         if not method.strip(): raise MicaclError(f"{where}: methods: expected a name, found {method!r}")
         if not isinstance(fields, dict): raise MicaclError(f"{where}: {method}: expected the fields in which it differs, found {fields!r}")
         like = fields.get("like", method)
-        if like not in spec["methods"] or (like != method and "like" in spec["methods"][like]): raise MicaclError(f"{where}: {method}: like: expected a method that is tuned itself, found {like!r}")
-        [configuration(spec, method, spec["seeds"][0], point) for point in grid(spec)]
+        if like not in list(spec["methods"]) or (like != method and "like" in spec["methods"][like]): raise MicaclError(f"{where}: {method}: like: expected a method that is tuned itself, found {like!r}")
+        try: [configuration(spec, method, spec["seeds"][0], point) for point in grid(spec)]
+        except MicaclError as e: raise MicaclError(f"{where}: {e}") from None
     return spec
 
 def _check_names(part, known, where):
     for name, value in part.items():
         if name not in known: raise MicaclError(f"{where}: unknown name {name}; known are {', '.join(known)}")
         if not isinstance(value, known[name]): raise MicaclError(f"{where}: {name}: expected a {known[name].__name__}, found {value!r}")
+    for name in part.get("synfew", {}):
+        if name not in _DRAWN: raise MicaclError(f"{where}: synfew: unknown name {name}; known are {', '.join(_DRAWN)}")
     for name, least, what in (("seeds", 0, "whole numbers"), ("folds", 1, "numbers from 1")):
         v = part.get(name, [1])
         if not (name == "folds" and v == [None]) and not (v and all(type(x) is int and x >= least for x in v) and len(set(v)) == len(v)):
@@ -95,7 +99,7 @@ def one_run(folder, data, method, fold, config) -> Path:
     if path.exists(): shutil.rmtree(work, ignore_errors=True); return path      # killed before it could be removed
     start = time.perf_counter()
     r = train(data, work, config, fold, resume=True, quiet=True, features=Path(folder) / "features" if config.backbone_lr == 0 else None)
-    history, info = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()], read_json(work / "config.json")
+    history, info = read_history(work), read_json(work / "config.json")
     with np.load(work / "predictions.npz", allow_pickle=False) as z: p = {k: z[k] for k in ("split", "y", "logits")}
     tests = {}
     for name, t in r["tests"].items():

@@ -20,6 +20,7 @@ class Scores(nn.Module):
     "What is exported: video (B,T,3,S,S) uint8 -> logits (B,C), weights (B,N)."
     def __init__(self, model): super().__init__(); self.model = model
     def forward(self, video):
+        "The two that leave the model."
         out = self.model(video)
         return out.logits, out.weights
 

@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/frames.html.md"""
 __all__ = ['ClipError', 'count_frames', 'read_frames', 'read_portions']
 
 # %% ../nbs/02b_frames.ipynb #6cb13f05
-import functools, os, re
+import contextlib, functools, os, re
 from pathlib import Path
 import numpy as np, torch
 from .core import MicaclError
@@ -31,15 +31,26 @@ def _not_huge(path, width, height):
     return width * height
 
 # %% ../nbs/02b_frames.ipynb #4d13d9f5
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
 def _pictures(folder):
     "[picture files] in numeric order: 1, 2, 10; other files and hidden ones are ignored."
-    files = [e.path for e in os.scandir(folder) if e.name.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".webp")) and not e.name.startswith(".") and _is_file(e)]
+    files = [e.path for e in os.scandir(folder) if e.name.lower().endswith(_ENDINGS) and not e.name.startswith(".") and _is_file(e)]
     if not files: raise ClipError(folder, "a folder without pictures", "unpack the clip again, or remove it from the list", "a folder of jpg or png files")
     return sorted(files, key=lambda f: ([int(n) for n in re.findall(r"\d+", os.path.basename(f))], f))
 
 def _is_file(e):
     try: return e.is_file()         # no pipe, no device: these would keep a reader waiting
     except OSError: return False    # a link to itself
+
+# %% ../nbs/02b_frames.ipynb #4d13d9f6
+def _upright(p):
+    "An open picture as RGB with 8 bits a colour, turned as its camera says."
+    from PIL import Image, ImageOps
+    p.load()
+    with contextlib.suppress(Exception): p = ImageOps.exif_transpose(p)      # what the camera says may be damaged: then as it is stored
+    if p.mode.startswith("I"): p = Image.fromarray((np.asarray(p).clip(0, 65535) // 257).astype(np.uint8))       # 16 bits a pixel
+    return p.convert("RGB")
 
 def _read_pictures(files, indices):
     "(T,H,W,3) uint8; pictures of another size are fitted to the first one."
@@ -49,8 +60,7 @@ def _read_pictures(files, indices):
         try:
             with Image.open(files[i]) as p:
                 _not_huge(files[i], *p.size)
-                if p.mode.startswith("I"): p = Image.fromarray((np.asarray(p).clip(0, 65535) // 257).astype(np.uint8))       # 16 bits a pixel
-                p = p.convert("RGB")
+                p = _upright(p)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
             raise ClipError(files[i], f"no readable picture ({_short(e)})", expected="a picture") from None
         size = size or p.size
@@ -60,10 +70,10 @@ def _read_pictures(files, indices):
 # %% ../nbs/02b_frames.ipynb #1f5ebd73
 _FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,gif,h264,hevc"
 
-def _open(path):
+def _open(path, **limits):
     "A PyAV container: local, and of a known format."
     import av
-    return av.open(os.path.abspath(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+    return av.open(os.path.abspath(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file", **limits})
 
 def _probe(path):
     "(frames, pixels of one) of a video file whose data is all there; `ClipError` otherwise."

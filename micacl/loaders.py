@@ -54,7 +54,7 @@ class EpochOrder(Sampler):
         if sampler not in SAMPLERS: raise MicaclError(f"sampler: expected one of {', '.join(SAMPLERS)}, found {sampler!r}")
         self.labels, self.seed, self.sampler, self.epochs, self.m, self.epoch = torch.as_tensor(labels, dtype=torch.long), seed, sampler, epochs, m, 0
 
-    def set_epoch(self, epoch): self.epoch = epoch
+    def set_epoch(self, epoch): "The next order is that of this epoch."; self.epoch = epoch
     def __len__(self): return len(self.labels)
     def __iter__(self):
         dice = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
@@ -145,7 +145,7 @@ class InstanceFeatures:
 class FeatureDataset(Dataset):
     "The clips of a table as instance features, for a DataLoader."
     def __init__(self, table, features, train): self.table, self.features, self.train, self.x = table, features, train, None
-    def set_epoch(self, epoch): self.x = self.features.of(self.table, epoch if self.train else None)
+    def set_epoch(self, epoch): "The next items are those of this epoch."; self.x = self.features.of(self.table, epoch if self.train else None)
     def __len__(self): return len(self.table)
     def __getitem__(self, i):       # -> features (N,D), label, position in the table
         if self.x is None: self.x = self.features.of(self.table, 0 if self.train else None)

@@ -38,8 +38,8 @@ def long_tailed(
     y = np.asarray(y)
     n_c = np.bincount(y)
     if not imbalance >= 1 or not n_c.all(): raise MicaclError(f"long_tailed: expected an imbalance of at least 1 and members of every class, found {imbalance} and counts {n_c.tolist()}")
-    n_max, rng = n_c.min(), np.random.default_rng(derive_seed(seed, "long tail"))
-    keep = [max(1, round(n_max * imbalance ** (-c / max(len(n_c) - 1, 1)))) for c in range(len(n_c))]
+    n_first, rng = n_c.min(), np.random.default_rng(derive_seed(seed, "long tail"))
+    keep = [max(1, round(n_first * imbalance ** (-c / max(len(n_c) - 1, 1)))) for c in range(len(n_c))]
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(y == c))[:k] for c, k in enumerate(keep)]))
 
 # %% ../nbs/11_longtail.ipynb #3ab65d31
@@ -51,7 +51,7 @@ def class_groups(
     n_c = np.asarray(n_c)
     if rule is None: return frequency_groups(n_c)
     if isinstance(rule, dict):
-        if sorted(c for own in rule.values() for c in own) != list(range(len(n_c))): raise MicaclError(f"groups: expected each of the {len(n_c)} classes in one group, found {rule}")
+        if sorted(c for own in rule.values() for c in own) != list(range(len(n_c))) or set(rule) - {"head", "medium", "tail"}: raise MicaclError(f"groups: expected each of the {len(n_c)} classes in one group, head, medium or tail; found {rule}")
         return {name: sorted(rule.get(name, [])) for name in ("head", "medium", "tail")}
     many, few = rule
     if few > many: raise MicaclError(f"groups: expected (many, few) with many at least as large, found {rule}")

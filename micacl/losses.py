@@ -31,9 +31,10 @@ class LogitLoss(nn.Module):
     def _keep(self, name, v):  # follows the module to its device; it belongs to the data, not to the checkpoint
         self.register_buffer(name, v.to(torch.get_default_dtype()), persistent=False)
 
-    def weights(self): return self.W            # (C,), or None: all 1
-    def change(self, logits, y): return logits  # (B,C), (B,) -> (B,C)
-    def terms(self, logits, y):                 # (B,C), (B,) -> (B,)
+    def weights(self): "(C,) w_c, or None: all 1."; return self.W
+    def change(self, logits, y): "Scores as the cross entropy sees them: (B,C), (B,) -> (B,C)."; return logits
+    def terms(self, logits, y):
+        "The loss of each clip before its weight: (B,C), (B,) -> (B,)."
         return F.cross_entropy(self.change(logits, y), y, reduction="none", label_smoothing=self.smoothing)
 
     def forward(self,

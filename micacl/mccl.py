@@ -192,7 +192,7 @@ class MCCL(Scales):
                  self_pairs: bool = False,  # True: an anchor is among its own partners
                  centres: bool = True,  # a learned centre per class and scale joins the columns; False: the printed sums
                  ):
-        _check(class_counts, dim, scales, form, out_dim)
+        _check_counts(self, class_counts); _check_form(dim, scales, form, out_dim)
         super().__init__(class_counts, dim, scales, out_dim, centres)
         self.self_pairs, self.loss = self_pairs, {"log": log_form, "printed": printed_form}[form]
         buffers = dict(W=category_weights(class_counts, class_weight), tau=class_temperatures(class_counts, tau0, temperature))
@@ -216,8 +216,7 @@ class MCCL(Scales):
                 y: torch.Tensor,  # (B,) labels
                 ) -> torch.Tensor:  # scalar in the module's own type (float32), under autocast too
         "L_MC: the mean of L_C^s over the scales."
-        if bag.ndim != 2 or bag.shape[1] != self.dim or y.shape != bag.shape[:1]:
-            raise MicaclError(f"MCCL: expected bag (B, {self.dim}) and y (B,), found {tuple(bag.shape)} and {tuple(y.shape)}")
+        _check_bags(self, bag, y)
         with torch.autocast(bag.device.type, enabled=False):  # exp and log of S/tau want more than 16 bits
             bag, y = bag.to(self.W.dtype), gather_batch(y)
             y_columns = torch.cat([y, self.classes]) if self.centres else y
@@ -228,10 +227,16 @@ class MCCL(Scales):
             return sum((self.loss(self.cosines(bag, s) / tau, P, A, w) for s in self.scales), w.new_zeros(())) / len(self.scales)
 
 # %% ../nbs/07_mccl.ipynb #bc00e3a1
-def _check(class_counts, dim, scales, form, out_dim):
+def _check_counts(loss, class_counts):
     n_c = torch.as_tensor(class_counts)
     if n_c.ndim != 1 or len(n_c) == 0 or n_c.min() < 0 or n_c.max() <= 0:
-        raise MicaclError(f"MCCL: expected one count per class, not negative and not all 0, found {n_c.tolist()}")
+        raise MicaclError(f"{type(loss).__name__}: expected one count per class, not negative and not all 0, found {n_c.tolist()}; count the training split that was loaded")
+
+def _check_bags(loss, bag, y):
+    if bag.ndim != 2 or bag.shape[1] != loss.dim or y.shape != bag.shape[:1]:
+        raise MicaclError(f"{type(loss).__name__}: expected bag (B, {loss.dim}) and y (B,), found {tuple(bag.shape)} and {tuple(y.shape)}")
+
+def _check_form(dim, scales, form, out_dim):
     if form not in ("log", "printed"): raise MicaclError(f"MCCL: expected form 'log' or 'printed', found {form!r}")
     if len(scales) == 0: raise MicaclError("MCCL: expected at least one scale, found none")
     for s in scales:

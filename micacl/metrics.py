@@ -10,9 +10,6 @@ __all__ = ['confusion', 'recalls', 'uar', 'war', 'group_recall', 'bootstrap_inte
 
 # %% ../nbs/09_metrics.ipynb #763de5a6
 import numpy as np
-from scipy.special import softmax
-from scipy.stats import ttest_1samp
-from sklearn.metrics import confusion_matrix
 from .core import EMOTIONS, MicaclError, class_counts, derive_seed, frequency_groups
 
 # %% ../nbs/09_metrics.ipynb #2da497d9
@@ -22,6 +19,7 @@ def confusion(
     n_classes: int = len(EMOTIONS),   # C
 ) -> np.ndarray:                      # (C, C) int64, rows are the truth
     "Count which class was called what."
+    from sklearn.metrics import confusion_matrix     # here, because importing it takes a second
     y, predicted = np.asarray(y, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     if y.shape != predicted.shape: raise MicaclError(f"metrics: {y.size} labels but {predicted.size} predictions; pass one prediction a clip")
     class_counts(y, n_classes), class_counts(predicted, n_classes)   # both refuse labels outside 0..C-1
@@ -109,6 +107,7 @@ def paired_difference(
     seed: int = 0,                    # same seed, same interval
 ) -> dict:                            # difference A - B, interval (2,), p (bootstrap, two-sided), p_seeds (paired t-test), by_seed (S,)
     "Paired bootstrap over clips and seeds of a difference in UAR."
+    from scipy.stats import ttest_1samp     # likewise
     y, a, b = np.asarray(y, dtype=np.int64), np.atleast_2d(a), np.atleast_2d(b)
     if a.shape != b.shape or a.shape[1:] != y.shape: raise MicaclError(f"paired_difference: expected predictions (S, {len(y)}) of both methods, found {a.shape} and {b.shape}")
     n_c, S = class_counts(y, n_classes), len(a)
@@ -173,8 +172,9 @@ def summarise(
     classes,         # (C,) class names
     train_counts,    # (C,) training clips of each class: they define head, medium and tail
     seed: int = 0,   # of the bootstrap
-) -> dict:           # n_test, uar, war, recall, worst, confusion, head, medium, tail, ece, intervals
+) -> dict:           # n_test, uar, war, recall, n_per_class, worst, confusion, head, medium, tail, ece, intervals
     "All metrics of one test set, as results.json holds them."
+    from scipy.special import softmax     # likewise
     y, logits, C = np.asarray(y, dtype=np.int64), np.asarray(logits, dtype=float).reshape(-1, len(classes)), len(classes)
     if not np.isfinite(logits).all(): raise MicaclError("metrics: the scores hold NaN or infinity; the model's weights are damaged, train it anew")
     predicted = logits.argmax(1)

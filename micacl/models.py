@@ -65,6 +65,7 @@ class BagModel(nn.Module):
         return self.train(self.training)
 
     def train(self, mode=True):
+        "As any module, but a frozen backbone stays in evaluation mode."
         super().train(mode)
         if self.frozen: self.backbone.eval()
         return self
@@ -122,7 +123,7 @@ class PoolMIL(BagModel):
         bag, weights = self.pool(x)
         return bag, x, weights, None
 
-    def make_pool(self, dim): raise NotImplementedError
+    def make_pool(self, dim): "The module (B,N,D) -> bag (B,D), weights (B,N)."; raise NotImplementedError
 
 class MeanMIL(PoolMIL):
     "Mean over instances: every instance counts 1/N."

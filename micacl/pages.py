@@ -12,8 +12,6 @@ __all__ = ['tag', 'paragraph', 'section', 'note', 'percent', 'number_table', 'de
 import base64, io, re
 from html import escape
 import numpy as np
-from PIL import Image
-from .plots import INK
 
 # %% ../nbs/12a_pages.ipynb #bad4c8f5
 def tag(
@@ -65,6 +63,7 @@ def webp(
     quality=70,   # 0..100
 ) -> str:         # a data: address
     "Frames as an animated WebP, a still one if T = 1."
+    from PIL import Image     # here, because text alone needs no pictures
     pictures = [Image.fromarray(f) for f in np.asarray(frames)]
     for p in pictures: p.thumbnail((side, side))
     f = io.BytesIO()
@@ -89,6 +88,7 @@ def inline_svg(
     key,     # keeps its ids apart from those of other figures on the page
 ) -> str:    # HTML
     "A figure as inline SVG that takes the ink of the page."
+    from micacl.plots import INK     # likewise: it loads matplotlib
     f = io.StringIO()
     fig.savefig(f, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", f.getvalue()[f.getvalue().index("<svg"):], flags=re.S)
@@ -100,6 +100,7 @@ def inline_svg(
     return tag("div", svg, class_="scroll", tabindex=0)        # on a phone a wide figure scrolls, rather than shrink until nobody can read it
 
 def _recode(png64):
+    from PIL import Image
     f = io.BytesIO()
     Image.open(io.BytesIO(base64.b64decode(png64))).save(f, format="WEBP", quality=75, method=4)
     return _data_uri("webp", f.getvalue())

@@ -44,7 +44,7 @@ class Prediction:
     @property
     def duration(self) -> float: "Seconds."; return float(self.spans[-1, 1])
     @property
-    def caveat(self) -> str: return caveat(self.about["dataset"])
+    def caveat(self) -> str: "What the scores are worth."; return caveat(self.about["dataset"])
 
 # %% ../nbs/13_predict.ipynb #a6bae8cb
 def caveat(

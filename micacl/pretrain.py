@@ -66,6 +66,7 @@ class UnitHead(nn.Module):
     def forward(self,
         features: torch.Tensor, # (M,D)
     ) -> torch.Tensor: # (M,U)
+        "Intensity of each unit."
         return self.linear(features) * self.std + self.mean
 
 # %% ../nbs/04b_pretrain.ipynb #36b9553b
@@ -77,7 +78,7 @@ def augment(
     crop: float = 0.05, # s is at least 1 - crop
     jitter: float = 0.15, # brightness, contrast and saturation change by up to this share
 ) -> torch.Tensor: # (M,3,L,H,W) float in 0..1
-    "Mirror, crop and recolour each instance at random, the same for all its frames."
+    "Mirror, crop and recolour each instance at random, the same for all its frames. Not the `augment` of chapter 02c."
     M, L = frames.shape[:2]
     draw = partial(_uniform, M, generator=generator)
     s, mirror = draw(1 - crop, 1.), torch.where(draw(0., 1.) < 0.5, -1., 1.)
@@ -122,7 +123,7 @@ def train_epoch(
     seed, # order and augmentation follow from it
     epoch, # and from this
 ) -> float: # mean loss
-    "One pass over the training instances."
+    "One pass over the training instances. Not the `train_epoch` of chapter 10."
     model.train()
     generator, losses = torch.Generator().manual_seed(derive_seed(seed, "pretrain", epoch)), []
     for pick in torch.randperm(len(frames), generator=generator).split(batch_size):

@@ -51,6 +51,7 @@ class WholeBatchNorm(_BatchNorm):
     def _check_input_dim(self, x): pass      # any (B,C,...)
 
     def forward(self, x):   # (B_r,C,...), the part of this process -> the same shape
+        "In training, normalised over the batch of all processes; else as any batch norm."
         if not self.training or n_processes() == 1: return super().forward(x)
         axes, column = [0, *range(2, x.ndim)], (-1, *[1] * (x.ndim - 2))                       # a number a channel: (C,1,1,1)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

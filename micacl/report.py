@@ -8,15 +8,17 @@ Docs: https://micacl.github.io/micacl/report.html.md"""
 __all__ = ['NAMES', 'DEMO', 'OWN', 'paired_difference', 'write_report', 'demo_config', 'demo']
 
 # %% ../nbs/12b_report.ipynb #4630003c
-import json, sys
+import sys
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
+from . import metrics
 from .core import Config, MicaclError, Stream, atomic_write, read_json
 from .synfew import generate, read_truth
 from .datasets import load_table
 from .video import frame_indices, read_frames
+from .runs import read_history
 from .training import train
 from .plots import plot_confusion, plot_curves, plot_long_tail, plot_recalls, plot_weights
 from .pages import details, figure, html_page, inline_svg, moving_picture, note, number_table, paragraph, percent, section, tag
@@ -30,13 +32,12 @@ def _read_run(run):
     info = read_json(run / "config.json")
     if not (run / "results.json").exists(): raise MicaclError(f"{run}: expected a finished run, found no results.json; go on with the training, or evaluate the run")
     results = read_json(run / "results.json")
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if (run / "metrics.jsonl").exists() else []
     try:
         with np.load(run / "predictions.npz", allow_pickle=False) as z: predictions = {k: z[k] for k in z.files}
     except (OSError, ValueError) as e: raise MicaclError(f"{run / 'predictions.npz'}: expected the scores of the test clips, found none that can be read ({e}); evaluate the run again") from None
     tests = results["tests"]
     return SimpleNamespace(path=run, info=info, results=results, tests=tests, predictions=predictions, classes=info["classes"],
-                           rows=[json.loads(x) for x in lines], name=NAMES.get(results["model"], results["model"]),
+                           rows=read_history(run), name=NAMES.get(results["model"], results["model"]),
                            main="test_balanced" if "test_balanced" in tests else next(iter(tests)))
 
 # %% ../nbs/12b_report.ipynb #6b309a74
@@ -74,12 +75,9 @@ def paired_difference(
     draws: int = 2000,  # resampled test sets
     seed: int = 0,      # same seed, same interval
 ) -> tuple:             # (difference of the UARs, lower end, upper end of the 95 % interval)
-    "UAR of the first minus UAR of the second, with an interval over the clips they share."
-    y, rng = np.asarray(y), np.random.default_rng(seed)
-    d = (np.asarray(first) == y).astype(int) - (np.asarray(second) == y)              # (n,) -1, 0 or 1
-    by_class = [np.bincount(d[y == c] + 1, minlength=3) for c in np.unique(y)]        # counts of -1, 0, 1
-    drawn = np.mean([rng.multinomial(k.sum(), k / k.sum(), draws) @ [-1, 0, 1] / k.sum() for k in by_class], axis=0)
-    return (float(np.mean([k @ [-1, 0, 1] / k.sum() for k in by_class])), *np.quantile(drawn, [.025, .975]).tolist())
+    "UAR of the first minus UAR of the second, with an interval over the clips they share: that of `metrics`, for one run of each."
+    r = metrics.paired_difference(y, [first], [second], int(np.max(y)) + 1, draws=draws, seed=seed)
+    return (r["difference"], *r["interval"])
 
 # %% ../nbs/12b_report.ipynb #2a45fb14
 def _answers(run, split):

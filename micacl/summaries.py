@@ -10,7 +10,7 @@ __all__ = ['SCORES', 'pack_labels', 'unpack_labels', 'summarise_runs', 'compare_
 # %% ../nbs/10a_summaries.ipynb #bd835045
 import numpy as np
 from .core import MicaclError, frequency_groups
-from .metrics import paired_difference
+from .metrics import _mean, _recall_of, paired_difference
 
 # %% ../nbs/10a_summaries.ipynb #bbd56d87
 _ALPHABET = np.array(list("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
@@ -55,9 +55,8 @@ def _over_folds(runs, test, folds):   # -> each fold's UAR and WAR over the seed
     own = {str(k): {s: _spread([t[k][s] for t in by.values() if k in t]) for s in ("uar", "war")} for k in folds}
     whole = np.array([sum(np.array(t["confusion"]) for t in ts.values()) for ts in by.values() if len(ts) == len(folds)])     # (S,C,C)
     if not len(whole): return dict(folds=own, pooled=None)
-    found, n_c = whole.diagonal(axis1=1, axis2=2), whole.sum(2)
-    r = np.divide(found, n_c, out=np.full(found.shape, np.nan), where=n_c > 0)                                                # (S,C)
-    return dict(folds=own, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()), confusion=whole.sum(0).tolist(), uar=_spread(np.nanmean(r, 1)), war=_spread(found.sum(1) / n_c.sum(1)),
+    r, war = _recall_of(whole), whole.trace(axis1=1, axis2=2) / whole.sum((1, 2))                                             # (S,C), (S,)
+    return dict(folds=own, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()), confusion=whole.sum(0).tolist(), uar=_spread(_mean(r)), war=_spread(war),
                                        recall={c: _spread(r[:, i]) for i, c in enumerate(runs[0]["classes"])}))
 
 # %% ../nbs/10a_summaries.ipynb #f3c035e2

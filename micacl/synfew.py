@@ -281,7 +281,7 @@ def _need(root, name):
 def read_clips(
     root,    # folder of a complete set
 ) -> list:
-    "The lines of clips.csv as dictionaries of text."
+    "The lines of clips.csv as dictionaries of text. Not the `read_clips` of chapter 09b, which decodes."
     with open(_need(root, "clips.csv"), newline="", encoding="utf-8") as f: return list(csv.DictReader(f))
 
 def read_votes(

@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 import numpy as np
 from .core import EMOTIONS, MicaclError, read_json
-from .metrics import recalls, uar, war
+from .metrics import _mean, _recall_of
 from .pages import tag
 
 # %% ../nbs/12c_tables.ipynb #7cefb7d8
@@ -50,7 +50,7 @@ def _experiment(folder, test):
 
 # %% ../nbs/12c_tables.ipynb #3c62abcc
 def read_results(
-    *paths,               # run folders, results.json files, experiment folders; each may be written NAME=PATH
+    *paths,               # run folders, results.json files, experiment folders; each may be written NAME=PATH, and NAME stands before the methods of an experiment
     test: str = "test",   # the test set
 ) -> list:                # of `Result`, in the order given
     "Read what the runs measured."
@@ -58,7 +58,7 @@ def read_results(
     for text in map(str, paths):
         name, _, where = text.rpartition("=") if "=" in text and not os.path.exists(text) else ("", "", text)
         path = Path(where).expanduser()
-        if (path / "summary.json").is_file(): found = _experiment(path, test)
+        if (path / "summary.json").is_file(): found = [replace(r, method=f"{name} {r.method}".strip()) for r in _experiment(path, test)]
         else: found = [_result(read_json(path / "results.json" if path.is_dir() else path), path, test, name)]
         out += found
     for key, n in Counter((r.method, r.fold, r.seed) for r in out).items():
@@ -87,9 +87,8 @@ def row_of(
 ) -> Row:
     "The scores of one confusion matrix."
     M = np.asarray(matrix, dtype=np.int64)
-    y, said = (np.repeat(v.ravel(), M.ravel()) for v in np.indices(M.shape))
-    r = 100 * recalls(y, said, len(classes))
-    return Row(name, 100 * uar(y, said, len(classes)), 100 * war(y, said), dict(zip(classes, r.tolist())), note=note)
+    r, n = _recall_of(M), M.sum()
+    return Row(name, 100 * float(_mean(r)), 100 * float(M.trace() / n) if n else float("nan"), dict(zip(classes, (100 * r).tolist())), note=note)
 
 def mean_row(rows, name: str, note: str = "") -> Row:
     "The mean of rows; a class without clips in a fold is left out of its own mean."

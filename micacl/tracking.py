@@ -8,23 +8,18 @@ Docs: https://micacl.github.io/micacl/tracking.html.md"""
 __all__ = ['FASTEST', 'stream_frames', 'find_faces', 'crop_face', 'follow_face', 'slide']
 
 # %% ../nbs/12d_tracking.ipynb #97d91561
-import functools, math, os
+import functools, math
 from collections import deque
 from pathlib import Path
 import numpy as np, torch
 from .core import MicaclError
-from .frames import ClipError, _FORMATS, _MOST, _not_huge, _pictures, _short
+from .frames import ClipError, _ENDINGS, _MOST, _not_huge, _open, _pictures, _short, _upright
 from .video import _square
 
 # %% ../nbs/12d_tracking.ipynb #0935d97c
 FASTEST = 120      # frames a second
 
 # %% ../nbs/12d_tracking.ipynb #d94afa46
-def _reader(path):
-    "A PyAV container, local and of a known format, that refuses a frame of more than _MOST pixels before there is memory for it."
-    import av
-    return av.open(os.path.abspath(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(_MOST)})
-
 def _why(e): return _short(e).split(": '")[0]
 
 def _decode(box, stream, lost):
@@ -55,16 +50,16 @@ def _stills(path, side):
     for i, file in enumerate(files): yield i / 25, 1 / 25, _still(file, side)
 
 def _still(file, side):
-    from PIL import Image, ImageOps
+    from PIL import Image
     try:
         with Image.open(file) as p:
             _not_huge(file, *p.size)
-            p.draft("RGB", (side, side)); p = ImageOps.exif_transpose(p).convert("RGB")
+            p.draft("RGB", (side, side)); p = _upright(p)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: raise ClipError(file, f"no readable picture ({_short(e)})", "open it in a viewer, or leave it out", "a picture") from None
     p.thumbnail((side, side))
     return np.array(p)
 
-def _is_stills(path): return path.is_dir() or path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+def _is_stills(path): return path.is_dir() or path.suffix.lower() in _ENDINGS
 
 # %% ../nbs/12d_tracking.ipynb #2aadc666
 def stream_frames(
@@ -79,7 +74,7 @@ def stream_frames(
     if not path.is_file() or not path.stat().st_size: raise ClipError(path, "an empty file" if path.is_file() else "neither a file nor a folder", "check the path", "a video file")
     lost, last, shown, passed = [], None, -math.inf, 0
     try:
-        with _reader(path) as box:
+        with _open(path, max_pixels=str(_MOST)) as box:      # a larger frame is refused before there is memory for it
             if not box.streams.video: raise ClipError(path, "a file without a picture track", "give another file", "a video file")
             stream = box.streams.video[0]
             dt, start = 1 / float(stream.average_rate or stream.guessed_rate or 25), 0.0

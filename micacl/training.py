@@ -59,6 +59,7 @@ class Objective(nn.Module):
         self.mccl = CONTRASTS[config.contrast](class_counts, dim, *(own if config.contrast == "mccl" else ())) if self.weight else None
 
     def forward(self, out, y, ramp=1.0):   # BagOutput, (B,), share of lambda -> {"loss", "ce", "mccl"}, scalars
+        "The loss of a batch and its two parts."
         ce = self.ce(out.logits, y)
         seen = out.bag if self.on == "bag" else (out.weights[..., None] * out.instances).sum(1)     # (B,D)
         mccl = ce.new_zeros(()) if self.mccl is None else self.mccl(seen, y)

@@ -143,7 +143,7 @@ def build_cache(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"): cache = there([]) or _fill(table, folder, size, max_frames, on_bad, progress)
     except OSError as e: raise MicaclError(f"{folder}: expected to write frames there, found: {e.strerror or e}; make room, choose another folder, or a smaller size or max_frames") from None
-    if (folder / "index.json").is_file() and "no index.json" not in why[0]: cache.why = why[0]
+    if why and "no index.json" not in why[0]: cache.why = why[0]
     return cache
 
 def _there(folder, table, size, max_frames, on_bad, why):

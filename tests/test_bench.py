@@ -76,10 +76,11 @@ def test_a_ceiling_has_positive_rates_and_takes_the_best():
 # ---- a step, taken apart
 
 @pytest.mark.parametrize("model, names", [("micacl", ["backbone", "GEIIM", "WIAN", "tail", "loss"]), ("m3dfel", ["backbone", "aggregation", "loss"]), ("mean", ["backbone", "aggregation", "loss"])])
-def test_the_pieces_one_after_the_other_are_the_whole_step(desk, model, names):
+@pytest.mark.parametrize("over", ["instances", "features"])
+def test_the_pieces_one_after_the_other_are_the_whole_step(desk, model, names, over):
     "Value and gradients of the chain of stages are those of the model and its objective."
     batch = next(iter(desk.loader()))
-    t = desk.trainee(model=model)
+    t = desk.trainee(model=model, dependency_over=over)
     model, objective = t.raw
     found = B.stages(model, objective, batch)
     assert list(found) == names

@@ -2,10 +2,9 @@
 import math
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from pytorch_metric_learning.losses import SupConLoss
+from helpers import needs_gloo, on_two_processes
 from micacl.contrast import BCL, CONTRASTS, Contrast, SupCon, bcl, bcl_terms, supcon
 from micacl.core import MicaclError
 from micacl.mccl import MCCL, category_weights, log_form, pairs
@@ -264,28 +263,18 @@ def case():
     x, y = torch.randn(8, 6, dtype=torch.float64), torch.tensor([0, 0, 1, 2, 1, 0, 2, 2])
     return x, y, {"supcon": SupCon([3, 2, 3], 6, out_dim=4).double(), "bcl": BCL([3, 2, 3], 6, out_dim=4).double()}
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        x, y, losses = case()
-        out, x, y = {}, x.chunk(2)[rank].requires_grad_(), y.chunk(2)[rank]
-        for name, loss in losses.items():
-            x.grad, loss = None, torch.nn.parallel.DistributedDataParallel(loss)
-            value = loss(x, y); value.backward()
-            out[name] = value.detach(), x.grad / 2, [p.grad.clone() for p in loss.parameters()]
-        torch.save(out, f"{folder}/{rank}.pt")
-    finally: dist.destroy_process_group()
+def half(rank):
+    x, y, losses = case()
+    out, x, y = {}, x.chunk(2)[rank].requires_grad_(), y.chunk(2)[rank]
+    for name, loss in losses.items():
+        x.grad, loss = None, torch.nn.parallel.DistributedDataParallel(loss)
+        value = loss(x, y); value.backward()
+        out[name] = value.detach(), x.grad / 2, [p.grad.clone() for p in loss.parameters()]
+    return out
 
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo")
+@needs_gloo
 def test_two_processes_are_exactly_one(tmp_path):
-    context = mp.spawn(worker, (str(tmp_path),), nprocs=2, join=False)
-    for _ in range(240):
-        if context.join(timeout=.5): break
-    else:
-        for p in context.processes: p.kill()
-        pytest.fail("the two processes did not finish")
-    got = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    got = on_two_processes(half, tmp_path)
     x, y, losses = case()
     for name, loss in losses.items():
         x = x.detach().requires_grad_()

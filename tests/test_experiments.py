@@ -44,7 +44,7 @@ def spec(data, **kw):
     (dict(tune=dict(data="d", grid=dict(lr=[1]), seed=3)), "tune: unknown name seed"), (dict(tune=dict(data="d", grid=dict(lr=[1]), seeds=[])), "tune: seeds: expected"), (dict(methods={"//": dict(model="mean"), "": dict(model="max")}, compare=[]), "expected a name"),
     (dict(methods={"x": dict(kernels=3)}, compare=[]), "^experiment: method x: kernels: expected a list of whole numbers, found 3"), (dict(base=dict(BASE, lr="fast")), "lr: expected a number, found 'fast'"),
     (dict(tune=dict(data="d", grid=dict(epochs=[2.5]))), "epochs: expected a whole number"), (dict(tune=dict(synfew=dict(n_trian=20), grid=dict(lr=[1]))), "tune: synfew: unknown name n_trian; known are profile"),
-    (dict(tune=dict(synfew=dict(out="here"), grid=dict(lr=[1]))), "unknown name out"), (dict(compare=[[["attention"], "mean"]]), "compare: expected methods, found \\['attention'\\]"),
+    (dict(tune=dict(synfew=3, grid=dict(lr=[1]))), "tune: synfew: expected a dict, found 3"), (dict(tune=dict(synfew=dict(out="here"), grid=dict(lr=[1]))), "unknown name out"), (dict(compare=[[["attention"], "mean"]]), "compare: expected methods, found \\['attention'\\]"),
     (dict(methods={"a": {}, "b": dict(like=["a"])}, compare=[]), "like: expected a method"),
 ])
 def test_a_mistake_is_found_before_anything_runs(data, tmp_path, change, message):

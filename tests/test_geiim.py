@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch_geometric.nn import DenseGraphConv
+from helpers import ragged_mask
 from micacl.core import MicaclError
 from micacl.geiim import (GEIIM, AdaptiveGraph, ChannelGraph, MultiscaleConv, allowed_links, data_adjacency, learned_adjacency,
                           masked_softmax, propagate, propagate_channels, start_embedding)
@@ -15,13 +16,6 @@ every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(ma
 
 @pytest.fixture(autouse=True)
 def _seed(): torch.manual_seed(0)
-
-
-def ragged_mask(B, N):
-    "Bags of different lengths, one full, and one with a hole in the middle."
-    mask = torch.arange(N)[None] < torch.tensor([N, N - 1, 2, 1])[:B, None]
-    mask[1] = True; mask[1, N // 2] = False
-    return mask
 
 
 def shake(module):

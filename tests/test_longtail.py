@@ -44,7 +44,7 @@ def test_groups_by_rank_by_thresholds_and_by_name():
     assert lt.class_groups(DFEW, (100, 20)) == dict(head=list(range(7)), medium=[], tail=[])
     assert lt.class_groups([100, 101, 20, 19], (100, 20)) == dict(head=[1], medium=[0, 2], tail=[3])      # the borders belong to the middle
     assert lt.class_groups(DFEW, dict(tail=[6, 5], head=[0, 1, 2, 3, 4])) == dict(head=[0, 1, 2, 3, 4], medium=[], tail=[5, 6])
-    for rule in (dict(head=[0]), dict(head=[0, 0, 1, 2, 3, 4, 5, 6]), dict(head=list(range(8)))):
+    for rule in (dict(head=[0]), dict(head=[0, 0, 1, 2, 3, 4, 5, 6]), dict(head=list(range(8))), dict(head=[0, 1, 2], middle=[3, 4], tail=[5, 6])):
         with pytest.raises(MicaclError, match="each of the 7 classes in one group"): lt.class_groups(DFEW, rule)
     with pytest.raises(MicaclError, match="many at least as large"): lt.class_groups(DFEW, (20, 100))
 

@@ -2,10 +2,9 @@
 import math
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings, strategies as st
 from pytorch_metric_learning.losses import SupConLoss
+from helpers import needs_gloo, on_two_processes
 from micacl.core import MicaclError
 from micacl.mccl import MCCL, category_weights, class_temperatures, gather_batch, log_form, pairs, printed_form, temperature, unit_groups
 
@@ -430,32 +429,22 @@ def losses():
     for form in ("log", "printed"):
         for options in (dict(), dict(centres=False, self_pairs=True, temperature="class")): yield form, options
 
-def worker(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    try:
-        ddp, out, (encoder, x, y) = torch.nn.parallel.DistributedDataParallel, [], distributed_case()
-        encoder, x, y = ddp(encoder), x.chunk(world)[rank].requires_grad_(), y.chunk(world)[rank]
-        assert torch.equal(gather_batch(y), distributed_case()[2])
-        for form, options in losses():
-            torch.manual_seed(4)
-            loss = ddp(make([40, 12, 4, 2], 16, form=form, out_dim=8, **options))
-            for m in (encoder, loss): m.zero_grad()
-            x.grad = None
-            value = loss(encoder(x), y); value.backward()
-            out.append((value.detach(), x.grad / world, [p.grad.clone() for m in (encoder, loss) for p in m.parameters()]))
-        torch.save(out, f"{folder}/{rank}.pt")
-    finally: dist.destroy_process_group()
+def half(rank):
+    ddp, out, (encoder, x, y) = torch.nn.parallel.DistributedDataParallel, [], distributed_case()
+    encoder, x, y = ddp(encoder), x.chunk(2)[rank].requires_grad_(), y.chunk(2)[rank]
+    assert torch.equal(gather_batch(y), distributed_case()[2])
+    for form, options in losses():
+        torch.manual_seed(4)
+        loss = ddp(make([40, 12, 4, 2], 16, form=form, out_dim=8, **options))
+        for m in (encoder, loss): m.zero_grad()
+        x.grad = None
+        value = loss(encoder(x), y); value.backward()
+        out.append((value.detach(), x.grad / 2, [p.grad.clone() for m in (encoder, loss) for p in m.parameters()]))
+    return out
 
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo")
+@needs_gloo
 def test_two_processes_are_exactly_one(tmp_path):
-    context = mp.spawn(worker, (2, str(tmp_path)), nprocs=2, join=False)
-    for _ in range(240):
-        if context.join(timeout=.5): break
-    else:
-        for p in context.processes: p.kill()
-        pytest.fail("the two processes did not finish")
-    got = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    got = on_two_processes(half, tmp_path)
     for k, (form, options) in enumerate(losses()):
         (encoder, x, y), _ = distributed_case(), torch.manual_seed(4)
         loss = make([40, 12, 4, 2], 16, form=form, out_dim=8, **options)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import CLASSES
 from micacl import predict as P
 from micacl import tracking as T
 from micacl.core import Config, MicaclError
@@ -25,7 +26,6 @@ from micacl.frames import ClipError, read_frames
 from micacl.video import frame_indices
 
 MINI = Path(__file__).parents[1] / "data" / "synfew-mini"
-CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 
 
 def write(path, frames, fps=10, codec="libx264", pts=None):
@@ -52,7 +52,7 @@ def ticks(n, fps): return [(i / fps, 1 / fps, i) for i in range(n)]
 def run():
     torch.manual_seed(0)
     config = Config(model="attention", pretrained=False)
-    return build_model(config, 7).eval(), config, dict(classes=list(CLASSES), dataset="synfew", epoch=1)
+    return build_model(config, 7).eval(), config, dict(classes=CLASSES, dataset="synfew", epoch=1)
 
 
 # ---- windows
@@ -160,7 +160,7 @@ def test_one_window_is_the_evaluation(model):
     net = build_model(config, 7).eval()
     truth = predict(net, make_loader(table, config), make_accelerator(config))
     for i, clip in enumerate(table):
-        p = P.predict_video((net, config, dict(classes=list(CLASSES), dataset="synfew", epoch=1)), clip.path, crop=False, window=0)
+        p = P.predict_video((net, config, dict(classes=CLASSES, dataset="synfew", epoch=1)), clip.path, crop=False, window=0)
         assert np.allclose(p.probabilities[0], torch.from_numpy(truth["logits"][i]).softmax(0), atol=1e-5)
         assert np.allclose(p.weights[0], truth["weights"][i], atol=1e-5)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from micacl import pages, report
+from micacl import metrics, pages, report
 from micacl.core import Config, MicaclError, read_json, write_json
 from micacl.datasets import load_table
 from micacl.metrics import instance_auc, summarise
@@ -189,6 +189,13 @@ def test_without_the_data_folder_the_numbers_remain(runs, tmp_path):
     assert "no pictures" in page.words and not page.all("img") and pct(read_json(run / "results.json")["tests"]["test"]["uar"]) in page.words
 
 
+def test_a_half_line_of_the_curves_is_one_line(runs, tmp_path):
+    import shutil
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    (run / "metrics.jsonl").write_text('{"epoch": 1, "lo')
+    with pytest.raises(MicaclError, match="metrics.jsonl: expected a record"): write_report(run)
+
+
 def test_a_broken_clip_is_passed_over(runs, faces, tmp_path):
     import shutil
     other = shutil.copytree(faces, tmp_path / "faces")
@@ -241,6 +248,8 @@ def test_paired_difference_by_hand_and_by_a_slow_bootstrap():
     assert paired_difference(y, a, a) == (0, 0, 0) and paired_difference(y, b, a)[0] == -d
     rng = np.random.default_rng(1)
     y = rng.integers(0, 3, 90); a, b = (np.where(rng.random(90) < q, y, (y + 1) % 3) for q in (.7, .5))
+    r = metrics.paired_difference(y, [a], [b], 3, draws=2000)
+    assert paired_difference(y, a, b) == (r["difference"], *r["interval"])            # one function, with one run of each
     slow = []
     for _ in range(2000):
         take = np.concatenate([rng.choice(np.flatnonzero(y == c), (y == c).sum()) for c in range(3)])

@@ -42,6 +42,16 @@ def test_a_resumed_optimiser_continues_to_the_bit(tmp_path):
     assert same(a, b)
 
 
+def test_the_records_of_a_run_and_a_line_that_was_cut(tmp_path):
+    assert runs.read_history(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": null}\n')
+    assert runs.read_history(tmp_path) == [dict(epoch=1, loss=.5), dict(epoch=2, loss=None)]
+    for text in ('{"epoch": 1}\n{"epoch": 2, "lo', "[1]\n", "\xff"):
+        (tmp_path / "metrics.jsonl").write_text(text, encoding="latin-1")
+        with pytest.raises(MicaclError, match="metrics.jsonl: expected a record .* for each epoch, found something else") as e: runs.read_history(tmp_path)
+        assert "\n" not in str(e.value)
+
+
 def test_without_a_checkpoint_nothing_changes(tmp_path):
     a, b = parts(), parts()
     assert load_checkpoint(tmp_path, *a)["epoch"] == 0 and same(a, b)

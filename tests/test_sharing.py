@@ -17,13 +17,13 @@ import yaml
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from helpers import CLASSES, make, movie
 from micacl import sharing
 from micacl.core import Config, MicaclError, read_json, write_json
 from micacl.metrics import summarise
 from micacl.models import M3DFEL, MICACL, MODELS, BagModel, MeanMIL, build_model
 from micacl.runs import save_checkpoint, write_tensors
 from micacl.sharing import FILES, from_pretrained, made_with, model_card, save_pretrained
-from whole_models import CLASSES, make, movie
 
 
 def same(a, b, video=None):

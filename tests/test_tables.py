@@ -73,6 +73,8 @@ def test_reads_an_experiment_and_only_what_belongs_to_it(tmp_path):
     write("gone", "three", 1, 1, Config(epochs=2, seed=1))
     rs = read_results(tmp_path)
     assert sorted((r.method, r.seed, r.fold) for r in rs) == [(m, s, f) for m in ("one", "two") for s in (1, 2) for f in (1, 2)]
+    named = read_results(f"A={tmp_path}", f"B={tmp_path}")
+    assert {r.method for r in named} == {"A one", "A two", "B one", "B two"} and [r.matrix.tolist() for r in named] == 2 * [r.matrix.tolist() for r in rs]
     rows = method_rows(rs)
     assert [r.name for r in rows] == ["one", "two"] and "pooled over 2 folds, 120 clips, 2 seeds, UAR ±" in rows[0].note
     for f in runs.glob("t*.json"): f.unlink()

@@ -10,6 +10,7 @@ from PIL import Image
 from micacl import frames as D, video as V
 from micacl.core import Config, MicaclError, read_json, write_json
 from micacl.datasets import Clip, ClipTable
+from micacl.tracking import stream_frames
 from micacl.video import ClipDataset, ClipError, FrameCache, count_frames, frame_indices, read_frames, to_bags
 
 CONFIG = Config(image_size=32)
@@ -100,6 +101,33 @@ def test_pictures_of_dfew_names_modes_and_sizes(tmp_path):
     Image.new("RGBA", (16, 12), (1, 2, 3, 9)).save(tmp_path / "00001_00010.png")
     x = read_frames(tmp_path)
     assert x.shape == (2, 6, 8, 3) and x[0, 0, 0].tolist() == [7, 7, 7] and x[1, 3, 3].tolist() == [1, 2, 3]
+
+
+TURNED = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("ending", ["png", "webp"])
+def test_training_and_prediction_turn_a_picture_as_its_camera_says(tmp_path, orientation, ending):
+    stored, exif = picture_frames(1, 12)[0][:, :8], Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / f"1.{ending}", exif=exif, lossless=True)
+    for x in (read_frames(tmp_path)[0], [*D.read_portions(tmp_path, range)][1][0], next(stream_frames(tmp_path))[2]):
+        assert np.array_equal(x, TURNED[orientation](stored))
+
+
+@pytest.mark.filterwarnings("ignore:Tag data")
+def test_a_picture_with_damaged_exif_data_is_read_as_it_is_stored(tmp_path):
+    x = picture_frames(1, 12)[0][:, :8]
+    Image.fromarray(x).save(tmp_path / "1.webp", exif=b"Exif\0\0 no such thing", lossless=True)
+    exif = Image.Exif(); exif[0x0112], exif[0x010f] = 6, "Maker"
+    raw = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x0f\x00\x0a")         # the maker's name becomes a number that can't be one
+    Image.fromarray(x).save(tmp_path / "2.webp", exif=raw, lossless=True)
+    assert np.array_equal(read_frames(tmp_path)[0], x) and len(read_frames(tmp_path)) == len(list(stream_frames(tmp_path))) == 2
+
+
+def test_pictures_of_sixteen_bits_look_alike_in_training_and_prediction(tmp_path):
+    Image.fromarray(np.full((20, 20), 30000, np.uint16)).save(tmp_path / "1.png")
+    assert read_frames(tmp_path)[0, 0, 0].tolist() == next(stream_frames(tmp_path))[2][0, 0].tolist() == [116] * 3
 
 
 # ---------------------------------------------------------------- broken clips
@@ -259,6 +287,19 @@ def test_cache_broken_clips(clips, tmp_path):
     with pytest.raises(ClipError): FrameCache.build(t, tmp_path / "d", 32, on_bad="stop", progress=False)
     assert not (tmp_path / "d/index.json").exists() and [p.name for p in (tmp_path / "d").iterdir()] == [".lock"]
     with pytest.raises(MicaclError, match="none among 1; the first: .*half"): FrameCache.build(t[1:2], tmp_path / "e", 32, progress=False)
+
+
+def test_a_clip_that_was_mended_in_place_is_decoded_when_broken_ones_must_not_be(tmp_path):
+    "A picture inside a folder is replaced: neither the folder nor its stamp changes."
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i, x in enumerate(picture_frames(3), 1): Image.fromarray(x).save(tmp_path / name / f"{i}.png")
+    bad = tmp_path / "b" / "2.png"; good = bad.read_bytes(); bad.write_bytes(good[:200])
+    t = ClipTable([Clip(n, tmp_path / n, 0) for n in "ab"], root=tmp_path)
+    assert len(FrameCache.build(t, tmp_path / "c", 32, progress=False).problems) == 1
+    bad.write_bytes(good)
+    cache = FrameCache.build(t, tmp_path / "c", 32, on_bad="stop", progress=False)
+    assert not cache.problems and len(cache) == 2 and cache.n_frames("b") == 3
 
 
 def test_cache_interrupted_build_leaves_nothing_usable(clips, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torchmil.nn.attention import AttentionPool
+from helpers import ragged_mask
 from micacl.core import MicaclError
 from micacl.geiim import GEIIM
 from micacl.wian import GatedAttentionPool, GatedLSTM, MaxPool, MeanPool, TransformerPool, WIAN, gated_cell
@@ -15,13 +16,6 @@ OVER = ("instances", "features")
 
 @pytest.fixture(autouse=True)
 def _seed(): torch.manual_seed(0)
-
-
-def ragged_mask(B, N):
-    "Bags of different lengths, one full, and one with a hole in the middle."
-    mask = torch.arange(N)[None] < torch.tensor([N, N - 1, 2, 1])[:B, None]
-    mask[1] = True; mask[1, N // 2] = False
-    return mask
 
 
 def weights(B, N, mask=None): # random dependency weights, rows sum to 1

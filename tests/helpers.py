@@ -1,0 +1,48 @@
+"What several test files need: small models in which every tensor counts, videos and masks for them, a job of two processes."
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from micacl.core import EMOTIONS
+from micacl.models import MODELS
+
+CLASSES = list(EMOTIONS)
+needs_gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo")
+
+
+def make(name="micacl", seed=0, **options):
+    torch.manual_seed(seed)
+    model = MODELS[name](**{"backbone": "r3d_small", **options})
+    with torch.no_grad():                        # no zeros, no ones
+        for p in model.parameters(): p.add_(0.05 * torch.randn(p.shape))
+        for b in model.buffers():
+            if b.is_floating_point() and b.numel() > 3: b.add_(0.05 * torch.rand(b.shape))
+    return model.eval()
+
+
+def movie(B=2, px=64, seed=0, T=16): return torch.randint(0, 256, (B, T, 3, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def ragged_mask(B, N):
+    "Bags of different lengths, one full, and one with a hole in the middle."
+    mask = torch.arange(N)[None] < torch.tensor([N, N - 1, 2, 1])[:B, None]
+    mask[1] = True; mask[1, N // 2] = False
+    return mask
+
+
+def _one_of_two(rank, work, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try: torch.save(work(rank), f"{folder}/{rank}.pt")
+    finally: dist.destroy_process_group()
+
+
+def on_two_processes(work, folder):
+    "What `work(rank)` gives in each of two processes that are one job."
+    context = mp.spawn(_one_of_two, (work, str(folder)), nprocs=2, join=False)
+    for _ in range(240):
+        if context.join(timeout=.5): break
+    else:
+        for p in context.processes: p.kill()
+        pytest.fail("the two processes did not finish")
+    return [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
