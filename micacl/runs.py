@@ -6,8 +6,8 @@ Docs: https://micacl.github.io/micacl/runs.html.md"""
 
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
-           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'read_history', 'open_run',
-           'describe_run', 'check_same', 'load_run']
+           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'open_run', 'describe_run',
+           'check_same', 'read_history', 'load_run']
 
 # %% ../nbs/09b_runs.ipynb #eeadfd55
 import contextlib, dataclasses, json, os, shlex, shutil, sys
@@ -187,18 +187,6 @@ def _fits(v, like, most):
     if isinstance(like, tuple): return isinstance(v, list) and 0 < len(v) <= 16 and all(type(i) is int and 0 < i <= 1000 for i in v)
     return type(v) is type(like) if isinstance(like, (bool, str)) else type(v) in (int, type(like)) and abs(v) <= (most if isinstance(like, int) else 1e300)
 
-# %% ../nbs/09b_runs.ipynb #01b363db
-def read_history(
-    run,        # run folder
-) -> list:      # of dicts: epoch, losses and scores, one for each finished epoch
-    "The records in metrics.jsonl; none before the first epoch is over. `MicaclError` for a file that was cut."
-    file = Path(run) / "metrics.jsonl"
-    try: records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    except (OSError, ValueError, RecursionError): records = [None]
-    if not all(isinstance(r, dict) for r in records):
-        raise MicaclError(f"{file}: expected a record (a line of JSON) for each epoch, found something else; copy the file again, or resume the run, which writes it anew")
-    return records
-
 # %% ../nbs/09b_runs.ipynb #6c597e8c
 def open_run(
     run: Path,               # run folder, held
@@ -239,6 +227,18 @@ def check_same(run, before: dict, now: dict):
     for name in sorted(old.keys() | new.keys()):
         if name != "workers" and plain(old.get(name)) != plain(new.get(name)):
             raise MicaclError(f"{run}: the run to resume has {name} = {old.get(name)}, this call has {new.get(name)}; repeat its settings, or train into a new folder")
+
+# %% ../nbs/09b_runs.ipynb #01b363db
+def read_history(
+    run,        # run folder
+) -> list:      # of dicts: epoch, losses and scores, one for each finished epoch
+    "The records in metrics.jsonl; none before the first epoch is over. `MicaclError` for a file that was cut."
+    file = Path(run) / "metrics.jsonl"
+    try: records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    except (OSError, ValueError, RecursionError): records = [None]
+    if not all(isinstance(r, dict) for r in records):
+        raise MicaclError(f"{file}: expected a record (a line of JSON) for each epoch, found something else; copy the file again, or resume the run, which writes it anew")
+    return records
 
 # %% ../nbs/09b_runs.ipynb #c71df9da
 def load_run(
