@@ -40,7 +40,7 @@ setup(
         f"Development Status :: {STATUS[cfg['status']]}",
         "Intended Audience :: Education",
         "Intended Audience :: Science/Research",
-        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {v}" for v in ("3", "3.10", "3.11", "3.12", "3.13")),
         "Framework :: Jupyter",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

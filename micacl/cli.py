@@ -9,7 +9,7 @@ __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Chec
            'Experiment', 'Demo', 'Table', 'Folds', 'Predict', 'Export', 'Bench', 'main']
 
 # %% ../nbs/14_cli.ipynb #767d0523
-import importlib, json as json_lib, os, sys, tempfile
+import importlib, json as json_lib, os, shutil, sys, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Union
@@ -173,8 +173,9 @@ class Demo:
         from micacl.report import demo
         report, *both = demo(self.out)
         for results in both: print(f"\n{results['model']}"); _print_scores(results)
+        me = sys.argv[0] if Path(sys.argv[0]).stem == "micacl" and not shutil.which("micacl") else "micacl"     # as it can be typed here
         print(f"\nThe report: {report} (open it in a browser)\n"
-              f"Next: micacl train {self.out / 'synfew'} --out RUN --epochs 30, or your own clips: micacl check FOLDER")
+              f"Next: {me} train {self.out / 'synfew'} --out RUN --epochs 30, or your own clips: {me} check FOLDER")
 
 # %% ../nbs/14_cli.ipynb #74a1c395
 @dataclass

@@ -37,7 +37,7 @@ def table(figures):
         b, n = r["tests"]["test_balanced"], r["tests"]["test"]
         lines.append(f"| {NAMES[r['model']]} | {cell(b, 'uar')} | {cell(n, 'uar')} | {cell(n, 'war')} | {100 * b['tail']:.1f} | {b['instance_auc']:.2f} |")
     r, m = figures["runs"][0], figures["machine"]
-    lines += ["", f"Per cent, with 95 % intervals over the test clips; chance is {100 / 7:.1f} UAR and 0.50 AUC. One seed ({r['seed']}), {r['epochs']} epochs on {r['n_train']} drawn clips, "
+    lines += ["", f"Per cent, with 95 % intervals over the test clips; chance is {100 / 7:.1f} UAR and 0.50 AUC. One seed ({r['seed']}), {r['epochs']} epochs on {r['n_train']} of {figures['settings']['data']['n_train']} drawn clips, the others being for validation, "
               f"{' and '.join(str(x['training_seconds']) for x in figures['runs'])} seconds of training on {m['cpu_cores']} CPU cores, {m['gpu']}. "
               f"From [results/demo.json](results/demo.json), made by `{figures['command']}` at commit {figures['commit']}."]
     return "\n".join(lines)

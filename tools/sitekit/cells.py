@@ -90,7 +90,7 @@ class Cells:
                 if PREDICT.search(cell.source): fold = True
                 if m := re.search(r"\*What to notice:?\*:?\s*(.+?)(?:\n\n|\Z)", cell.source, re.S):
                     for f in self.shots: f["notice"] = " ".join(re.split(r"\n\s*[-*] ", m[1])[0].removeprefix("- ").split())      # of a list, the first item
-                    self.shots = []
+                self.shots = []         # what is to be noticed stands right under the figure
                 continue
             parts, text, picture = self.code(cell)
             if fold and picture:
