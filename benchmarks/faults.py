@@ -119,10 +119,10 @@ def _(r):
     r.goes_on(GO_ON, "train")
 
 
-@fault("disk and folders", "disk full: cache", "no file can grow beyond 300 kB, and the frames need more", says=[FULL, "make room"], lost="the cache under way")
+@fault("disk and folders", "disk full: cache", "no file can grow beyond 30 kB, and the frames of a clip need more", says=[FULL, "make room"], lost="the clip under way")
 def _(r):
     r.data(cached=False)
-    r.go("cache data --size 32", before=small_files(300_000))
+    r.go("cache data --size 32", before=small_files(30_000))
     assert not list((r.folder / "data" / ".micacl-cache").rglob("*.tmp"))
     r.goes_on("cache data --size 32", "cache")
 
@@ -159,7 +159,7 @@ def _(r):
     data = r.data(cached=False)
     (home := r.folder / "mine").mkdir(); home.chmod(0o777); data.chmod(0o555)
     r.go(TRAIN.replace("--out run", "--out mine/run"), before=nobody)
-    assert not (data / ".micacl-cache").exists() and list((home / "run" / ".micacl-cache").rglob("index.json"))
+    assert not (data / ".micacl-cache").exists() and list((home / "run" / ".micacl-cache").rglob("*.u8"))
     data.chmod(0o755)
 
 
@@ -213,40 +213,41 @@ def cache_fault(name, what, says, change, status=0, again="cache data --size 32"
         r.goes_on("cache data --size 32", "cache")
 
 
-def index(home, **new):
-    file = home / "index.json"
-    d = json.loads(file.read_text()); file.unlink(); file.write_text(json.dumps({**d, **new}))
+def frames_of(home): return sorted(home.rglob("*.u8"))
 
 
 def flip(r, home):
-    file = r.own(next(home.glob("*.u8")))
+    file = r.own(frames_of(home)[0])
     data = bytearray(file.read_bytes()); data[3 * len(data) // 4] ^= 16; file.write_bytes(data)
 
 
 def cut(r, file, share=0.5): data = r.own(file).read_bytes(); file.write_bytes(data[:int(len(data) * share)])
 
 
-def foreign(r, home):
-    index(home, clips={"other/" + k: v for k, v in json.loads((home / "index.json").read_text())["clips"].items()})
+def first_format(home):
+    for name in ("index.json", "frames-0123456789abcdef.u8"): (home / name).write_text("{}")
 
 
-cache_fault("of another version", "the index says version 1", ["decoded anew", "version 2, found 1"], lambda r, h: index(h, version=1))
-cache_fault("of another data set", "the index lists the clips of another data set", ["decoded anew", "no such clip"], foreign)
-cache_fault("of another size", "the index says 64 pixels", ["decoded anew", "found 64 px"], lambda r, h: index(h, size=64))
-cache_fault("cut off", "the file of frames is half as long", ["decoded anew", "bytes of frames"], lambda r, h: cut(r, next(h.glob("*.u8"))))
-cache_fault("index cut off", "index.json ends in the middle", ["decoded anew", "damaged"], lambda r, h: cut(r, h / "index.json"))
-cache_fault("index that points elsewhere", "the index names a file outside the cache as its frames", ["decoded anew", "damaged"], lambda r, h: index(h, file="../../../../neighbour/clip.mp4"))
-cache_fault("index with places beyond the file", "the index promises a clip of a billion frames", ["decoded anew", "damaged"], lambda r, h: index(h, clips={k: {**v, "frames": 10**9} for k, v in json.loads((h / "index.json").read_text())["clips"].items()}))
+def promise(home):
+    "A name that promises a billion frames."
+    file = frames_of(home)[0]; parts = file.name.split("-"); parts[3] = str(10**9); file.rename(file.with_name("-".join(parts)))
 
 
-@fault("the cache", "a changed byte among the frames", "one bit of one frame is flipped; found by the checksum when the clip is read", says=["as it was decoded, found other bytes", "decodes anew"])
+ONE = "1 of 28 clips were decoded"
+cache_fault("of the first format", "an index.json and a file of all frames, as version 0.1 wrote them, lie in the folder, and a clip is missing", [ONE], lambda r, h: (first_format(h), frames_of(h)[0].unlink()))
+cache_fault("cut off", "the frames of one clip are half as long", [ONE], lambda r, h: cut(r, frames_of(h)[0]))
+cache_fault("empty after a power cut", "the file of one clip has its name and no bytes", [ONE], lambda r, h: cut(r, frames_of(h)[0], 0))
+cache_fault("a name that nobody wrote", "the name of a file promises a billion frames", [ONE], lambda r, h: promise(h))
+
+
+@fault("the cache", "a changed byte among the frames", "one bit of one frame is flipped; found by the checksum when the clip is read", says=["as it was decoded, found other bytes", "decodes the clip again"])
 def _(r):
     flip(r, r.data() / ".micacl-cache" / "32px")
     r.go(TRAIN)
     r.goes_on(GO_ON, "train")
 
 
-@fault("the cache", "a changed byte, loader processes", "the same with two loader processes, whose errors travel between processes", says=["as it was decoded, found other bytes", "decodes anew"], long=True)
+@fault("the cache", "a changed byte, loader processes", "the same with two loader processes, whose errors travel between processes", says=["as it was decoded, found other bytes", "decodes the clip again"], long=True)
 def _(r):
     flip(r, r.data() / ".micacl-cache" / "32px")
     r.go(f"{TRAIN} --workers 2")

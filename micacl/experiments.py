@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import __version__
 from .core import Config, MicaclError, config_from_dict, derive_seed, read_json, write_json
 from .synfew import end_with_parent, generate
+from .cache import fingerprint
 from .loaders import InstanceFeatures
 from .runs import hold_folder, prepare_data, read_history
 from .models import build_model
@@ -107,7 +108,7 @@ def one_run(folder, data, method, fold, config) -> Path:
         tests[name] = {k: v for k, v in t.items() if k not in ("intervals", "n_per_class")}
         tests[name].update(y=pack_labels(p["y"][own]), predicted=pack_labels(p["logits"][own].argmax(1)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(method=method, seed=config.seed, fold=fold, dataset=info["dataset"], classes=info["classes"], train_counts=info["train_counts"], n_train=info["n_train"],
+    write_json(path, dict(method=method, seed=config.seed, fold=fold, dataset=info["dataset"], classes=info["classes"], train_counts=info["train_counts"], n_train=info["n_train"], test_clips=info["test_clips"],
                           val_uar=history[-1]["val_uar"], loss=history[-1]["loss"], seconds=round(time.perf_counter() - start, 1), tests=tests, config=config.to_dict()))
     shutil.rmtree(work, ignore_errors=True)
     return path
@@ -237,16 +238,17 @@ def _run(jobs, spec, processes, say):
     d = prepare_data(data, folder, config, fold, quiet=True)
     tests = [set(d.table.protocol(k)[1]) for k in dict.fromkeys(j[3] for j in jobs)]
     if spec["test"] not in (there := set.intersection(*tests)): raise MicaclError(f"test: expected {'one of ' * (len(there) > 1)}{', '.join(sorted(there))}; found {spec['test']!r}")
-    _same_clips(Path(folder), data, d.table)
+    _same_clips(Path(folder), data, d)
     waiting = [j for j in jobs if not run_path(*j).exists()]
     if spec["frozen"] and waiting: run_all(list({(j[3], j[4].seed): j for j in waiting}.values()), processes, lambda line: say(f"features {line}"), _features)
     return run_all(jobs, processes, say)
 
-def _same_clips(folder, data, table):
+def _same_clips(folder, data, d):
     "Finished runs are found by the name of their data; this notices that the data behind the name have changed."
     folder.mkdir(parents=True, exist_ok=True)
     known = read_json(file) if (file := folder / "clips.json").exists() else {}
-    now = f"{len(table)} clips, {derive_seed(*(f'{c.id} {c.label} {c.split} {c.fold} {c.group}' for c in table)):016x}"
+    roles = (f"{c.split} {c.fold} {c.group}" for c in d.table)
+    now = f"{len(d.table)} clips, {derive_seed(fingerprint(d.cache, d.table), *roles):016x}"
     if known.setdefault(str(data), now) != now: raise MicaclError(f"{data}: expected the clips of the runs that are there ({known[str(data)]}), found others ({now}); put the list back, or begin in a new folder")
     write_json(file, known)
 

@@ -17,7 +17,8 @@ from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from .core import Config, MicaclError, atomic_write, derive_seed
 from .datasets import ClipTable
-from .video import ClipDataset, FrameCache
+from .video import ClipDataset
+from .cache import CACHE_FORMAT, FrameCache, fingerprint
 
 # %% ../nbs/09c_loaders.ipynb #9c0a11e5
 POWERS = dict(natural=1.0, sqrt=0.5, balanced=0.0)   # q
@@ -115,7 +116,8 @@ class InstanceFeatures:
         weights = hashlib.blake2b(digest_size=8)
         for name, v in sorted(model.backbone.state_dict().items()): weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
         c = config
-        self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(c.crop), str(c.flip), str(c.jitter))
+        self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(c.crop), str(c.flip),
+                    str(c.jitter), CACHE_FORMAT)
 
     def of(self,
         table: ClipTable,            # whose features
@@ -123,7 +125,7 @@ class InstanceFeatures:
     ) -> torch.Tensor:        # (n,N,D)
         "From the file, or computed and written; a second process that asks meanwhile waits."
         when = () if epoch is None else (self.config.seed, epoch)
-        path = self.folder / f"{derive_seed('features', *self.key, *when, *(c.id for c in table)):016x}.npy"
+        path = self.folder / f"{derive_seed('features', *self.key, *when, fingerprint(self.cache, table)):016x}.npy"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(lock := path.with_suffix(".lock")):

@@ -7,10 +7,10 @@ Docs: https://micacl.github.io/micacl/runs.html.md"""
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
            'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'open_run', 'describe_run',
-           'check_same', 'read_history', 'load_run']
+           'record_clips', 'trained_on', 'check_same', 'read_history', 'load_run']
 
 # %% ../nbs/09b_runs.ipynb #eeadfd55
-import contextlib, dataclasses, json, os, shlex, shutil, sys
+import contextlib, csv, dataclasses, json, os, shlex, shutil, sys
 from pathlib import Path
 from typing import NamedTuple
 from fastprogress.fastprogress import IN_NOTEBOOK
@@ -20,7 +20,7 @@ from safetensors.torch import load as tensors_from_bytes, save as tensors_to_byt
 from . import __version__
 from .core import Config, MicaclError, atomic_write, check_config, config_from_dict, derive_seed, read_json, write_json
 from .datasets import ClipTable, carve_validation, load_table
-from .video import FrameCache
+from .cache import FrameCache, fingerprint
 from .models import build_model
 
 # %% ../nbs/09b_runs.ipynb #cefd5b9f
@@ -33,12 +33,17 @@ def read_clips(
 ) -> tuple:                # (ClipTable of usable clips, FrameCache, [what was skipped, a line each])
     "Read a data set and decode every clip once."
     table = load_table(data, dataset, on_bad=config.on_bad_clip)
-    home = table.root if os.access(table.root, os.W_OK) else Path(home)
-    folder = home / ".micacl-cache" / f"{config.image_size}px"       # a folder a size: runs of two sizes do not evict each other
-    cache = FrameCache.build(table, folder, config.image_size, on_bad=config.on_bad_clip, progress=wants_bars(quiet))
-    skipped = [str(p) for p in (*table.problems, *cache.problems)]
-    for line in [] if quiet else [*(f"note: {n}" for n in (*table.notes, *([f"decoded anew, because the cache did not fit: {cache.why}"] if cache.why else []))), *(f"skipped: {s}" for s in skipped)]: print(line)
+    cache = FrameCache.build(table, _cache_home(table, home) / f"{config.image_size}px", config.image_size,
+                             on_bad=config.on_bad_clip, progress=wants_bars(quiet))
+    notes, skipped = list(table.notes), [str(p) for p in (*table.problems, *cache.problems)]
+    if 0 < cache.decoded < len(table): notes.append(f"{cache.decoded} of {len(table)} clips were decoded: new, or changed since the last time")
+    for line in [] if quiet else [*(f"note: {n}" for n in notes), *(f"skipped: {s}" for s in skipped)]: print(line)
     return cache.readable(table), cache, skipped
+
+def _cache_home(table, home):
+    "Beside the data; where these may not be changed in a folder a data set, because paths in a cache are relative to the data."
+    if os.access(table.root, os.W_OK): return table.root / ".micacl-cache"
+    return Path(home) / ".micacl-cache" / f"{derive_seed(os.path.abspath(table.root)):016x}"
 
 def wants_bars(quiet):
     "Whether somebody watches: a bar in a log file is a page of noise."
@@ -203,7 +208,7 @@ def open_run(
 
 def _tidy(run):
     "Remove what a killed run left behind: files that were never finished, and all checkpoints but the newest whole one."
-    for name in ("config.json", "metrics.jsonl", "model.safetensors", "predictions.npz", "results.json", "report.html"):
+    for name in ("config.json", "clips.csv", "metrics.jsonl", "model.safetensors", "predictions.npz", "results.json", "report.html"):
         for left in run.glob(f".{name}.*.tmp"): left.unlink(missing_ok=True)
     if (found := find_checkpoint(run)) and found.name != "checkpoint":
         shutil.rmtree(run / "checkpoint", ignore_errors=True); found.rename(run / "checkpoint")
@@ -217,8 +222,30 @@ def describe_run(
     train = data.train
     return dict(config=config.to_dict(), dataset=data.table.dataset, data=str(data.table.source.resolve()), fold=fold, classes=list(train.classes),
                 train_counts=train.counts.tolist(), n_train=len(train), n_validation=len(data.validation),
-                train_clips=f"{derive_seed(*(f'{c.id} {c.label}' for c in train)):016x}",       # the fingerprint
+                train_clips=fingerprint(data.cache, train), test_clips=fingerprint(data.cache, *data.tests.values()),
                 version=__version__, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+
+def record_clips(
+    run,             # run folder
+    data: RunData,   # what the run reads
+):
+    "Write clips.csv: which clip is trained on, watched or tested, and its content, so that a later test can tell what was seen."
+    parts = dict(train=data.train, validation=data.validation, **data.tests)
+    with atomic_write(Path(run) / "clips.csv") as f:
+        out = csv.writer(f, lineterminator="\n")
+        out.writerow(["part", "id", "label", "content"])
+        for part, table in parts.items():
+            for c in table: out.writerow([part, c.id, table.classes[c.label], data.cache.content(c.id)])
+
+def trained_on(
+    run,        # run folder
+) -> set | None:     # contents of the clips that the run was trained on; None for a run that did not record them
+    "The first column of clips.csv tells the part, the last one the content."
+    file = Path(run) / "clips.csv"
+    if not file.is_file(): return None
+    try: rows = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError, csv.Error) as e: raise MicaclError(f"{file}: expected the list of clips that a run writes, found something else ({e}); resume the run, which writes it again") from None
+    return {row[-1] for row in rows[1:] if row and row[0] == "train"}
 
 def check_same(run, before: dict, now: dict):
     "`MicaclError` unless two descriptions are of the same run."

@@ -18,11 +18,12 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, parse_flag_from_env
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
 from torch import nn
-from .core import Config, MicaclError, atomic_write, derive_seed, seed_everything, write_json
+from .core import Config, MicaclError, atomic_write, derive_seed, read_json, seed_everything, write_json
 from .synfew import read_truth
 from .datasets import ClipTable
 from .augment import augment
 from .video import frame_indices
+from .cache import fingerprint
 from .losses import build_loss
 from .contrast import CONTRASTS
 from .heads import second_stage
@@ -30,7 +31,7 @@ from .models import build_model
 from .metrics import instance_auc, summarise, uar, war
 from .loaders import InstanceFeatures, make_loader, plain_error, set_epoch
 from .processes import check_batch, sync_norms
-from .runs import check_same, describe_run, hold_folder, kept, load_checkpoint, load_run, open_run, prepare_data, read_clips, read_config, save_checkpoint, wants_bars, write_tensors
+from .runs import check_same, describe_run, hold_folder, kept, load_checkpoint, load_run, open_run, prepare_data, read_clips, read_config, record_clips, save_checkpoint, trained_on, wants_bars, write_tensors
 
 # %% ../nbs/10_training.ipynb #acd8c6a6
 def lr_at(
@@ -210,6 +211,7 @@ class _Run:
         self.info = describe_run(config, d, fold)
         if (run / "config.json").exists(): check_same(run, read_config(run)[1], self.info)
         elif self.accelerator.is_main_process: write_json(run / "config.json", self.info)
+        if self.accelerator.is_main_process: record_clips(run, d)
         seed_everything(derive_seed(config.seed, "weights"))
         check_batch(config.batch_size, self.accelerator.num_processes, len(d.train))
         model = sync_norms(build_model(config, len(d.train.classes)), self.accelerator.device)
@@ -254,8 +256,12 @@ def _train(data, run, config, fold, dataset, quiet, on_epoch, features):
         if on_epoch: on_epoch(record)
     if config.stage2 != "none": r.second_stage()
     if main: write_tensors(run / "model.safetensors", r.learnt()[0].state_dict())
-    try: return _evaluate(run, r.accelerator, r.learnt()[0], config, dict(r.info, epoch=config.epochs), r.data.tests, r.data.cache, r.data.skipped, r.features)
+    trained = {r.data.cache.content(c.id) for c in r.data.train}
+    try: results = _evaluate(run, r.accelerator, r.learnt()[0], config, dict(r.info, epoch=config.epochs), r.data.tests,
+                             r.data.cache, r.data.skipped, trained, r.features)
     except MicaclError as e: raise MicaclError(f"{e}. {kept(run)}") from None      # the data may have gone since they were read
+    for note in [] if quiet else results["notes"]: print(f"note: {note}")
+    return results
 
 # %% ../nbs/10_training.ipynb #eaaa0062
 def instance_truth(
@@ -268,51 +274,84 @@ def instance_truth(
     return np.array([apex[np.asarray(frame_indices(len(apex), N, L))].reshape(N, L).mean(1) >= 0.5 for apex in apexes]).reshape(-1, N)
 
 # %% ../nbs/10_training.ipynb #38ae541c
-def _evaluate(run, accelerator, model, config, info, tests, cache, skipped, features=None):
-    "Score every test set; write results.json and predictions.npz."
+def _evaluate(run, accelerator, model, config, info, tests, cache, skipped, trained, features=None):
+    "Score every test set; write results.json and predictions.npz. `trained`: contents of the clips trained on, or None."
     model, scores, columns = accelerator.prepare_model(model, evaluation_mode=True), {}, []
     for name, table in tests.items():
         p = predict(model, accelerator.prepare(make_loader(table, config, cache=cache, features=features)), accelerator)
         scores[name] = summarise(p["y"], p["logits"], info["classes"], info["train_counts"], config.seed)
+        scores[name]["trained_on"] = None if trained is None else _n_seen(table, cache, trained)
         column = dict(id=np.array([c.id for c in table]), split=np.array([name] * len(table)), y=p["y"], logits=p["logits"], weights=p["weights"])
         if table.dataset == "synfew":
             column["positive"] = instance_truth(table, config)
             scores[name]["instance_auc"], scores[name]["instance_auc_clips"] = instance_auc(p["weights"], column["positive"])
         columns.append(column)
     first = scores.get("test", next(iter(scores.values())))
-    results = dict(model=config.model, dataset=info["dataset"], fold=info["fold"], seed=config.seed, epoch=info["epoch"], **first, tests=scores, skipped=skipped)
+    results = dict(model=config.model, dataset=info["dataset"], fold=info["fold"], seed=config.seed, epoch=info["epoch"],
+                   test_clips=info["test_clips"], **first, tests=scores, notes=_about_seen(scores), skipped=skipped)
     if accelerator.is_main_process:
         with atomic_write(run / "predictions.npz", "wb") as f: np.savez(f, **{k: np.concatenate([c[k] for c in columns]) for k in columns[0]})
         write_json(run / "results.json", results)
     accelerator.wait_for_everyone()
     return results
 
+def _n_seen(table, cache, trained): return sum(cache.content(c.id) in trained for c in table)
+
+def _about_seen(scores):
+    "A line for each test set that is not new to the model, or of which nobody knows."
+    if any(t["trained_on"] is None for t in scores.values()):
+        return ["the run does not say which clips it was trained on (it is of an older version), so some of these may be among them"]
+    return [f"{t['trained_on']} of {t['n_test']} clips of {name} were trained on: its scores are too good"
+            for name, t in scores.items() if t["trained_on"]]
+
 # %% ../nbs/10_training.ipynb #1e8ef6e5
 def evaluate(
     run,                    # run folder
     data,                   # data folder or CSV file
-    fold: int | None = None,       # None: the run's own fold
+    fold: int | None = None,       # None: the run's own fold, where the data are the run's own
     dataset: str | None = None,    # None = found out
-    out=None,               # folder for results.json and predictions.npz; None: the run folder for the run's own data, else a folder in RUN/evaluations
-    quiet: bool = True,     # do not print what was skipped
+    out=None,               # folder for results.json and predictions.npz; None: the run folder for the run's own test clips, else a folder in RUN/evaluations
+    quiet: bool = True,     # print neither what was skipped nor notes
 ) -> dict:                  # results.json
-    "Score a run on every test set of a data folder."
-    model, config, info = load_run(run)
-    own = Path(info["data"]) in (Path(data).resolve(), _root(data))
-    if own and fold not in (None, info["fold"]):
-        raise MicaclError(f"{run}: trained with fold {info['fold']}, so it has seen the test clips of fold {fold}; leave out fold, or train with fold={fold}")
-    out = Path(out or (run if own else Path(run, "evaluations", _name(data, fold))))
+    "Score a run on every test set of a data folder. Test clips that the run was trained on are counted and named as such."
+    run, (model, config, info) = Path(run), load_run(run)
+    accelerator, trained = make_accelerator(config), trained_on(run)
+    table, cache, skipped = read_clips(data, run, config, dataset, quiet)
+    if list(table.classes) != info["classes"]: raise MicaclError(f"{data}: expected the classes the run was trained on ({', '.join(info['classes'])}), found {', '.join(table.classes)}")
+    fold = _own_fold(info, data) if fold is None else fold
+    tests = _tests(table, fold)
+    _refuse_seen(run, info, tests, cache, trained or ())
+    clips = fingerprint(cache, *tests.values())
+    own = (info["dataset"], info.get("test_clips")) == (table.dataset, clips)
+    out = Path(out or (run if own else run / "evaluations" / f"{Path(data).resolve().stem or 'data'}-{clips}"))
+    info.update(dataset=table.dataset, fold=fold, test_clips=clips)
     with _held(out):
-        accelerator = make_accelerator(config)
-        table, cache, skipped = read_clips(data, out, config, dataset, quiet)
-        if list(table.classes) != info["classes"]: raise MicaclError(f"{data}: expected the classes the run was trained on ({', '.join(info['classes'])}), found {', '.join(table.classes)}")
-        info.update(dataset=table.dataset, fold=info["fold"] if own else fold)
-        try: return _evaluate(out, accelerator, model, config, info, _tests(table, info["fold"]), cache, skipped)
+        _check_results(out, info)
+        try: results = _evaluate(out, accelerator, model, config, info, tests, cache, skipped, trained)
         except (RuntimeError, MicaclError) as e: raise plain_error(e) or e from None
+    for note in [] if quiet else results["notes"]: print(f"note: {note}")
+    return results
 
+# %% ../nbs/10_training.ipynb #1e8ef6e6
 def _tests(table, fold):   # like table.protocol, which also wants clips to train on
     names = sorted({c.split for c in table if c.split.startswith("test")})
     return {n: table.select(split=n) for n in names} if fold is None and names else table.protocol(fold)[1]
 
-def _root(data): return Path(data).resolve() if Path(data).is_dir() else Path(data).resolve().parent
-def _name(data, fold): return f"{Path(data).resolve().stem or 'data'}-{derive_seed(str(Path(data).resolve()), str(fold)):016x}"
+def _own_fold(info, data):
+    "The fold of the run where its own data are named, by their folder or by their list."
+    there = Path(data).resolve()
+    return info["fold"] if Path(info["data"]) in (there, there.parent) or Path(info["data"]).parent == there else None
+
+def _refuse_seen(run, info, tests, cache, trained):
+    "A test of nothing but training clips is a mistake, mostly a wrong fold."
+    for name, table in tests.items():
+        if len(table) and _n_seen(table, cache, trained) == len(table):
+            with_fold = "" if info["fold"] is None else f" with fold {info['fold']}"
+            raise MicaclError(f"{run}: trained{with_fold}, it has seen all {len(table)} clips of {name}; test it on clips that are new to it, "
+                              "such as those of its own fold")
+
+def _check_results(out, info):
+    "Results of other clips are never overwritten."
+    there = read_json(out / "results.json") if (out / "results.json").is_file() else info
+    if any(there.get(k) != info[k] for k in ("dataset", "test_clips")):
+        raise MicaclError(f"{out}: expected no results of other clips, found some of {there.get('dataset')}; choose another folder")
