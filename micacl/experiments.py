@@ -108,7 +108,7 @@ def one_run(folder, data, method, fold, config) -> Path:
         tests[name] = {k: v for k, v in t.items() if k not in ("intervals", "n_per_class")}
         tests[name].update(y=pack_labels(p["y"][own]), predicted=pack_labels(p["logits"][own].argmax(1)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(method=method, seed=config.seed, fold=fold, dataset=info["dataset"], classes=info["classes"], train_counts=info["train_counts"], n_train=info["n_train"], test_clips=info["test_clips"],
+    write_json(path, dict(method=method, seed=config.seed, fold=fold, dataset=info["dataset"], classes=info["classes"], train_counts=info["train_counts"], n_train=info["n_train"],
                           val_uar=history[-1]["val_uar"], loss=history[-1]["loss"], seconds=round(time.perf_counter() - start, 1), tests=tests, config=config.to_dict()))
     shutil.rmtree(work, ignore_errors=True)
     return path

@@ -18,7 +18,8 @@ from .core import Config, MicaclError, Stream, atomic_write, read_json
 from .synfew import generate, read_truth
 from .datasets import load_table
 from .video import frame_indices, read_frames
-from .runs import read_history
+from .cache import clip_content
+from .runs import read_history, recorded_clips
 from .training import train
 from .plots import plot_confusion, plot_curves, plot_long_tail, plot_recalls, plot_weights
 from .pages import details, figure, html_page, inline_svg, moving_picture, note, number_table, paragraph, percent, section, tag
@@ -35,8 +36,8 @@ def _read_run(run):
     try:
         with np.load(run / "predictions.npz", allow_pickle=False) as z: predictions = {k: z[k] for k in z.files}
     except (OSError, ValueError) as e: raise MicaclError(f"{run / 'predictions.npz'}: expected the scores of the test clips, found none that can be read ({e}); evaluate the run again") from None
-    tests = results["tests"]
-    return SimpleNamespace(path=run, info=info, results=results, tests=tests, predictions=predictions, classes=info["classes"],
+    tests, contents = results["tests"], {row["id"]: row["content"] for row in recorded_clips(run) or ()}
+    return SimpleNamespace(path=run, info=info, contents=contents, results=results, tests=tests, predictions=predictions, classes=info["classes"],
                            rows=read_history(run), name=NAMES.get(results["model"], results["model"]),
                            main="test_balanced" if "test_balanced" in tests else next(iter(tests)))
 
@@ -91,7 +92,7 @@ def _difference(run, base):
     if base is None or run.main not in base.tests: return ""
     a, b = _answers(run, run.main), _answers(base, run.main)
     shared = [k for k in a if k in b and a[k][0] == b[k][0]]
-    if not shared: return note("The baseline was tested on other clips: no difference is computed.")
+    if not shared or run.tests[run.main].get("clips") != base.tests[run.main].get("clips"): return note("The baseline was tested on other clips: no difference is computed.")
     d, low, high = paired_difference([a[k][0] for k in shared], [a[k][1] for k in shared], [b[k][1] for k in shared])
     verdict = "The interval holds 0: from these clips alone the two can’t be told apart." if low <= 0 <= high else "The interval does not hold 0."
     return paragraph(f"UAR of {run.name} minus UAR of {base.name} on {run.main}: {100 * d:+.1f} points, 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}], "
@@ -109,10 +110,10 @@ def _what_was_run(run, base):
     return section("What was run", tag("div", number_table("Settings, data and versions", (), rows), class_="facts"))
 
 # %% ../nbs/12b_report.ipynb #caf7ac69
-def _frames(clip):
-    "The frames of a clip, or None if they can't be read."
-    try: return np.asarray(read_frames(clip.path))
-    except MicaclError: return None
+def _frames(run, clip):
+    "The frames of a clip; None if they can't be read, or are not those that the run has seen."
+    try: return np.asarray(read_frames(clip.path)) if run.contents.get(clip.id) in (None, clip_content(clip.path)) else None
+    except (MicaclError, OSError): return None
 
 def _samples(run, table):
     "A moving picture of each class."
@@ -121,7 +122,7 @@ def _samples(run, table):
     for c, name in enumerate(run.classes):
         mine = np.flatnonzero(train.labels == c)
         order = mine[Stream(run.info["config"]["seed"], "report", c).permutation(len(mine))]
-        clip, frames = next(((train[int(k)], f) for k in order[:5] if (f := _frames(train[int(k)])) is not None), (None, None))
+        clip, frames = next(((train[int(k)], f) for k in order[:5] if (f := _frames(run, train[int(k)])) is not None), (None, None))
         if clip: out.append(tag("figure", moving_picture(frames, f"Clip {clip.id} of the training set, labelled {name}"), tag("figcaption", tag("b", escape(name)), escape(f" {clip.id}"))))
     return section("What the clips look like", tag("div", *out, class_="clips"), note("A training clip of each class, chosen at random. The label is the data set’s, right or wrong."))
 
@@ -187,7 +188,7 @@ def _weights(run, table):
     clips, truth, out = {c.id: c for c in table}, read_truth(table.root) if "positive" in p else {}, []
     for k in _choose(run):
         clip, answer = clips.get(str(p["id"][k])), run.classes[p["logits"][k].argmax()]
-        frames = None if clip is None else _frames(clip)
+        frames = None if clip is None else _frames(run, clip)
         if frames is None: continue
         at = np.asarray(frame_indices(len(frames), p["weights"].shape[1], run.info["config"]["instance_length"]))
         apex = truth[clip.id].apex[at] if clip.id in truth else None

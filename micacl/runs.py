@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/runs.html.md"""
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
            'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'open_run', 'describe_run',
-           'record_clips', 'trained_on', 'check_same', 'read_history', 'load_run']
+           'record_clips', 'recorded_clips', 'trained_on', 'check_same', 'read_history', 'load_run']
 
 # %% ../nbs/09b_runs.ipynb #eeadfd55
 import contextlib, csv, dataclasses, json, os, shlex, shutil, sys
@@ -237,15 +237,25 @@ def record_clips(
         for part, table in parts.items():
             for c in table: out.writerow([part, c.id, table.classes[c.label], data.cache.content(c.id)])
 
+def recorded_clips(
+    run,        # run folder
+) -> list | None:    # of dicts: part, id, label, content; None for a run that did not record them
+    "What a run wrote into its clips.csv."
+    file = Path(run) / "clips.csv"
+    if not file.is_file(): return None
+    try: rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError, csv.Error) as e: rows, found = [{}], f" ({e})"
+    else: found = ""
+    if not all(row.get("part") and row.get("content") for row in rows):
+        raise MicaclError(f"{file}: expected the list of clips that a run writes, found something else{found}; resume the run, which writes it again")
+    return rows
+
 def trained_on(
     run,        # run folder
 ) -> set | None:     # contents of the clips that the run was trained on; None for a run that did not record them
-    "The first column of clips.csv tells the part, the last one the content."
-    file = Path(run) / "clips.csv"
-    if not file.is_file(): return None
-    try: rows = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError, csv.Error) as e: raise MicaclError(f"{file}: expected the list of clips that a run writes, found something else ({e}); resume the run, which writes it again") from None
-    return {row[-1] for row in rows[1:] if row and row[0] == "train"}
+    "What an evaluation must not count as new."
+    rows = recorded_clips(run)
+    return None if rows is None else {row["content"] for row in rows if row["part"] == "train"}
 
 def check_same(run, before: dict, now: dict):
     "`MicaclError` unless two descriptions are of the same run."

@@ -68,7 +68,7 @@ def compare_runs(
     A, B, folds = _by_seed(a, test), _by_seed(b, test), {r["fold"] for r in (*a, *b)}
     seeds = [s for s in A if s in B and A[s].keys() == B[s].keys() == folds]
     column = lambda by, s, key: np.concatenate([unpack_labels(t[key]) for t in by[s].values()])     # (n,)
-    clips = {(r["fold"], r.get("test_clips")) for r in (*a, *b)}             # one fingerprint a fold, if all have the same clips
+    clips = {(r["fold"], r["tests"][test].get("clips")) for r in (*a, *b)}     # one fingerprint a fold, if all have the same clips
     if not seeds or len(clips) > len(folds) or any(not np.array_equal(column(by, s, "y"), column(A, seeds[0], "y")) for by in (A, B) for s in seeds):
         raise MicaclError(f"compare: expected runs of both methods on the same clips of {test}, found others; run both with the same seeds, folds and data")
     y, (pa, pb), C = column(A, seeds[0], "y"), (np.stack([column(by, s, "predicted") for s in seeds]) for by in (A, B)), len(a[0]["classes"])

@@ -29,12 +29,14 @@ class Result:
     fold: int | None = None    # None: a fixed test set
     seed: int = 0
     dataset: str = ""          # empty where the file does not say
+    clips: str = ""            # fingerprint of the test clips; empty where the file does not say
 
 def _result(r, where, test, method=None):
     if not isinstance(r, dict) or "tests" not in r: raise MicaclError(f"{where}: expected the results of a run, found something else; give a run folder, its results.json, or the folder of an experiment")
     if test not in r["tests"]: raise MicaclError(f"{where}: expected a test set {test}, found {', '.join(r['tests']) or 'none'}; name one of these")
     t = r["tests"][test]
-    return Result(method or r.get("method") or r.get("model") or Path(where).stem, tuple(t["recall"]), np.array(t["confusion"], dtype=np.int64), r.get("fold"), r.get("seed", 0), r.get("dataset", ""))
+    return Result(method or r.get("method") or r.get("model") or Path(where).stem, tuple(t["recall"]), np.array(t["confusion"], dtype=np.int64), r.get("fold"),
+                  r.get("seed", 0), r.get("dataset", ""), t.get("clips", ""))
 
 def _experiment(folder, test):
     "The runs of the specification that summary.json holds."
@@ -65,6 +67,11 @@ def read_results(
         if n > 1: raise MicaclError(f"{key[0]}: expected one run of fold {key[1]} with seed {key[2]}, found {n}; tell the methods apart as NAME=PATH")
     for r in out[1:]:
         if r.classes != out[0].classes: raise MicaclError(f"{r.method}: expected the classes of {out[0].method} ({', '.join(out[0].classes)}), found {', '.join(r.classes)}; make a table for each")
+    tested: dict[tuple, Result] = {}
+    for r in out:
+        first = tested.setdefault((r.dataset, r.fold), r)
+        if r.clips and first.clips and r.clips != first.clips:
+            raise MicaclError(f"{r.method}: expected the test clips of {first.method}, found others; make a table for each, or evaluate both on the same list")
     return out
 
 # %% ../nbs/12c_tables.ipynb #a4db17dd

@@ -280,7 +280,7 @@ def _evaluate(run, accelerator, model, config, info, tests, cache, skipped, trai
     for name, table in tests.items():
         p = predict(model, accelerator.prepare(make_loader(table, config, cache=cache, features=features)), accelerator)
         scores[name] = summarise(p["y"], p["logits"], info["classes"], info["train_counts"], config.seed)
-        scores[name]["trained_on"] = None if trained is None else _n_seen(table, cache, trained)
+        scores[name].update(clips=fingerprint(cache, table), trained_on=None if trained is None else _n_seen(table, cache, trained))
         column = dict(id=np.array([c.id for c in table]), split=np.array([name] * len(table)), y=p["y"], logits=p["logits"], weights=p["weights"])
         if table.dataset == "synfew":
             column["positive"] = instance_truth(table, config)

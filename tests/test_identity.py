@@ -8,9 +8,11 @@ from micacl.core import Config, MicaclError, read_json, write_json
 from micacl.experiments import run_experiment
 from micacl.loaders import InstanceFeatures
 from micacl.models import build_model
+from micacl.report import write_report
 from micacl.runs import prepare_data, trained_on
 from micacl.summaries import compare_runs
 from micacl.synfew import generate
+from micacl.tables import read_results
 from micacl.training import evaluate, train
 
 TINY = Config(model="mean", n_instances=2, image_size=32, pretrained=False, batch_size=8, epochs=1, warmup_epochs=0.0, mccl_weight=0.0, seed=7)
@@ -161,6 +163,30 @@ def test_runs_on_changed_clips_are_not_mixed_with_old_ones(data, tmp_path):
 
 
 def test_two_methods_are_compared_on_the_same_clips_not_on_the_same_labels():
-    run = lambda clips, predicted: dict(seed=1, fold=None, classes=["a", "b"], train_counts=[9, 5], test_clips=clips, tests=dict(test=dict(y="0011", predicted=predicted)))
+    run = lambda clips, predicted: dict(seed=1, fold=None, classes=["a", "b"], train_counts=[9, 5], tests=dict(test=dict(y="0011", predicted=predicted, clips=clips)))
     assert compare_runs([run("x", "0011")], [run("x", "0000")], "test")["uar"]["difference"] == 0.5
     with pytest.raises(MicaclError, match="same clips of test"): compare_runs([run("x", "0011")], [run("y", "0000")], "test")
+
+
+def test_a_table_of_runs_on_different_clips_is_refused(whole, data, tmp_path):
+    rows, home = rows_of(data / "clips.csv"), copy_of(data, tmp_path / "d")
+    write_rows(home / "clips.csv", [r for r in rows if r["clip"] != next(r["clip"] for r in rows if r["split"] == "test")])
+    evaluate(whole[0], home, out=tmp_path / "fewer")
+    assert len(read_results(f"a={whole[0]}", f"b={whole[0]}")) == 2
+    with pytest.raises(MicaclError, match="expected the test clips of a, found others"): read_results(f"a={whole[0]}", f"b={tmp_path / 'fewer'}")
+
+
+# ---- reports
+
+def test_a_report_shows_no_other_clips_and_compares_no_other_clips(whole, data, tmp_path):
+    "Names and labels are what they were; every film is another one."
+    home = copy_of(data, tmp_path / "d")
+    one, two = (shutil.copytree(whole[0], tmp_path / n, ignore=shutil.ignore_patterns(".lock")) for n in ("one", "two"))
+    page = write_report(one, home, two, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "paired over" in page and "of the training set, labelled" in page
+    for r in rows_of(home / "clips.csv"): (home / r["path"]).write_bytes((home / r["path"]).read_bytes() + b"0")       # other bytes
+    results = read_json(two / "results.json")
+    for t in results["tests"].values(): t["clips"] = "0" * 16
+    write_json(two / "results.json", results)
+    page = write_report(one, home, two, tmp_path / "b.html").read_text(encoding="utf-8")
+    assert "tested on other clips" in page and "of the training set, labelled" not in page
