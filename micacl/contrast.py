@@ -108,7 +108,7 @@ class BCL(Contrast):
     ):
         super().__init__(class_counts, dim, out_dim, temperature)
         self.prototypes = nn.Parameter(torch.randn(self.n_classes, out_dim))
-        self.register_buffer("classes", torch.from_numpy(check_counts(class_counts)).nonzero()[:, 0], persistent=False)
+        self.register_buffer("classes", torch.as_tensor(check_counts(class_counts)).nonzero()[:, 0], persistent=False)
 
     def loss(self, z, y): return bcl(z, y, F.normalize(self.prototypes[self.classes], dim=1), self.temperature, self.classes)
 

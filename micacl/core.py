@@ -31,7 +31,7 @@ def check_labels(
     ndim: int | None = 1,           # dimensions; None: any
 ) -> np.ndarray:                    # (n,) int64, a copy
     "Labels as integers; `MicaclError` where one is no class."
-    a, limit = _numbers(labels), np.inf if n_classes is None else n_classes
+    a, limit = _numbers(labels), 2**63 if n_classes is None else n_classes
     if a is None or a.dtype.kind == "f" and not (np.isfinite(a) & (a == np.floor(a))).all():
         raise MicaclError(f"{who}: expected whole numbers, found {labels!r:.80}; number the classes from 0 on")
     if ndim not in (None, a.ndim):

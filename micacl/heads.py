@@ -51,6 +51,8 @@ def nearest_mean(
 
 # %% ../nbs/07c_heads.ipynb #c936bc27
 def _check(name, x, y, n_classes):  # -> y (n,) int64, where x is; read once a training, so on a GPU too
+    if not isinstance(x, torch.Tensor):
+        raise MicaclError(f"{name}: expected features as a tensor, found {type(x).__name__}; use torch.as_tensor(x)")
     y = torch.from_numpy(check_labels(y, n_classes, f"{name}: labels")).to(x.device)
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
         raise MicaclError(f"{name}: expected features (n,D) and labels (n,), n above 0, "
@@ -131,7 +133,7 @@ def second_stage(
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise MicaclError(f"stage2 {kind}: expected a linear head with a bias, found {type(head).__name__}; train with head linear")
     W, b, C = head.weight.detach(), head.bias.detach(), head.out_features
-    n_c, x = check_counts(class_counts, C, f"stage2 {kind}"), x.detach().to(W)
+    n_c, x = check_counts(class_counts, C, f"stage2 {kind}"), torch.as_tensor(x).detach().to(W)
     if kind == "crt": W, b = retrain(x, y, C, seed)
     elif kind == "lws": W, b = learn_scales(W, b, x, y, seed)
     elif kind == "tau_norm": W, b = tau_normalise(W)

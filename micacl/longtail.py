@@ -68,6 +68,7 @@ def g_mean(
     "Geometric mean of the recalls (Kubat & Matwin, 1997)."
     r = np.asarray(recall, dtype=float)
     r = r[~np.isnan(r)]
+    if np.ndim(recall) != 1: raise MicaclError(f"g_mean: expected recalls (C,), found shape {np.shape(recall)}")
     if ((r < 0) | (r > 1)).any():
         raise MicaclError(f"g_mean: expected recalls of 0 to 1, found {r.min():.4g} to {r.max():.4g}; not per cents")
     return float(np.prod(r) ** (1 / len(r))) if len(r) else float("nan")
@@ -111,6 +112,7 @@ def _with_labels(x, y, n_classes=None):   # -> (n,D) float64, (n,) int64
 
 def simplex_angle(n_classes: int) -> float:   # C -> degrees
     "The angle between any two of C directions that keep as far apart as they can (Papyan et al., 2020)."
+    if not n_classes >= 2: raise MicaclError(f"simplex_angle: expected two classes or more, found {n_classes}")
     return float(np.degrees(np.arccos(-1 / (n_classes - 1))))
 
 # %% ../nbs/11_longtail.ipynb #fd7de7a3
@@ -131,4 +133,5 @@ def uniformity(
 ) -> float:          # at most 0; lower is more spread
     "log of the mean of exp(-t |a-b|^2) over pairs (Wang & Isola, 2020, equation 2)."
     z = F.normalize(torch.as_tensor(z).double(), dim=1)
+    if len(z) < 2: raise MicaclError(f"uniformity: expected two examples or more, found {len(z)}")
     return float((-t * torch.pdist(z).square()).exp().mean().log())

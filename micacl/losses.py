@@ -42,9 +42,9 @@ class LogitLoss(nn.Module):
                 y: torch.Tensor,  # (B,) labels
                 ) -> torch.Tensor:  # scalar, at least 32 bits
         "Divided by B, not by the sum of the weights."
-        if logits.ndim != 2 or logits.shape[1] != len(self.n_c):
-            name, found = type(self).__name__, tuple(logits.shape)
-            raise MicaclError(f"{name}: expected scores (B, {len(self.n_c)}), one for each class count, found {found}")
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.n_c):
+            name, found = type(self).__name__, tuple(getattr(logits, "shape", ()))
+            raise MicaclError(f"{name}: expected scores (B, {len(self.n_c)}), found {type(logits).__name__} {found}")
         y = label_tensor(y, len(self.n_c), logits.device)
         if y.shape != logits.shape[:1] or not len(y):
             raise MicaclError(f"{type(self).__name__}: expected scores (B, {len(self.n_c)}) and labels (B,), B above 0, found {tuple(logits.shape)} and {tuple(y.shape)}")
@@ -98,7 +98,7 @@ class Focal(LogitLoss):
         _within("gamma", gamma, 0, float("inf"))
         self.gamma = gamma
         if alpha is None: return
-        self._keep("W", torch.from_numpy(check_counts(alpha, len(self.n_c), "alpha", whole=False)))
+        self._keep("W", torch.as_tensor(check_counts(alpha, len(self.n_c), "alpha", whole=False)))
 
     def terms(self, logits, y):
         log_p = F.log_softmax(logits, 1)

@@ -50,7 +50,7 @@ def temperature(n_c,  # (C,) clips per class
                 tau0: float = 0.07,  # temperature before the data set has its say
                 ) -> float:  # tau, between tau0 and 2*tau0
     "The more even the classes, the softer the softmax (MCCL, printed equation of tau)."
-    n_c = torch.from_numpy(check_counts(n_c))
+    n_c = torch.as_tensor(check_counts(n_c))
     return tau0 * (1 + n_c / n_c.max()).mean().item()
 
 # %% ../nbs/07_mccl.ipynb #760f5879
@@ -59,7 +59,7 @@ def class_temperatures(n_c,  # (C,) clips per class
                        kind: str = "printed",  # "printed" (one number), "fixed" (tau0), or "class" (rarer is softer)
                        ) -> torch.Tensor:  # tau (C,) float64, one per class of the anchor
     "Temperature tau_c of every class."
-    n_c = torch.from_numpy(check_counts(n_c))
+    n_c = torch.as_tensor(check_counts(n_c))
     if kind == "printed": return torch.full_like(n_c, temperature(n_c, tau0))
     if kind == "fixed": return torch.full_like(n_c, tau0)
     if kind == "class": return tau0 * (2 - n_c / n_c.max())
@@ -71,10 +71,11 @@ def category_weights(n_c,  # (C,) clips per class
                      beta: float = 0.999,  # effective number: at most 1/(1-beta) clips count
                      ) -> torch.Tensor:  # W (C,) float64, sums to the number of classes that occur, if not "none"
     "Weight W_c of every category; rarer is heavier."
-    n_c = torch.from_numpy(check_counts(n_c))
+    n_c = torch.as_tensor(check_counts(n_c))
     if kind == "none": return torch.ones_like(n_c)
     if kind == "inverse": w = 1 / n_c
-    elif kind == "effective": w = (1 - beta) / (1 - beta**n_c)
+    elif kind == "effective" and 0 <= beta < 1: w = (1 - beta) / (1 - beta**n_c)
+    elif kind == "effective": raise MicaclError(f"beta: expected 0 up to below 1, found {beta}")
     else: raise MicaclError(f"class_weight: expected effective, inverse or none, found {kind!r}")
     seen = n_c > 0
     w = torch.where(seen, w, 0.)
@@ -145,7 +146,7 @@ class Scales(nn.Module):
         super().__init__()
         n_c = check_counts(class_counts)
         self.n_classes, self.dim, self.scales, self.out_dim = len(n_c), dim, tuple(scales), out_dim
-        self.register_buffer("classes", torch.from_numpy(n_c).nonzero()[:, 0], persistent=False)  # those that occur
+        self.register_buffer("classes", torch.as_tensor(n_c).nonzero()[:, 0], persistent=False)  # those that occur
         if out_dim is not None:
             self.projections = nn.ModuleDict({str(s): nn.Conv1d(dim, out_dim, 1, groups=s, bias=False) for s in self.scales})
         C, width = len(n_c), out_dim or dim
@@ -251,10 +252,10 @@ class MCCL(Scales):
 
 # %% ../nbs/07_mccl.ipynb #bc00e3a1
 def _check_bags(loss, bag, y):  # -> y (B,) int64, where the bags are
-    fits = bag.ndim == 2 and bag.shape[1] == loss.dim
+    fits = isinstance(bag, torch.Tensor) and bag.ndim == 2 and bag.shape[1] == loss.dim
     if fits: y = label_tensor(y, loss.n_classes, bag.device)
     if not fits or y.shape != bag.shape[:1]:
-        found = f"{tuple(bag.shape)} and {tuple(getattr(y, 'shape', ()))}"
+        found = " and ".join(str(tuple(v.shape)) if isinstance(v, torch.Tensor) else type(v).__name__ for v in (bag, y))
         raise MicaclError(f"{type(loss).__name__}: expected bag (B, {loss.dim}) and y (B,), found {found}")
     return y
 

@@ -74,6 +74,7 @@ def group_recall(
 ) -> dict:          # {"head": float, "medium": float, "tail": float}; NaN for an empty group
     "Mean recall of the frequent, the middling and the rare classes."
     recall = np.asarray(recall, dtype=float)
+    if recall.ndim != 1: raise MicaclError(f"group_recall: expected recalls (C,), found shape {recall.shape}")
     C = len(recall)
     if groups is None: groups = frequency_groups(check_counts(train_counts, C, "train_counts", zeros=True))
     return {name: float(_mean(recall[check_labels(classes, C, f"group {name}")])) for name, classes in groups.items()}
@@ -200,7 +201,8 @@ def summarise(
 ) -> dict:           # n_test, uar, war, recall, n_per_class, worst, confusion, head, medium, tail, ece, intervals
     "All metrics of one test set, as results.json holds them."
     from scipy.special import softmax     # likewise
-    y, logits, C = check_labels(y, len(classes)), _rows("scores", logits), len(classes)
+    y, C = check_labels(y, len(classes)), len(classes)
+    logits = _rows("scores", logits if len(y) or _numbers(logits) is None else np.reshape(logits, (-1, C)))
     if logits.shape != (len(y), C):
         raise MicaclError(f"metrics: expected scores {(len(y), C)}, one per label and class, found {logits.shape}")
     if not np.isfinite(logits).all(): raise MicaclError("metrics: the scores hold NaN or infinity; the model's weights are damaged, train it anew")

@@ -116,6 +116,8 @@ class BagModel(nn.Module):
         "The whole road, or what is left of it after the backbone."
         if getattr(video, "ndim", 5) != 3: return self.from_instances(self.encode(video))
         check_bag(video, self.backbone.dim, who="model (videos have 5 axes)")
+        if getattr(self, "tail", None) is not None and video.shape[1] != self.n_instances:
+            raise MicaclError(f"model: expected features of {self.n_instances} instances, found {video.shape[1]}")
         return self.from_instances(video.to(self.fc.weight.dtype))
 
     @classmethod
