@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
-from .core import Config, MicaclError, atomic_write, derive_seed
+from .core import Config, MicaclError, atomic_write, check_labels, derive_seed
 from .datasets import ClipTable
 from .video import ClipDataset
 from .cache import CACHE_FORMAT, FrameCache, fingerprint
@@ -30,12 +30,20 @@ def clip_shares(
     t: float = 0.,          # share of the training that is behind, of progressive
 ) -> torch.Tensor:          # (n,) float64, sums to 1
     "Probability that a draw takes this clip: p_c over n_c."
-    n_c = labels.bincount().double()
-    share = lambda q: (p := n_c[labels] ** (q - 1)) / p.sum()
+    if sampler not in (*POWERS, "progressive"):
+        raise MicaclError(f"sampler: expected one of {', '.join(POWERS)}, progressive, found {sampler!r}")
+    _, labels, n_c = _clips(labels).unique(return_inverse=True, return_counts=True)
+    share = lambda q: (p := n_c.double()[labels] ** (q - 1)) / p.sum()
     return (1 - t) * share(1.0) + t * share(0.0) if sampler == "progressive" else share(POWERS[sampler])
+
+def _clips(labels):   # -> (n,) int64, n above 0
+    labels = torch.from_numpy(check_labels(labels))
+    if not len(labels): raise MicaclError("labels: expected at least one, found none; check that there are clips")
+    return labels
 
 def m_per_class(labels, m, dice):   # (n,), clips in a row, generator -> (n,) positions
     "Rounds of all classes in random order, m clips each; a class's clips are all used before one comes again."
+    labels = _clips(labels)
     members = [(labels == c).nonzero()[:, 0] for c in labels.unique()]
     rounds = -(-len(labels) // (m * len(members)))
     def clips(own): return torch.cat([own[torch.randperm(len(own), generator=dice)] for _ in range(-(-rounds * m // len(own)))])[:rounds * m].view(rounds, m)
@@ -53,7 +61,8 @@ class EpochOrder(Sampler):
         m: int = 4,                 # clips of a class in a row, of per_class
     ):
         if sampler not in SAMPLERS: raise MicaclError(f"sampler: expected one of {', '.join(SAMPLERS)}, found {sampler!r}")
-        self.labels, self.seed, self.sampler, self.epochs, self.m, self.epoch = torch.as_tensor(labels, dtype=torch.long), seed, sampler, epochs, m, 0
+        self.labels = torch.from_numpy(check_labels(labels))
+        self.seed, self.sampler, self.epochs, self.m, self.epoch = seed, sampler, epochs, m, 0
 
     def set_epoch(self, epoch): "The next order is that of this epoch."; self.epoch = epoch
     def __len__(self): return len(self.labels)

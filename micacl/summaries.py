@@ -9,7 +9,7 @@ __all__ = ['SCORES', 'pack_labels', 'unpack_labels', 'summarise_runs', 'compare_
 
 # %% ../nbs/10a_summaries.ipynb #bd835045
 import numpy as np
-from .core import MicaclError, frequency_groups
+from .core import MicaclError, check_labels, frequency_groups
 from .metrics import _mean, _recall_of, paired_difference
 
 # %% ../nbs/10a_summaries.ipynb #bbd56d87
@@ -18,11 +18,14 @@ _PLACE = {c: i for i, c in enumerate(_ALPHABET)}
 
 def pack_labels(labels):
     "Labels for a JSON file: a sign a clip, or numbers where there are not enough signs."
+    labels = check_labels(labels)
     return "".join(_ALPHABET[labels]) if max(labels, default=0) < len(_ALPHABET) else labels.tolist()
 
 def unpack_labels(text):
     "The labels again, as (n,) int."
-    return np.array([_PLACE[c] for c in text] if isinstance(text, str) else text, dtype=int)
+    if isinstance(text, str) and (other := set(text) - set(_PLACE)):
+        raise MicaclError(f"labels: expected digits and letters, found {min(other)!r}; the run file is damaged")
+    return check_labels([_PLACE[c] for c in text] if isinstance(text, str) else text)
 
 # %% ../nbs/10a_summaries.ipynb #512aa27f
 SCORES = ("uar", "war", "head", "medium", "tail", "ece", "instance_auc")
