@@ -360,6 +360,72 @@ def _(r):
     assert r.go(f"{GO_ON} --epochs 6").status == 0
 
 
+# ---- terminals, names, and files that cannot be written
+
+def clips(r, *names):
+    "Videos in the working folder, and a finished run to predict them with."
+    finished(r)
+    for name in names: video(r.folder / name)
+
+
+TERMINAL = "terminals and names"
+
+
+@fault(TERMINAL, "a terminal that is not UTF-8", "classes with Chinese names, and an output that knows 256 characters",
+       status=0, says=["usable, 6 clips", "??"])
+def _(r):
+    rows(r, "x.mp4,快乐,train", "y.mp4,快乐,train")
+    for name in ("x.mp4", "y.mp4"): video(r.folder / "d" / name)
+    r.go("check d", before=lambda: sys.stdout.reconfigure(encoding="cp1252"))
+
+
+@fault(TERMINAL, "an output that is closed", "standard output is closed before the start, as >&- does", status=0)
+def _(r):
+    def close(): os.close(1); sys.stdout = None
+    rows(r); r.go("check d", before=close)
+
+
+@fault(TERMINAL, "a terminal of five columns", "COLUMNS=5, and help is asked for",
+       status=0, says="--batch-size", seconds=15)
+def _(r): r.go("train --help", before=lambda: os.environ.update(COLUMNS="5"))
+
+
+@fault(TERMINAL, "ranks that are empty", "RANK and LOCAL_RANK are set to nothing", status=0, says="test: UAR")
+def _(r): finished(r); r.go("evaluate run data", before=lambda: os.environ.update(RANK="", LOCAL_RANK=""))
+
+
+@fault(TERMINAL, "a name too long for its results", "a video whose name has 255 bytes, and a second one",
+       status=0, says=["too long for them", "written: out/b.json"])
+def _(r):
+    clips(r, long := "喜" * 83 + "ab.mp4", "b.mp4")
+    r.go(f"predict run {long} b.mp4 --no-crop --out out")
+    assert len(list((r.folder / "out").iterdir())) == 6
+
+
+@fault(TERMINAL, "a name that is not UTF-8", "a video whose name is the byte E9, and a second one",
+       status=0, says=["not allowed on every system", "written: out/b.json"])
+def _(r):
+    clips(r, odd := os.fsdecode(b"\xe9.mp4"), "b.mp4")
+    r.go(f"predict run {odd} b.mp4 --no-crop --out out")
+    assert (r.folder / "out" / "%E9.json").exists()
+
+
+@fault(TERMINAL, "a folder in the way of a prediction", "the scores of the first of two videos have no place",
+       says=["a.mp4: expected to read it and to write its files", "a.csv"], lost="the scores of this video")
+def _(r):
+    clips(r, "a.mp4", "b.mp4"); (r.folder / "out" / "a.csv" / "x").mkdir(parents=True)
+    r.go("predict run a.mp4 b.mp4 --no-crop --out out")
+    assert (r.folder / "out" / "b.csv").is_file()
+
+
+@fault(TERMINAL, "disk full: predict", "no file can grow beyond 1 kB: the scores of the first of two videos break off",
+       says=["out/a.json", FULL], lost="the scores of the video under way")
+def _(r):
+    clips(r, "a.mp4", "b.mp4"); (r.folder / "out").mkdir()
+    r.go("predict run a.mp4 b.mp4 --no-crop --out out", before=small_files(1000))
+    assert not list((r.folder / "out").iterdir())
+
+
 # ---- hostile files
 
 @fault("hostile files", "a model file with code in it", "model.safetensors is a pickle that writes a file when it is opened", says=["model.safetensors", "expected safetensors"])

@@ -9,14 +9,14 @@ __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Chec
            'Experiment', 'Demo', 'Table', 'Folds', 'Predict', 'Export', 'Bench', 'main']
 
 # %% ../nbs/14_cli.ipynb #767d0523
-import importlib, json as json_lib, os, shutil, sys, tempfile
+import contextlib, importlib, json as json_lib, shutil, sys, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Union
 import tyro
 from . import __version__
 from .core import PRESETS, Config, MicaclError, write_json
-from .pages import percent
+from .pages import any_terminal, percent, _number
 
 # %% ../nbs/14_cli.ipynb #96bb269e
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -106,7 +106,8 @@ class Train:
         print(f"report: {write_report(self.out)}")
 
 # %% ../nbs/14_cli.ipynb #d6c18ebd
-def _first_process(): return int(os.environ.get("RANK", 0)) == 0      # torchrun and accelerate launch number the processes
+def _first_process():        # torchrun and accelerate launch set both
+    return _number("WORLD_SIZE", 1) <= 1 or _number("RANK", 0) <= 0
 
 def _print_scores(results):
     "A line for each test set."
@@ -215,8 +216,8 @@ class Folds:
 # %% ../nbs/14_cli.ipynb #e92f29ff
 @dataclass
 class Predict:
-    "Score videos of any length with a trained run: JSON, CSV and a picture each. Exit status 1 if one could not be read."
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder
+    "Score videos of any length with a trained run: JSON, CSV and a picture each. Exit status 1 if one failed."
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
     videos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO [VIDEO ...]", help_behavior_hint="(at least one)")]   # video files, folders of pictures, or pictures
     out: Path = Path("predictions")   # folder for the files
     json: Flag = False                # print JSON for programs and nothing else: a list with an object for each video
@@ -230,13 +231,13 @@ class Predict:
         if not self.videos: raise MicaclError("predict: expected at least one VIDEO, found none; micacl predict RUN VIDEO")
         done, problems = predict_videos(self.run_folder, self.videos, self.out, self.json, self.plot, crop=not self.no_crop, window=self.window, stride=self.stride)
         if self.json: print(to_json(done, problems))
-        for p in problems: print(f"micacl: {p}", file=sys.stderr)
+        for p in problems: _tell(p)
         return 1 if problems else 0
 
 @dataclass
 class Export:
     "Write a trained run as a file or folder for others: ONNX, torch.export, or a shared model with its card for the Hugging Face hub."
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
+    run_folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]   # file to write (hub: new folder)
     format: Literal["onnx", "torch", "hub"] = "onnx"   # onnx and torch: a file that runs without this library; hub: weights, config.json and README.md
 
@@ -273,20 +274,22 @@ def main(
     "The `micacl` command."
     argv = list(sys.argv[1:] if argv is None else argv)
     command, status = None, 0
-    try:
-        if argv == ["--version"]: print(f"micacl {__version__}")
-        else:
-            command = _parse(argv or ["--help"])
-            status = command.run() or 0
-        sys.stdout.flush()                                     # what is still kept back: the reader may be gone
-        return status
-    except BrokenPipeError:                                    # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (KeyboardInterrupt, MicaclError, OSError) as e:
-        status, text = _explain(e, command)
-        print(f"micacl: {text}", file=sys.stderr)
-        return status
+    with any_terminal():
+        try:
+            if argv == ["--version"]: print(f"micacl {__version__}")
+            else:
+                command = _parse(argv or ["--help"])
+                status = command.run() or 0
+            sys.stdout.flush()                                 # what is still kept back: the reader may be gone
+        except BrokenPipeError: status = 1                     # the reader of a pipe, such as head, has seen enough
+        except (KeyboardInterrupt, MicaclError, OSError) as e:
+            status, text = _explain(e, command)
+            _tell(text)
+    return status
+
+def _tell(text):
+    "A line on the error output; where nobody reads it any more, the status says enough."
+    with contextlib.suppress(OSError): print(f"micacl: {' '.join(str(text).split())}", file=sys.stderr)
 
 # %% ../nbs/14_cli.ipynb #70e9c91a
 def _explain(e, command):

@@ -10,7 +10,7 @@ __all__ = ['EMOTIONS', 'CHOICES', 'PRESETS', 'MicaclError', 'check_labels', 'che
            'check_config', 'config_from_dict', 'small', 'paper', 'm3dfel']
 
 # %% ../nbs/00_core.ipynb #fdcc5487
-import contextlib, dataclasses, hashlib, json, math, numbers, os, random, tempfile
+import contextlib, dataclasses, hashlib, json, math, numbers, os, random
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -100,7 +100,7 @@ def derive_seed(
 ) -> int:      # 0 <= seed < 2**63
     "A stable hash of `parts`: the same on every machine, Python and day."
     text = "\x1f".join(f"{type(p).__name__}:{p}" for p in (int(p) if isinstance(p, np.integer) else p for p in parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 # %% ../nbs/00_core.ipynb #63fc63dd
 def seed_everything(
@@ -151,19 +151,19 @@ class Stream:
 @contextlib.contextmanager
 def atomic_write(
     path,              # the file to write
-    mode: str = "w",   # "w" for text (UTF-8), "wb" for bytes
+    mode: str = "w",   # "w" for text (UTF-8, with \udcXX for a byte XX of a file name that is none), "wb" for bytes
 ):
     "Yield a file that takes the name `path` only when the block ends without an error."
-    path = Path(path)
-    fd, tmp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    path, (encoding, errors) = Path(path), (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+    tmp = str(path.parent / f".{path.name[-24:]}.{os.urandom(8).hex()}.tmp")      # short, since names have a limit
     try:
-        with os.fdopen(fd, mode, encoding=None if "b" in mode else "utf-8") as f:
+        with open(tmp, mode.replace("w", "x"), encoding=encoding, errors=errors) as f:       # x: a new file
             yield f
             f.flush(); os.fsync(f.fileno())
-        mask = os.umask(0); os.umask(mask); os.chmod(tmp, 0o666 & ~mask)   # mkstemp makes private files
         os.replace(tmp, path)
-    except BaseException:
+    except BaseException as e:
         with contextlib.suppress(OSError): os.unlink(tmp)
+        if isinstance(e, OSError) and e.errno and e.filename in (tmp, None): e.filename = str(path)   # the known name
         raise
 
 # %% ../nbs/00_core.ipynb #9e7aa9af

@@ -185,13 +185,14 @@ def _weights(run, table):
     p, s = run.predictions, run.tests[run.main]
     if table is None: return ""
     if np.ptp(p["weights"]) < 1e-6: return section("Where the model looks", paragraph("This model gives every instance the same weight."))
-    clips, truth, out = {c.id: c for c in table}, read_truth(table.root) if "positive" in p else {}, []
+    clips, truth, out = {c.id: c for c in table}, _truth(table) if "positive" in p else {}, []
     for k in _choose(run):
         clip, answer = clips.get(str(p["id"][k])), run.classes[p["logits"][k].argmax()]
         frames = None if clip is None else _frames(run, clip)
         if frames is None: continue
         at = np.asarray(frame_indices(len(frames), p["weights"].shape[1], run.info["config"]["instance_length"]))
-        apex = truth[clip.id].apex[at] if clip.id in truth else None
+        known = truth.get(clip.id)
+        apex = known.apex[at] if known is not None and len(known.apex) == len(frames) else None
         true, w = run.classes[p["y"][k]], ", ".join(f"{v:.2f}" for v in p["weights"][k])
         alt = f"{len(at)} frames of clip {clip.id} with instance weights {w}" + ("" if apex is None else f"; the apex covers {int(apex.sum())} of the frames")
         picture = inline_svg(plot_weights(frames[at], p["weights"][k], apex), alt, f"w{k}")
@@ -200,6 +201,10 @@ def _weights(run, table):
     auc = s.get("instance_auc")
     text = "" if auc is None else paragraph(f"On {s['instance_auc_clips']} clips of {run.main} in which some instances lie in the apex and others do not, a random apex instance outweighs a random other one in {percent(auc)} % of the cases (instance AUC; 50 % is chance).")
     return section("Where the model looks", text, *out, note("Chosen at random among the clips named rightly and wrongly. The weights say what the model used, not why."))
+
+def _truth(table):
+    try: return read_truth(table.root)
+    except (MicaclError, OSError): return {}      # taken away since; the frames and weights remain
 
 # %% ../nbs/12b_report.ipynb #234a9ab0
 def _limits(run, table):
@@ -227,7 +232,7 @@ def write_report(
     r, base = _read_run(run), None if baseline is None else _read_run(baseline)
     if base and base.classes != r.classes: raise MicaclError(f"{baseline}: expected the classes of {run} ({', '.join(r.classes)}), found {', '.join(base.classes)}; give a run on the same data")
     where = Path(data or r.info["data"])
-    table = load_table(where) if data is not None else _still_there(where, r.info["dataset"])
+    table = load_table(where) if data is not None else _still_there(where, r.info)
     s, dataset = r.tests[r.main], NAMES.get(r.info["dataset"], r.info["dataset"])
     lead = (f"{r.name} was trained to tell {len(r.classes)} expressions apart in short videos of faces. On {s['n_test']} clips that it had not seen ({r.main}) "
             f"it reached a UAR of {percent(s['uar'])} % and a WAR of {percent(s['war'])} %." + (f" Beside it stands {base.name}, the baseline." if base else ""))
@@ -237,10 +242,11 @@ def write_report(
     with atomic_write(out) as f: f.write(page)
     return out
 
-def _still_there(where, dataset):
+def _still_there(where, info):
     "The clips that a run was trained on; None if they are gone or not what they were. The report needs them for pictures only."
-    try: return load_table(where, dataset)
+    try: (table := load_table(where, info["dataset"])).protocol(info["fold"])
     except (MicaclError, OSError): return None
+    return table if list(table.classes) == info["classes"] else None
 
 # %% ../nbs/12b_report.ipynb #4cc271d4
 DEMO = dict(data=dict(n_train=1000, n_test=350), run=dict(epochs=8))

@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/runs.html.md"""
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
            'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'open_run', 'describe_run',
-           'record_clips', 'recorded_clips', 'trained_on', 'check_same', 'read_history', 'load_run']
+           'record_clips', 'recorded_clips', 'trained_on', 'check_same', 'read_history', 'is_shared', 'load_run']
 
 # %% ../nbs/09b_runs.ipynb #eeadfd55
 import contextlib, csv, dataclasses, json, os, shlex, shutil, sys
@@ -278,10 +278,20 @@ def read_history(
     return records
 
 # %% ../nbs/09b_runs.ipynb #c71df9da
+def is_shared(
+    folder,     # any
+) -> bool:      # False for a run, and for a folder without a description
+    "Whether a folder holds a shared model (chapter 10c): its config.json names a format."
+    try: info = read_json(Path(folder) / "config.json")
+    except MicaclError: return False
+    return isinstance(info, dict) and "format" in info
+
 def load_run(
     run,        # run folder
 ) -> tuple:     # (model in eval mode, Config, config.json as a dict together with the epoch of the weights)
     "The trained model of a run folder."
+    if is_shared(run): raise MicaclError(f"{run}: expected a run folder, found a shared model, which only predict and "
+                                         "export can use; give the run that it was made from")
     run, (config, info) = Path(run), read_config(run)
     folder = run if (run / "model.safetensors").exists() else find_checkpoint(run)
     if folder is None: raise MicaclError(f"{run}: expected trained weights, found none; the run has not finished an epoch, resume it")
