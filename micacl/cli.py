@@ -103,6 +103,7 @@ class Train:
         results = train(self.data, self.out, self.config, self.fold, self.dataset, self.resume, self.quiet)
         if not _first_process(): return
         _print_scores(results)
+        for note in results["notes"] if self.quiet else (): print(f"note: {note}")     # a part of the result; else train has said it
         print(f"report: {write_report(self.out)}")
 
 # %% ../nbs/14_cli.ipynb #d6c18ebd
