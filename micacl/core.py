@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/core.html.md"""
 # %% auto #0
 __all__ = ['EMOTIONS', 'SETTINGS', 'CHOICES', 'FEATURES', 'PRESETS', 'MicaclError', 'class_counts', 'frequency_groups',
            'derive_seed', 'seed_everything', 'Stream', 'atomic_write', 'write_json', 'read_json', 'Range', 'Config',
-           'check_value', 'check_config', 'config_from_dict', 'small', 'paper', 'm3dfel']
+           'check_value', 'mismatch', 'check_config', 'config_from_dict', 'small', 'paper', 'm3dfel']
 
 # %% ../nbs/00_core.ipynb #fdcc5487
 import contextlib, dataclasses, hashlib, json, math, numbers, os, random, tempfile
@@ -249,13 +249,13 @@ def check_value(
     if hasattr(type(value), "tolist"): value = value.tolist()
     if name in CHOICES:
         if isinstance(value, str) and value in CHOICES[name]: return CHOICES[name][CHOICES[name].index(value)]
-        raise _wrong(name, f"one of {', '.join(CHOICES[name])}", value)
+        raise mismatch(name, f"one of {', '.join(CHOICES[name])}", value)
     many = get_origin(kind) is tuple
     kind, expected = (int, "a list of whole numbers") if many else (kind, _WORDS[kind])
     items = value if many and isinstance(value, (list, tuple)) else [value]
-    if many != (items is value) or not all(_is(v, kind) for v in items): raise _wrong(name, expected, value)
-    if many and not 1 <= len(items) <= 16: raise _wrong(name, f"{expected}, 1 to 16 of them", value)
-    if bounds and not all(v in bounds for v in items): raise _wrong(name, f"{expected} {bounds}", value)
+    if many != (items is value) or not all(_is(v, kind) for v in items): raise mismatch(name, expected, value)
+    if many and not 1 <= len(items) <= 16: raise mismatch(name, f"{expected}, 1 to 16 of them", value)
+    if bounds and not all(v in bounds for v in items): raise mismatch(name, f"{expected} {bounds}", value)
     return tuple(map(kind, items)) if many else kind(value)
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -264,10 +264,11 @@ def _is(v, kind):
     of = {bool: bool, int: numbers.Integral, float: numbers.Real}
     return isinstance(v, of[kind]) and isinstance(v, bool) == (kind is bool)      # true and false are no numbers
 
-def _wrong(name, expected, found):   # -> MicaclError
+def mismatch(where, expected, found) -> MicaclError:
+    "What is said of a value that is not what was expected."
     try: found = repr(found)
     except ValueError: found = "a number of thousands of digits"      # which Python refuses to write
-    return MicaclError(f"{name}: expected {expected}, found {found[:60]}")
+    return MicaclError(f"{where}: expected {expected}, found {found[:60]}")
 
 # %% ../nbs/00_core.ipynb #37a4e731
 FEATURES = dict(r3d_small=128, r3d_18=512)   # D, length of an instance feature (chapter 04)
@@ -299,7 +300,7 @@ def config_from_dict(
     d: dict,   # as from `Config.to_dict`, or read from config.json
 ) -> Config:   # checked
     "The `Config` of a run folder's config.json; `MicaclError` for unknown names and impossible values."
-    if not isinstance(d, dict): raise _wrong("config", "settings by name", d)
+    if not isinstance(d, dict): raise mismatch("config", "settings by name", d)
     if extra := [str(k) for k in d if k not in SETTINGS]:
         raise MicaclError(f"config: unknown name {', '.join(extra)[:200]}; known are {', '.join(sorted(SETTINGS))}")
     return Config(**d)

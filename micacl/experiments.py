@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from . import __version__
-from .core import Config, MicaclError, check_value, config_from_dict, derive_seed, read_json, write_json
+from .core import Config, MicaclError, check_value, config_from_dict, derive_seed, mismatch, read_json, write_json
 from .synfew import _check as check_parameters, end_with_parent, generate
 from .loaders import InstanceFeatures
 from .runs import hold_folder, prepare_data, read_history, settle
@@ -34,8 +34,8 @@ _TUNE = dict(data=str, synfew=dict, grid=dict, seeds=list, folds=list)
 def read_spec(
     spec,         # dict, or a JSON file
 ) -> dict:        # the same with defaults filled in
-    "Check a specification. `MicaclError` for unknown names, wrong shapes, missing data and configurations that no run can have."
-    if not isinstance(spec, (dict, str, os.PathLike)): raise MicaclError(f"experiment: expected a dict or a JSON file, found {spec!r:.60}")
+    "Check it. `MicaclError` for unknown names, wrong shapes, missing data and configurations that no run can have."
+    _want(isinstance(spec, (dict, str, os.PathLike)), "experiment", "a dict or a JSON file", spec)
     where, given = ("experiment", spec) if isinstance(spec, dict) else (str(spec), read_json(spec))
     if not isinstance(given, dict): raise MicaclError(f"{where}: expected an object with methods and data, found {given!r:.60}; see chapter 10b")
     spec = {**dict(base={}, seeds=[1, 2, 3, 4, 5], folds=[None], frozen=False, test="test", compare=[]), **given}
@@ -51,14 +51,18 @@ def read_spec(
     return spec
 
 # %% ../nbs/10b_experiments.ipynb #df70ceef
+def _want(ok, where, expected, found):
+    if not ok: raise mismatch(where, expected, found)
+
 def _check_names(part, known, where):
     for name, value in part.items():
         if name not in known: raise MicaclError(f"{where}: unknown name {name}; known are {', '.join(known)}")
-        if not isinstance(value, known[name]): raise MicaclError(f"{where}: {name}: expected a {known[name].__name__}, found {value!r:.60}")
+        _want(isinstance(value, known[name]), f"{where}: {name}", f"a {known[name].__name__}", value)
     if "synfew" in part: _check_drawn(part["synfew"], f"{where}: synfew")
     for name, least, what in (("seeds", 0, "whole numbers"), ("folds", 1, "numbers from 1")):
         v = part.get(name, [1])
-        if not (name == "folds" and v == [None]) and not (v and all(type(x) is int and x >= least for x in v) and len(set(v)) == len(v)):
+        numbers = v and all(type(x) is int and x >= least for x in v) and len(set(v)) == len(v)
+        if not numbers and not (name == "folds" and v == [None]):
             raise MicaclError(f"{where}: {name}: expected different {what}, at least one; found {v!r:.60}")
     try: [check_value("seed", seed) for seed in part.get("seeds", [])]
     except MicaclError as e: raise MicaclError(f"{where}: {e}") from None
@@ -67,42 +71,37 @@ def _check_tune(part, where):
     _check_names(part, _TUNE, where)
     if not part.get("grid"): raise MicaclError(f"{where}: expected a grid, such as {{\"lr\": [0.001, 0.01]}}")
     for name, values in part["grid"].items():
-        if not isinstance(values, list) or not values: raise MicaclError(f"{where}: grid: {name}: expected a list of values, found {values!r:.60}")
+        _want(isinstance(values, list) and values, f"{where}: grid: {name}", "a list of values", values)
     points = math.prod(map(len, part["grid"].values()))
-    if points > 1000: raise MicaclError(f"{where}: grid: expected at most 1000 points, found {points}; each one is a run of every method")
+    _want(points <= 1000, f"{where}: grid", "at most 1000 points, each a run of every method", points)
 
 def _check_methods(methods, compare, where):
     for method, fields in methods.items():
-        if not isinstance(method, str) or not method.strip(): raise MicaclError(f"{where}: methods: expected a name, found {method!r:.60}")
-        if not isinstance(fields, dict): raise MicaclError(f"{where}: {method}: expected the fields in which it differs, found {fields!r:.60}")
+        _want(isinstance(method, str) and method.strip(), f"{where}: methods", "a name", method)
+        _want(isinstance(fields, dict), f"{where}: {method}", "the fields in which it differs", fields)
     tuned = [method for method, fields in methods.items() if "like" not in fields]
     for method, fields in methods.items():
-        if "like" in fields and fields["like"] not in tuned:
-            raise MicaclError(f"{where}: {method}: like: expected a method that is tuned itself, found {fields['like']!r:.60}")
+        like = fields.get("like")
+        _want("like" not in fields or like in tuned, f"{where}: {method}: like", "a method that is tuned itself", like)
     for pair in compare:
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2: raise MicaclError(f"{where}: compare: expected pairs of methods, found {pair!r:.60}")
-        for a in pair:
-            if a not in list(methods): raise MicaclError(f"{where}: compare: expected methods, found {a!r:.60}; known are {', '.join(methods)}")
+        _want(isinstance(pair, (list, tuple)) and len(pair) == 2, f"{where}: compare", "pairs of methods", pair)
+        for a in pair: _want(a in list(methods), f"{where}: compare", "methods", a)
 
 # %% ../nbs/10b_experiments.ipynb #d16023be
-_DRAWN = {name: p for name, p in inspect.signature(generate).parameters.items() if name not in ("out", "progress")}   # of a drawn set
-_KINDS = {str: "a word", int: "a whole number", float: "a number"}
+_DRAWN = {k: p for k, p in inspect.signature(generate).parameters.items() if k not in ("out", "progress")}
+_KINDS = {str: "a word", int: "a whole number", float: "a number", inspect.Parameter.empty: "two numbers"}
 
 def _check_drawn(part, where):
-    "What a specification says of a set that is drawn, as `generate` wants it."
+    "What a specification says of a set that is drawn, as `generate` wants it; its parameters without a kind are pairs."
     for name, value in part.items():
         if name not in _DRAWN: raise MicaclError(f"{where}: unknown name {name}; known are {', '.join(_DRAWN)}")
-        expected, fits = _kind_of(_DRAWN[name])
-        if not fits(value.tolist() if hasattr(type(value), "tolist") else value): raise MicaclError(f"{where}: {name}: expected {expected}, found {value!r:.60}")
+        kinds = get_args(_DRAWN[name].annotation) or (_DRAWN[name].annotation,)
+        v = value.tolist() if hasattr(type(value), "tolist") else value
+        pair = isinstance(v, (list, tuple)) and len(v) == 2 and all(type(x) in (int, float) for x in v)
+        fits = pair if inspect.Parameter.empty in kinds else type(v) in kinds or (type(v) is int and float in kinds)
+        _want(fits, f"{where}: {name}", _KINDS[kinds[0]], value)
     try: check_parameters({**{name: p.default for name, p in _DRAWN.items()}, **part}, part.get("workers"))
     except MicaclError as e: raise MicaclError(f"{where}: {e}") from None
-
-def _kind_of(parameter):   # -> words, function that says whether a value is of this kind
-    "The kind of a parameter of `generate`, by its annotation; those without one are pairs of numbers."
-    number = lambda v: type(v) in (int, float)
-    if parameter.annotation is parameter.empty: return "two numbers", lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(map(number, v))
-    kinds = get_args(parameter.annotation) or (parameter.annotation,)
-    return _KINDS[kinds[0]], lambda v: type(v) in kinds or (v is None and type(None) in kinds) or (float in kinds and number(v))
 
 # %% ../nbs/10b_experiments.ipynb #7c54eb5d
 def configuration(
@@ -244,14 +243,16 @@ def _run_experiment(spec, out, processes, say, costs):
         tried = _tune(spec, spec["tune"], out / "tune", processes, say)
         best = {m: max(points, key=lambda p: p["uar"])["fields"] for m, points in tried.items()}
         chosen = {m: best[like] for m, fields in spec["methods"].items() if (like := fields.get("like", m)) in best}
-    data, runs_each = _data(spec, out / "data"), len(spec["seeds"]) * len(spec["folds"])
-    jobs = [(out, data, m, fold, configuration(spec, m, seed, chosen[m])) for m in chosen for seed in spec["seeds"] for fold in spec["folds"]]
+    data, each = _data(spec, out / "data"), [(seed, fold) for seed in spec["seeds"] for fold in spec["folds"]]
+    jobs = [(out, data, m, fold, configuration(spec, m, seed, chosen[m])) for m in chosen for seed, fold in each]
     paths = _run(jobs, spec, processes, say)
     runs = {m: [read_json(p) for k, p in sorted(paths.items()) if jobs[k][2] == m] for m in spec["methods"]}
     methods = {m: dict(chosen=chosen[m], tried=tried.get(m, []), **summarise_runs(rs, spec["folds"])) for m, rs in runs.items() if rs}
     if costs: [methods[m].update(cost(configuration(spec, m, 0, chosen[m]), len(runs[m][0]["classes"]))) for m in methods]
     first = next((rs[0] for rs in runs.values() if rs), {})
-    summary = dict(version=__version__, machine=machine(), spec=spec, failed=len(spec["methods"]) * runs_each - len(paths), classes=first.get("classes"), train_counts=first.get("train_counts"), methods=methods,
+    failed = len(spec["methods"]) * len(each) - len(paths)
+    summary = dict(version=__version__, machine=machine(), spec=spec, failed=failed, classes=first.get("classes"),
+                   train_counts=first.get("train_counts"), methods=methods,
                    comparisons=[c for pair in spec["compare"] if (c := _compared(runs, *pair, spec["test"], say))])
     write_json(out / "summary.json", summary)
     return summary
@@ -299,7 +300,7 @@ def _features(folder, data, method, fold, config):
     for table in (d.validation, *d.tests.values()): features.of(table)
 
 def _tune(spec, t, folder, processes, say):
-    "Every method at every point of the grid -> {method: [{fields, uar, uars}]}; a method none of whose runs ended is left out."
+    "Every method at every point of the grid -> {method: [{fields, uar, uars}]}; a method without a run is left out."
     data, folds = _data(t, folder / "data"), t.get("folds", [None])
     jobs, where = [], []
     for m in (m for m, fields in spec["methods"].items() if "like" not in fields):
@@ -312,6 +313,9 @@ def _tune(spec, t, folder, processes, say):
         found.setdefault(m, {}).setdefault(json.dumps(point), []).append(read_json(path)["tests"][spec["test"]]["uar"])
     first = {}
     for k in sorted(errors): first.setdefault(where[k][0], errors[k])
-    for m in (m for m in first if m not in found): say(f"{m} is left out: every run of its tuning failed, the first with {first[m]}")
-    if not found: raise MicaclError(f"tune: expected runs to choose from, found that every run of every method failed, the first of {where[0][0]} with {errors[0]}")
+    if not found:
+        raise MicaclError("tune: expected runs to choose from, found that every run of every method failed, the first "
+                          f"of {where[0][0]} with {errors[0]}")
+    for m in first:
+        if m not in found: say(f"{m} is left out: every run of its tuning failed, the first with {first[m]}")
     return {m: [dict(fields=json.loads(p), uar=float(np.mean(u)), uars=u) for p, u in points.items()] for m, points in found.items()}

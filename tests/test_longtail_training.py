@@ -25,8 +25,10 @@ def test_what_can_be_chosen_is_what_exists():
     assert set(CHOICES["stage2"]) == set(STAGES) and CHOICES["sampler"] == SAMPLERS
 
 
-@pytest.mark.parametrize("bad, says", [(dict(loss="ldam", head="linear"), "expected head cosine"), (dict(loss="ldam_drw", head="linear"), "expected head cosine"), (dict(loss="focal", label_smoothing=.1), "label_smoothing 0"),
-                                       (dict(stage2="crt", head="cosine"), "expected head linear"), (dict(loss="hinge"), "expected one of ce"), (dict(sampler="x"), "natural, sqrt")])
+@pytest.mark.parametrize("bad, says", [
+    (dict(loss="ldam", head="linear"), "expected head cosine"), (dict(loss="ldam_drw", head="linear"), "expected head cosine"),
+    (dict(loss="focal", label_smoothing=.1), "label_smoothing 0"), (dict(stage2="crt", head="cosine"), "expected head linear"),
+    (dict(loss="hinge"), "expected one of ce"), (dict(sampler="x"), "natural, sqrt")])
 def test_what_does_not_go_together_is_refused(bad, says):
     with pytest.raises(MicaclError, match=says): settle(dataclasses.replace(TINY, **bad), asked=bad)
 
