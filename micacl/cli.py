@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Union
 import tyro
 from . import __version__
-from .core import PRESETS, Config, MicaclError, write_json
+from .core import CHOICES, PRESETS, Config, MicaclError, check_value, write_json
 from .pages import any_terminal, percent, _number
 
 # %% ../nbs/14_cli.ipynb #96bb269e
@@ -90,16 +90,13 @@ class Train:
     resume: Flag = False              # go on with the run in RUN, with its settings
     quiet: Flag = False               # print nothing but the result
     config: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
-
-    def defaults(self) -> Config:
-        "What holds for the settings that are not given."
-        if not (self.resume and (self.out / "config.json").exists()): return PRESETS[self.preset]()
-        from micacl.runs import read_config
-        return read_config(self.out)[0]
+    given = {}   # no option: what stands on the command line, by name
 
     def run(self):
         from micacl.report import write_report
+        from micacl.runs import settle
         from micacl.training import train
+        settle(self.config, self.given)      # two settings that were both given and contradict each other
         results = train(self.data, self.out, self.config, self.fold, self.dataset, self.resume, self.quiet)
         if not _first_process(): return
         _print_scores(results)
@@ -304,8 +301,22 @@ def _explain(e, command):
 # %% ../nbs/14_cli.ipynb #3e395e78
 def _parse(argv):
     "The command that `argv` asks for."
-    command = _read(argv, Config())
-    return _read(argv, command.defaults()) if isinstance(command, Train) else command
+    given = _given(argv) if argv[:1] == ["train"] and not {"-h", "--help"} & {*argv} else {}
+    for name in CHOICES.keys() & given: check_value(name, given[name])      # the same line as from anywhere else
+    command = _read(argv, _defaults(given))
+    if isinstance(command, Train): command.given = given
+    return command
+
+def _given(argv):   # -> {name of an option: the word behind it}
+    pairs = [(a[2:].partition("="), b) for a, b in zip(argv, [*argv[1:], ""]) if a.startswith("--")]
+    return {name.replace("-", "_").removeprefix("no_"): value if equals else b for (name, equals, value), b in pairs}
+
+def _defaults(given) -> Config:
+    "What holds for the settings of a training that are not given."
+    if "resume" in given and (Path(given.get("out", "")) / "config.json").exists():
+        from micacl.runs import read_config
+        return read_config(given["out"])[0]
+    return PRESETS.get(given.get("preset"), Config)()
 
 def _read(argv, config):
     parts = []

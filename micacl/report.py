@@ -258,7 +258,7 @@ def demo_config(
     seed: int = Config.seed,  # of the training
 ) -> Config:
     "Each model with the learning rate that it prefers (chapter 21); mean pooling is trained with cross entropy alone."
-    return Config(model=model, seed=seed, **{**OWN[model], **settings["run"]})
+    return Config(seed=seed, **{"model": model, **OWN[model], **settings["run"]})
 
 def demo(
     out,                     # folder for the data, the two runs and the report

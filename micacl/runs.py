@@ -6,8 +6,9 @@ Docs: https://micacl.github.io/micacl/runs.html.md"""
 
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
-           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'open_run', 'describe_run',
-           'record_clips', 'recorded_clips', 'trained_on', 'check_same', 'read_history', 'is_shared', 'load_run']
+           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'settle', 'open_run',
+           'describe_run', 'record_clips', 'recorded_clips', 'trained_on', 'check_same', 'read_history', 'is_shared',
+           'load_run']
 
 # %% ../nbs/09b_runs.ipynb #eeadfd55
 import contextlib, csv, dataclasses, json, os, shlex, shutil, sys
@@ -177,8 +178,6 @@ def read_config(
     try:
         info = read_json(file)
         own, names = info["config"], info["classes"]
-        for f in dataclasses.fields(Config):
-            if f.name in own and not _fits(own[f.name], f.default, 10**18 if f.name == "seed" else _MOST.get(f.name, 10**6)): raise MicaclError(f"{f.name}: expected {_KINDS[type(f.default)]}, found {str(own[f.name])[:40]}")
         if not isinstance(names, list) or not 1 <= len(names) <= 10**4 or not all(isinstance(c, str) for c in names): raise MicaclError("classes: expected a list of names, found something else")
         if missing := {"dataset", "data", "fold", "train_counts", "train_clips"} - info.keys(): raise MicaclError(f"expected {', '.join(sorted(missing))}, found nothing of the kind")
         return config_from_dict(own), info
@@ -186,25 +185,59 @@ def read_config(
         if str(e).startswith(f"{file}: "): raise
         raise MicaclError(f"{file}: expected what a run writes there, found something else ({_first(e)}); the file is damaged or was made by another version, train anew") from None
 
-_MOST = dict(hops=64, wian_layers=64, dilation=1000, n_instances=1000, instance_length=1000, image_size=10**4)       # more is no run but an attack
-_KINDS = {bool: "true or false", int: "a whole number that a run can have", float: "a number that a run can have", str: "a word", tuple: "a short list of whole numbers"}
-def _fits(v, like, most):
-    if isinstance(like, tuple): return isinstance(v, list) and 0 < len(v) <= 16 and all(type(i) is int and 0 < i <= 1000 for i in v)
-    return type(v) is type(like) if isinstance(like, (bool, str)) else type(v) in (int, type(like)) and abs(v) <= (most if isinstance(like, int) else 1e300)
+# %% ../nbs/09b_runs.ipynb #4bd4c702
+def _needs(c):   # of a Config -> choice, why, setting, the value that this setting must have
+    "What a choice needs of other settings."
+    if c.loss in ("ldam", "ldam_drw"): yield f"loss {c.loss}", "has margins between cosines", "head", "cosine"
+    if c.loss == "focal": yield "loss focal", "is defined for one true class", "label_smoothing", 0.0
+    if c.stage2 != "none": yield f"stage2 {c.stage2}", "changes a linear layer", "head", "linear"
+    for name in ("min_lr", "warmup_lr"):
+        if getattr(c, name) > c.lr: yield f"lr {c.lr:g}", "is the highest rate", name, c.lr
+    if c.model != "micacl": return
+    if c.dependency_over == "features":
+        for name in ("geiim", "wian"): yield "dependency_over features", "weighs features in both modules", name, True
+    if c.geiim and c.graph_over == "channels":
+        yield "graph_over channels", "is one graph for all clips", "adjacency", "learned"
+        yield "graph_over channels", "has no temporal neighbours", "neighbours_only", False
+
+# %% ../nbs/09b_runs.ipynb #b6b1b731
+def settle(
+    config: Config,   # as it was asked for
+    asked=(),         # names of settings that were given for certain; the others may have been left at their defaults
+) -> tuple:           # (Config whose settings go together, a line for each setting that was changed)
+    "A choice brings along what it needs, if that was left at its default; else `MicaclError`."
+    needed, notes = {}, []
+    for choice, why, name, value in _needs(check_config(config)):
+        found, (first, other) = getattr(config, name), needed.setdefault(name, (value, choice))
+        if first != value:
+            raise MicaclError(f"{choice} {why}: expected {name} {_said(value)} with it, found {other}, which needs "
+                              f"{name} {_said(first)}; choose one of the two")
+        if found == value: continue
+        if name in asked or found != getattr(Config, name):
+            raise MicaclError(f"{choice} {why}: expected {name} {_said(value)} with it, found {_said(found)}; "
+                              "change one of the two")
+        notes.append(f"{choice} {why}: {name} {_said(found)} -> {_said(value)}")
+    return dataclasses.replace(config, **{name: value for name, (value, _) in needed.items()}), notes
+
+def _said(v): return f"{v:g}" if isinstance(v, float) else v
 
 # %% ../nbs/09b_runs.ipynb #6c597e8c
 def open_run(
     run: Path,               # run folder, held
     config: Config | None,   # None: the run's own when resuming, else the defaults
     resume: bool,            # go on with the run in the folder
-) -> Config:                 # checked
+    quiet: bool = True,      # do not print what a choice brought along
+) -> Config:                 # settled
     "Refuse to overwrite a run; settle the configuration."
     there = sorted(p.name for p in run.iterdir() if not p.name.startswith("."))
     if there and not resume:
         raise MicaclError(f"{run}: expected an empty folder, found {', '.join(there[:3])}; choose another, or go on with the run there: --resume (resume=True)")
     _tidy(run)
     if config is None: config = read_config(run)[0] if "config.json" in there else Config()
-    return check_config(config)
+    config, notes = settle(config)
+    for note in notes:
+        if not quiet: print(f"note: {note}")
+    return config
 
 def _tidy(run):
     "Remove what a killed run left behind: files that were never finished, and all checkpoints but the newest whole one."

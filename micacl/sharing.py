@@ -202,7 +202,6 @@ def _of_arguments(info, path, kind):
 
 def _of_run(info, path):
     config = replace(config_from_dict(info["config"]), pretrained=False)
-    check_values(path, {k: getattr(config, k) for k in ("n_instances", "instance_length", "kernels", "hops", "dilation", "wian_layers")})
     check_classes(path, info["classes"], len(info["classes"]))
     return build_model(config, len(info["classes"]))
 

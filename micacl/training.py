@@ -194,7 +194,8 @@ def train(
     run, main = Path(out), _processes().is_main_process
     with _held(run):
         try:
-            with _processes().main_process_first(): config = open_run(run, config, resume or not main)
+            with _processes().main_process_first():
+                config = open_run(run, config, resume or not main, quiet or not main)
             return _train(data, run, config, fold, dataset, quiet or not main, on_epoch, features)
         except KeyboardInterrupt: raise Interrupted(f"{run}: interrupted; {kept(run)}") from None
         except OSError as e: raise MicaclError(f"{e.filename or run}: expected to read and write there, found: {e.strerror or e}; {kept(run)}, when that is mended") from None
