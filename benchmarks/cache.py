@@ -21,7 +21,7 @@ CHILD = '''
 import dataclasses, json, sys, time
 from pathlib import Path
 import psutil, torch; torch.set_num_threads(1)
-from micacl.core import Config
+from micacl.config import Config
 from micacl.loaders import make_loader, set_epoch
 from micacl.runs import read_clips
 root, epoch = Path(sys.argv[1]), 0

@@ -66,7 +66,7 @@ EPOCHS = '''
 import json, os, sys
 from pathlib import Path
 import torch; torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-from micacl.core import Config
+from micacl.config import Config
 from micacl.training import train
 train(sys.argv[1], sys.argv[2], Config(epochs=3, batch_size=32, val_fraction=0.0), quiet=True)
 if int(os.environ.get("RANK", 0)) == 0: print(json.dumps([json.loads(s)["seconds"] for s in Path(sys.argv[2], "metrics.jsonl").read_text().splitlines()]))
@@ -123,7 +123,7 @@ def many_clips(root, n):
 
 
 def two_processes(folder):
-    from micacl.core import PRESETS
+    from micacl.config import PRESETS
     from micacl.models import build_model
     from micacl.synfew import generate
     generate(folder / "faces", n_train=192, n_test=7, progress=False)

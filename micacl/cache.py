@@ -16,7 +16,7 @@ import numpy as np, torch
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 from .core import MicaclError
-from .datasets import Clip, ClipTable, Problem
+from .datasets import ClipTable, Problem
 from .frames import ClipError, read_portions, _pictures
 from .video import frame_indices, _square
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Union
 import tyro
 from . import __version__
-from .core import CHOICES, PRESETS, Config, MicaclError, check_value, write_json
+from .core import MicaclError, write_json
+from .config import CHOICES, PRESETS, Config, check_value
 from .pages import any_terminal, percent, _number
 
 # %% ../nbs/14_cli.ipynb #96bb269e

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from . import __version__
-from .core import Config, MicaclError, check_value, config_from_dict, derive_seed, mismatch, read_json, write_json
+from .core import MicaclError, derive_seed, read_json, write_json
+from .config import Config, check_value, config_from_dict, mismatch
 from .synfew import _check as check_parameters, end_with_parent, generate
 from .cache import fingerprint
 from .loaders import InstanceFeatures

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
-from .core import Config, MicaclError, atomic_write, check_labels, derive_seed
+from .core import MicaclError, atomic_write, check_labels, derive_seed
+from .config import Config
 from .datasets import ClipTable
 from .video import ClipDataset
 from .cache import CACHE_FORMAT, FrameCache, fingerprint

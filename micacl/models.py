@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import nn
-from .core import Config, MicaclError
+from .core import MicaclError
+from .config import Config
 from .video import to_bags
 from .backbone import build_backbone
 from .geiim import GEIIM, check_bag, masked_softmax

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from . import metrics
-from .core import Config, MicaclError, Stream, atomic_write, read_json
+from .core import MicaclError, Stream, atomic_write, read_json
+from .config import Config
 from .synfew import generate, read_truth
 from .datasets import load_table
 from .video import frame_indices, read_frames

@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes, save as tensors_to_bytes
 from . import __version__
-from .core import Config, MicaclError, atomic_write, check_config, config_from_dict, derive_seed, read_json, write_json
+from .core import MicaclError, atomic_write, derive_seed, read_json, write_json
+from .config import Config, check_config, config_from_dict
 from .datasets import ClipTable, carve_validation, load_table
 from .cache import FrameCache, fingerprint
 from .models import build_model

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes, save as tensors_to_bytes
 from torch import nn
 from . import __version__
-from .core import PRESETS, Config, MicaclError, atomic_write, config_from_dict, read_json, write_json
+from .core import MicaclError, atomic_write, read_json, write_json
+from .config import PRESETS, config_from_dict
 from .heads import HEADS
 from .models import MODELS, BagModel, build_model
 from .runs import find_checkpoint, is_shared, load_run
@@ -287,6 +288,6 @@ def load_model(
     if size < 1: raise MicaclError(f"{folder}: expected an image_size above 0 in config.json, found {size}; "
                                    "the file is damaged")
     name = next(k for k, made in MODELS.items() if made.__name__ == about["model"])
-    config = Config(model=name, pretrained=False, n_instances=model.n_instances, instance_length=model.instance_length,
-                    image_size=size)
+    config = config_from_dict(dict(model=name, pretrained=False, n_instances=model.n_instances,
+                                   instance_length=model.instance_length, image_size=size))
     return model, config, dict(classes=about["classes"], dataset=training.get("dataset"), epoch=training.get("epoch"))

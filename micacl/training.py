@@ -18,7 +18,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, parse_flag_from_env
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
 from torch import nn
-from .core import Config, MicaclError, atomic_write, derive_seed, read_json, seed_everything, write_json
+from .core import MicaclError, atomic_write, derive_seed, read_json, seed_everything, write_json
+from .config import Config
 from .synfew import read_truth
 from .datasets import ClipTable
 from .augment import augment

@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/video.html.md"""
 __all__ = ['frame_indices', 'ClipDataset', 'to_bags', 'ClipError', 'count_frames', 'read_frames']
 
 # %% ../nbs/03_video.ipynb #6b631bf5
-import numpy as np, torch
+import torch
 from torchvision.transforms import v2
 from .core import MicaclError, derive_seed
 from .datasets import ClipTable

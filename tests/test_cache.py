@@ -8,7 +8,8 @@ from PIL import Image
 
 from micacl import cache as K, frames as D
 from micacl.cache import FrameCache, clip_content, clip_stamp, fingerprint
-from micacl.core import Config, MicaclError
+from micacl.core import MicaclError
+from micacl.config import Config
 from micacl.datasets import Clip, ClipTable
 from micacl.video import ClipDataset, ClipError, frame_indices, read_frames
 from test_video import picture_frames, write_video

@@ -20,7 +20,8 @@ import micacl
 from helpers import CLASSES
 from micacl import cli
 from micacl import predict as P
-from micacl.core import Config, MicaclError, atomic_write, derive_seed, read_json, write_json
+from micacl.core import MicaclError, atomic_write, derive_seed, read_json, write_json
+from micacl.config import Config
 from micacl.frames import ClipError
 from micacl.metrics import summarise
 from micacl.models import build_model

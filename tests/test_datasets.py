@@ -718,7 +718,8 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize("C, options", [(2, {}), (3, dict(loss="ldam", head="cosine", sampler="per_class")), (30, dict(contrast="bcl", stage2="tau_norm", sampler="balanced"))])
 def test_any_classes_train_and_test(pictures, tmp_path, C, options):
     import csv
-    from micacl.core import Config, read_json
+    from micacl.core import read_json
+    from micacl.config import Config
     from micacl.training import evaluate, train
     config = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=16, mccl_dim=16, **options)
     names = ODD[:C]
@@ -742,7 +743,7 @@ def test_any_classes_train_and_test(pictures, tmp_path, C, options):
 
 
 def test_folds_made_from_groups_train_and_test(pictures, tmp_path):
-    from micacl.core import Config
+    from micacl.config import Config
     from micacl.training import train
     names = ["left", "right", "up"]
     (pictures / "grouped.csv").write_text("path,label,group\n" + "\n".join(f'"clips, cut/{i}",{names[i % 3]},p{i // 6}' for i in range(66)))

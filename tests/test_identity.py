@@ -4,7 +4,8 @@ import csv, dataclasses, shutil
 import pytest
 
 from micacl.cache import fingerprint
-from micacl.core import Config, MicaclError, read_json, write_json
+from micacl.core import MicaclError, read_json, write_json
+from micacl.config import Config
 from micacl.experiments import run_experiment
 from micacl.loaders import InstanceFeatures
 from micacl.models import build_model

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from micacl.core import CHOICES, Config, MicaclError, read_json
+from micacl.core import MicaclError, read_json
+from micacl.config import CHOICES, Config
 from micacl.contrast import CONTRASTS
 from micacl.heads import HEADS, STAGES, CosineLinear, nearest_mean, second_stage
 from micacl.loaders import SAMPLERS, EpochOrder, clip_shares, make_loader

@@ -106,7 +106,7 @@ def test_rates_of_the_demo_are_those_that_tuning_chose():
 
 
 USER = """import torch
-from micacl.core import Config
+from micacl.config import Config
 from micacl.mccl import MCCL
 from micacl.models import MICACL, build_model
 out = MICACL(n_classes=7, backbone="r3d_small")(torch.rand(2, 16, 3, 64, 64))

@@ -13,19 +13,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from micacl import cli, experiments
-from micacl.core import (
-    CHOICES,
-    FEATURES,
-    PRESETS,
-    SETTINGS,
-    Config,
-    MicaclError,
-    check_config,
-    check_value,
-    config_from_dict,
-    read_json,
-    write_json,
-)
+from micacl.config import CHOICES, FEATURES, PRESETS, SETTINGS, Config, check_config, check_value, config_from_dict
+from micacl.core import MicaclError, read_json, write_json
 from micacl.experiments import configuration, grid, read_spec, run_experiment
 from micacl.losses import LDAM
 from micacl.models import build_model

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from micacl import training
-from micacl.core import Config, MicaclError, class_counts, read_json
+from micacl.core import MicaclError, class_counts, read_json
+from micacl.config import Config
 from micacl.metrics import instance_auc, summarise
 from micacl.models import build_model
 from micacl.runs import find_checkpoint, hold_folder, load_run, prepare_data, read_tensors

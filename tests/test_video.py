@@ -9,7 +9,8 @@ from PIL import Image
 
 from micacl import frames as D
 from micacl.cache import FrameCache
-from micacl.core import Config, MicaclError
+from micacl.core import MicaclError
+from micacl.config import Config
 from micacl.datasets import Clip, ClipTable
 from micacl.tracking import stream_frames
 from micacl.video import ClipDataset, ClipError, count_frames, frame_indices, read_frames, to_bags
