@@ -9,89 +9,166 @@ __all__ = ['load_table', 'CheckReport', 'check', 'Clip', 'ClipTable', 'Problem',
            'write_clips']
 
 # %% ../nbs/02_datasets.ipynb #34ed3a55
-import difflib, os, re
+import difflib, functools, os, posixpath, stat
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from fastprogress.fastprogress import progress_bar
 from .core import EMOTIONS, MicaclError
-from .clips import Clip, ClipTable, Intake, Problem, carve_validation, divided_groups, is_number, make_folds, parse_label, plain_label, protocol, read_rows, write_clips
-from .lists import LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, walk_folders
+from .clips import (Clip, ClipTable, Intake, Problem, carve_validation, cell_text, class_places, declared_classes,
+                          divided_groups, is_header, is_hidden, is_missing, is_number, label_reader, make_folds, plain_label,
+                          protocol, read_rows, write_clips)
+from .lists import LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, visible_entries, walk_folders
 _all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "make_folds", "protocol", "write_clips"]     # the whole table is at hand from here
 
 # %% ../nbs/02_datasets.ipynb #a3dd5c10
 def _classes(labels):
     "(class names, notes): the seven emotions if all labels are among them, else the names that occur."
-    n, notes = Counter(t for t in map(plain_label, labels) if 0 < len(t) <= 100), []      # longer: no name, but a fault of the list
+    n = Counter()
+    for text, k in Counter(t for t in labels if not is_missing(t)).items():
+        name = plain_label(text)
+        if len(name) <= 100: n[str(int(name)) if is_number(name) else name] += k      # longer: a fault of the list
     names = {t for t in n if not is_number(t)}
-    near = {t: m[0] for t in names - set(EMOTIONS) if len(t) < 40 and len(names) < 500 and (m := difflib.get_close_matches(t, EMOTIONS, 1, 0.75))}
+    near = _near_emotions(names) if len(names) < 500 else {}
     slips = {t for t, e in near.items() if n[t] < max(3, 0.1 * n[e])}
-    order = lambda t: (0, int(t), "") if is_number(t) else (1, 0, t)
     if own := names - set(EMOTIONS) - slips:
-        notes += [f"{t!r} is a class of its own here, {n[t]} clips; it is not counted as {near[t]}" for t in sorted(own & set(near))]
-        return tuple(sorted(set(n) - slips, key=order)), notes
-    if n and not names and max(map(int, n)) >= len(EMOTIONS):
-        classes = tuple(sorted({str(int(t)) for t in n if int(t) >= 0}, key=int))
-        return classes, [f"the labels are the numbers {classes[0]} .. {classes[-1]}, taken as names of {len(classes)} classes"]
-    if n and not names: notes.append(f"the labels are numbers, read as positions in the seven emotions (0 = {EMOTIONS[0]} ... 6 = {EMOTIONS[6]}); write names for classes of your own")
-    return EMOTIONS, notes
+        near_ones = sorted(own & set(near))
+        notes = [f"{t!r} is a class of its own here, {n[t]} clips; it is not counted as {near[t]}" for t in near_ones]
+        return tuple(sorted(set(n) - slips, key=lambda t: (0, int(t), "") if is_number(t) else (1, 0, t))), notes
+    return (EMOTIONS, []) if names or not n else _numbers(n)
+
+def _near_emotions(names):
+    "{name: the emotion that it is almost called}"
+    near = {t: difflib.get_close_matches(t, EMOTIONS, 1, 0.75) for t in names - set(EMOTIONS) if len(t) < 40}
+    return {t: e[0] for t, e in near.items() if e}
+
+def _numbers(n):
+    "Classes of a list in which all labels are numbers: positions in the seven emotions, or names."
+    if max(map(int, n)) < len(EMOTIONS):
+        return EMOTIONS, ["the labels are numbers, read as positions in the seven emotions "
+                          f"(0 = {EMOTIONS[0]} ... 6 = {EMOTIONS[6]}); write names for classes of your own"]
+    names = tuple(sorted((t for t in n if int(t) >= 0), key=int))
+    return names, [f"the labels are the numbers {names[0]} .. {names[-1]}, taken as names of {len(names)} classes"]
 
 # %% ../nbs/02_datasets.ipynb #915f68a7
 _COLUMNS = ("path", "label", "split", "fold", "group")
+@functools.lru_cache(10_000)
+def _is_split(text): return (s := cell_text(text).lower()) in ("", "train", "val") or s.startswith("test")
 
 def _headed(rows, take):
     "(column names, rows below the header); (None, rows) if nothing tells what the columns are."
-    head, cells = [c.lower() for c in rows[0][1]] if rows else [], [r for _, r in rows]
-    if {"path", "label"} <= set(head): return head, rows[1:]
-    there = [len(r) > 1 and take.locate(r[0].replace("\\", "/"))[0] is not None for r in cells[:20]]
-    if not any(there) or not (there[0] or len(cells[0]) > 1 and cells[0][1] in {r[1] for r in cells[1:] if len(r) > 1}): return None, rows
-    head = ("path", "frames", "label") if all(len(r) == 3 and is_number(r[1]) and is_number(r[2]) for r in cells) else _COLUMNS[:max(map(len, cells))]
+    first = rows[0][1] if rows else []
+    if is_header(first): return [c if declared_classes([c]) else c.lower() for c in first], rows[1:]
+    there = [len(cells) > 1 and take.locate(cells[0])[0] is not None for _, cells in rows]
+    is_row = there[:1] == [True] or first[1:] and first[1] in {cells[1] for _, cells in rows[1:] if len(cells) > 1}
+    if not any(there[:20]) or not is_row: return None, rows
+    good = [cells for (_, cells), ok in zip(rows, there) if ok]        # the other rows say nothing about the columns
+    if all(len(r) == 3 and is_number(r[1]) and is_number(r[2]) for r in good): head = ("path", "frames", "label")
+    else: head = _COLUMNS[:max((len(r) for r in good if len(r) == 2 or _is_split(r[2])), default=2)]
     take.notes.append(f"the list has no header; its columns were taken as {','.join(head)}")
     return head, rows
+
+# %% ../nbs/02_datasets.ipynb #915f68a9
+class _Row(NamedTuple):
+    "A row of a list of one's own, the label still as text."
+    where: str                   # file and line
+    fault: tuple | None = None   # (what is wrong, its kind); None: all but the label can be used
+    id: str = ""
+    path: str = ""
+    label: str = ""
+    split: str = ""
+    fold: int = 0
+    group: str = ""
+
+def _read_row(where, cells, head, divided, take):
+    "All of a row but its label."
+    if any(cells[len(head):]):
+        return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell that holds "
+                            "what separates the cells", "row"))
+    r = dict(zip(head, cells))
+    rel, fold = r.get("path", ""), cell_text(r.get("fold", "")) or "0"
+    split = cell_text(r.get("split", "" if divided else "train")).lower()
+    if not rel: return _Row(where, ("expected a path, found nothing", "row"))
+    if not (len(fold) < 7 and fold.isascii() and fold.isdecimal()):
+        return _Row(where, (f"expected a fold number from 1, or nothing; found {fold!r}", "row"))
+    if not _is_split(split): return _Row(where, (f"expected split train, val or test, found {split!r}", "row"))
+    path, fault = take.locate(rel)
+    if fault: return _Row(where, fault)
+    id = r.get("clip") or posixpath.normpath(rel.replace("\\", "/"))
+    group = cell_text(r.get("group") or r.get("identity", ""))
+    return _Row(where, None, id, path, r.get("label", ""), split, int(fold), group)
+
+# %% ../nbs/02_datasets.ipynb #915f68ab
+def _class_names(file, head, rows, take):
+    "The classes of a list: those that its header names, those that are asked for, or those of its usable rows."
+    declared = declared_classes(head)
+    if declared and all(declared) and len(set(declared)) == len(declared): return declared
+    if declared is not None: take.bad(file, f"expected different names in a column classes=a|b, found {declared}", "list")
+    if take.classes: return take.classes
+    labels = {r.id: r.label for r in reversed(rows) if not r.fault}        # of rows with one id the first counts
+    classes, notes = _classes(labels.values())
+    take.notes += notes
+    return classes
+
+def _accept(rows, classes, take):
+    "Rows become clips or problems, in the order of the list."
+    read = label_reader(classes)
+    for r in rows:
+        label, wrong = (None, None) if r.fault else read(r.label)
+        if fault := r.fault or wrong and (wrong, "label") or take.repeated(r.id, r.path): take.bad(r.where, *fault)
+        else: take.keep(r.where, r.path, Clip(r.id, Path(r.path), label, r.split, r.fold, r.group))
 
 # %% ../nbs/02_datasets.ipynb #0cea221f
 def _csv(root, take, file=None, dataset="csv"):
     "`path,label[,split][,fold][,group]`; SynFEW adds `clip` and `identity`."
     file = Path(file or _csv_file(root))
-    head, rows = _headed(read_rows(file, take, header=True), take)
-    if head is None:
-        first = ",".join(rows[0][1])[:60] if rows else "an empty file"
-        if rows or not take.problems: take.bad(file, f"expected a first line with the columns path,label; found {first}; add that line")
-        return take.table(EMOTIONS, dataset)
-    rows = [(f"{file.name}:{n}", dict(zip(head, cells))) for n, cells in rows]
-    if not rows: take.bad(file, "expected a line for each clip, found only the header; list the clips as path,label")
-    classes, notes = _classes([r.get("label", "") for _, r in rows])
-    place, divided = {c: i for i, c in enumerate(classes)}, bool({"split", "fold"} & set(head))
-    for where, r in rows:
-        label, fault = parse_label(r.get("label", ""), place)
-        path, split, fold = r.get("path", "").replace("\\", "/"), r.get("split", "" if divided else "train").lower(), r.get("fold", "") or "0"
-        if not (k := re.fullmatch(r"([0-9]{1,6})(\.0)?", fold)): fault = fault or f"expected a fold number from 1, or nothing; found {fold!r}"
-        if split not in ("", "train", "val") and not split.startswith("test"): fault = fault or f"expected split train, val or test, found {split!r}"
-        if not path: fault = fault or "expected a path, found nothing"
-        if fault: take.bad(where, fault)
-        else: take.add(where, r.get("clip") or os.path.normpath(path), path, label, split, int(k[1]), r.get("group") or r.get("identity", ""))
-    take.notes += notes
-    _set_aside(take) if not divided else _note_parts(take)
+    head, lines = _headed(read_rows(file, take, header=True), take)
+    if not head or not lines: return _nothing_read(file, head, lines, take, dataset)
+    rows, columns, divided = [], head, bool({"split", "fold"} & set(head))
+    for n, cells in lines:
+        row = _read_row(f"{file.name}:{n}", cells, columns, divided, take)
+        if row.fault and is_header(cells):                                 # of a second list, whose rows follow
+            row = _Row(row.where, ("expected a clip, found a header again; remove this line", "row"))
+            columns = [c.lower() for c in cells]
+        rows.append(row)
+    classes = _class_names(file, head, rows, take)
+    _accept(rows, classes, take)
+    _note_parts(take, classes) if divided else _set_aside(take, classes)
     return take.table(classes, dataset)
+
+def _nothing_read(file, head, lines, take, dataset):
+    "Say why a list has no rows, unless that is said already."
+    if head: take.bad(file, "expected a line for each clip, found only the header; list the clips as path,label", "list")
+    elif lines or not take.problems:
+        first = ",".join(lines[0][1])[:60] if lines else "an empty file"
+        take.bad(file, f"expected a first line with the columns path,label; found {first}; add that line", "list")
+    return take.table(EMOTIONS, dataset)
+
+# %% ../nbs/02_datasets.ipynb #0cea2220
+def _csv_files(root):
+    "The CSV files of a folder, hidden ones left out; pipes and folders of such a name only if there is nothing else."
+    files = [Path(root, e.name) for e in visible_entries(root) if os.path.normcase(e.name).endswith(".csv")]
+    return [f for f in files if os.path.isfile(f)] or files
 
 def _csv_file(root):
     "The CSV file meant by `root`: itself, `clips.csv`, or the only one in the folder."
     if root.is_file(): return root
-    files = sorted(root.glob("*.csv"))
+    files = _csv_files(root)
     if (root / "clips.csv") in files or len(files) == 1: return root / "clips.csv" if len(files) > 1 else files[0]
     raise MicaclError(f"{root}: expected clips.csv or one other CSV file, found {len(files)}; name the file itself")
 
 # %% ../nbs/02_datasets.ipynb #db243a51
-def _set_aside(take):
+def _set_aside(take, classes):
     "Without a split column: a fifth of the clips becomes the test set."
-    rest, test = carve_validation(ClipTable(take.clips), 0.2, seed=0)
+    rest, test = carve_validation(ClipTable(take.clips, classes), 0.2, seed=0)
     test = {c.id for c in test}
     take.clips = [replace(c, split="test" if c.id in test else "train") for c in take.clips]
     take.notes.append(f"no split column: {len(test)} of {len(take.clips)} clips were set aside as test, the same ones every time; add a column split to choose yourself")
 
-def _note_parts(take):
+def _note_parts(take, classes):
     "With such a column: say what a reader of scores should know."
-    unused, both = sum(not c.split and not c.fold for c in take.clips), divided_groups(ClipTable(take.clips))
+    unused, both = sum(not c.split and not c.fold for c in take.clips), divided_groups(ClipTable(take.clips, classes))
     if unused: take.notes.append(f"{unused} clips have neither a split nor a fold and are not used")
     if both: take.notes.append(f"{len(both)} groups are trained on and tested ({', '.join(both[:5])}{' ...' if len(both) > 5 else ''}): scores will be too good; make_folds keeps groups whole")
 
@@ -107,7 +184,7 @@ _READERS = dict(dfew=read_dfew, ferv39k=read_ferv39k, mafw=read_mafw, synfew=_sy
 def _detect(root):
     "The name of the reader that fits a folder."
     if root.is_file(): return "csv"
-    files = sorted(root.glob("*.csv"))
+    files = _csv_files(root)
     if (root / "synfew.json").is_file() or any("clean_label" in _first_line(f) for f in files): return "synfew"
     walk = walk_folders(root)
     found = [name for name, (patterns, _) in LAYOUTS.items() if find_lists(walk, patterns)]
@@ -115,19 +192,59 @@ def _detect(root):
     if root / "clips.csv" in files and not whole: return "csv"
     if found: return (whole or found)[0]
     if files: return "csv"
-    raise MicaclError(f"{root}: expected a data set (DFEW's or MAFW's set_1 .. set_5 lists, FERV39k's 4_setups, synfew.json or a CSV file), found {', '.join(sorted(e.name for e in os.scandir(root))[:6]) or 'an empty folder'}; see data/README.md for the layouts")
+    there = ", ".join([e.name for e in visible_entries(root)][:6]) or "an empty folder"
+    raise MicaclError(f"{root}: expected a data set (DFEW's or MAFW's set_1 .. set_5 lists, FERV39k's 4_setups, synfew.json "
+                      f"or a CSV file), found {there}; see data/README.md for the layouts")
 
 def _first_line(file):
+    if not os.path.isfile(file): return ""     # a pipe would keep a reader waiting
     try:
         with file.open(encoding="utf-8", errors="replace") as f: return f.readline(10_000)
     except OSError: return ""
 
-def _load(root, dataset, on_bad):
-    root = Path(root).expanduser()
-    if not root.exists(): raise MicaclError(f"{root}: expected a data folder or a CSV file, found nothing there; check the path")
-    name = dataset or _detect(root)
-    if name not in _READERS: raise MicaclError(f"dataset: expected one of {', '.join(_READERS)}; found {name!r}")
-    table = _READERS[name](root, Intake(root if root.is_dir() else root.parent, on_bad, anywhere=name == "csv"))
+# %% ../nbs/02_datasets.ipynb #865ed865
+def _data_root(root):
+    "The folder or file that is meant: a name that begins with ~ means a home only where nothing is called so."
+    root = Path(root) if os.path.exists(root) else Path(os.path.expanduser(root))
+    try:
+        mode = os.stat(root).st_mode
+        if stat.S_ISDIR(mode) or stat.S_ISREG(mode): return root
+        found = "neither, but a pipe or a device; name the file itself"
+    except FileNotFoundError: found = "nothing there; check the path"
+    except (OSError, ValueError) as e: found = f"none that can be read ({_reason(e)}); check the path"
+    raise MicaclError(f"{root}: expected a data folder or a CSV file, found {found}")
+
+def _reason(e): return getattr(e, "strerror", None) or e       # of an OSError, or of a ValueError (a zero byte in a path)
+
+def _asked_classes(classes):
+    "Class names that somebody asks for, as a tuple of different names."
+    names = () if isinstance(classes, str) else tuple(classes)
+    if names and all(isinstance(c, str) and c.strip() for c in names) and len(set(names)) == len(names): return names
+    raise MicaclError(f"classes: expected different names in order, found {classes!r}")
+
+def _relabelled(table, take):
+    "The clips of a table whose class is among those asked for; a problem for each of the others."
+    place, clips = class_places(take.classes), []
+    for c in table:
+        name = table.classes[c.label]
+        label = place.get(name, place.get(plain_label(name)))
+        if label is None:
+            known = ", ".join(take.classes[:12])
+            take.bad(c.path, f"expected one of the classes {known}, found {name}; leave its row out", "label")
+        else: clips.append(replace(c, label=label))
+    return ClipTable(clips, take.classes, table.root, table.dataset, take.problems, table.notes)
+
+def _load(root, dataset, on_bad, classes=None):
+    root = _data_root(root)
+    if classes is not None: classes = _asked_classes(classes)
+    try:
+        name = dataset or _detect(root)
+        if name not in _READERS: raise MicaclError(f"dataset: expected one of {', '.join(_READERS)}; found {name!r}")
+        take = Intake(root if root.is_dir() else root.parent, on_bad, name == "csv", classes)
+        table = _READERS[name](root, take)
+    except OSError as e:
+        raise MicaclError(f"{root}: expected a folder that can be read, found none ({_reason(e)}); check who may read it") from None
+    if take.classes and table.classes != take.classes: table = _relabelled(table, take)
     table.source = root
     return table
 
@@ -136,9 +253,10 @@ def load_table(
     root,                   # the data folder, or a CSV file
     dataset: str | None = None,    # dfew, ferv39k, mafw, synfew or csv; None = found out
     on_bad: str = "skip",   # bad rows: "skip" = kept in .problems, "stop" = MicaclError at the first
+    classes=None,           # class names in order that labels are read into, others are bad rows; None = as in the data
 ) -> ClipTable:             # every usable clip
     "Read a data set as it is distributed. `MicaclError` if not one clip is usable."
-    table = _load(root, dataset, on_bad)
+    table = _load(root, dataset, on_bad, classes)
     if not len(table):
         first = table.problems[0] if table.problems else f"{root}: expected clips in the list files, found not one line; copy them again"
         raise MicaclError(f"{first}" + (f" (and {len(table.problems) - 1} more problems; micacl check lists them)" if len(table.problems) > 1 else ""))
@@ -167,27 +285,39 @@ def _short_of(counts, published):
         else: out[part] = p - sum(n or [0])
     return out
 
+# %% ../nbs/02_datasets.ipynb #f9447810
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
 def _hollow(path):
-    "What is plainly wrong with a clip, without decoding it; None if nothing is."
+    "(what is plainly wrong with a clip, its kind), without decoding it; None if nothing is."
     try:
-        if path.is_dir(): return None if any(not e.name.startswith(".") for e in os.scandir(path)) else "expected pictures, found an empty folder; unpack the clip again or remove its row"
-        return None if path.stat().st_size else "expected a video, found an empty file; copy it again or remove its row"
-    except OSError as e: return f"expected a clip, found none that can be read ({e.strerror}); check who may read it"
+        mode, size = (s := os.stat(path)).st_mode, s.st_size
+        if stat.S_ISDIR(mode):
+            if any(not is_hidden(e.name) for e in os.scandir(path)): return None
+            return "expected pictures, found an empty folder; unpack the clip again or remove its row", "empty"
+    except (OSError, ValueError) as e:
+        return f"expected a clip, found none that can be read ({_reason(e)}); check who may read it", "unreadable"
+    if not stat.S_ISREG(mode):
+        return "expected a video or a folder of pictures, found a pipe or a device; remove its row", "unreadable"
+    if not size: return "expected a video, found an empty file; copy it again or remove its row", "empty"
+    if str(path).lower().endswith(_PICTURES):
+        return ("expected a video or a folder of pictures, found one picture; put it into a folder, and name the folder "
+                "in the list"), "unreadable"
+    return None
 
 # %% ../nbs/02_datasets.ipynb #98a97153
-_KINDS = dict(   # kind: (what its messages say, what to do)
-    missing=("found no such file", "unpack the archives of clips again, all parts of them, or correct the paths; rows without a clip are left out, training goes on without them"),
-    empty=("found an empty f|folder without pictures", "copying or unpacking broke off: do these clips again"),
-    unreadable=("expected a clip, found none that can be read", "copy these clips again, and check that you may read them; if a player can't open them either, remove their rows"),
-    outside=("leaves the data folder", "move the clips below the data folder, or name the folder above as the data folder"),
-    duplicate=("already; remove|twice; remove", "remove one of the two rows"),
-    contradiction=("has another label|already; it stays|only tested|but the clip lies in", "the lists disagree: take them from a fresh copy of the data set's annotation"),
-    label=("^label |^unknown label", "correct the label column: names of classes, or numbers in the order above"),
-    list=("^expected (UTF-8|a line|a list file|a first line|a folder|clips)", "the list file or the layout is not as expected: see data/README.md"),
-    row=("", "correct or remove these rows"))
-
-def _kind(problem):
-    return problem.kind or next(k for k, (says, _) in _KINDS.items() if re.search(says, problem.message))
+_ADVICE = dict(   # kind of problem: what to do
+    missing="unpack the archives of clips again, all parts of them, or correct the paths; rows without a clip are left out, "
+            "training goes on without them",
+    empty="copying or unpacking broke off: do these clips again",
+    unreadable="copy these clips again, and check that you may read them; if a player can't open them either, remove "
+               "their rows",
+    outside="move the clips below the data folder, or name the folder above as the data folder",
+    duplicate="remove one of the two rows",
+    contradiction="the lists disagree: take them from a fresh copy of the data set's annotation",
+    label="correct the label column: names of classes, or numbers in the order above",
+    list="the list file or the layout is not as expected: see data/README.md",
+    row="correct or remove these rows")
 
 # %% ../nbs/02_datasets.ipynb #52429b44
 @dataclass
@@ -206,14 +336,16 @@ class CheckReport:
     @property
     def missing(self) -> dict: "part -> published minus found, per class or in all"; return _short_of(self.counts, self.published)
     @property
-    def kinds(self) -> dict: "kind -> how many problems, most frequent first"; return dict(Counter(map(_kind, self.problems)).most_common())
+    def kinds(self) -> dict:
+        "kind -> how many problems, most frequent first"
+        return dict(Counter(p.kind for p in self.problems).most_common())
     @property
-    def advice(self) -> dict: "kind -> what to do"; return {k: _KINDS[k][1] for k in self.kinds}
+    def advice(self) -> dict: "kind -> what to do"; return {k: _ADVICE[k] for k in self.kinds}
 
     def to_dict(self) -> dict:
         "The keys stay as they are; new ones may come. `problems` are dicts of kind, where and message."
         return {**asdict(self), "missing": self.missing, "kinds": self.kinds, "advice": self.advice,
-                "problems": [dict(kind=_kind(p), where=p.where, message=p.message) for p in self.problems]}
+                "problems": [dict(kind=p.kind, where=p.where, message=p.message) for p in self.problems]}
 
     def __str__(self):
         width = [max(9, len(c) + 1) for c in self.classes]
@@ -241,10 +373,10 @@ def check(
     except MicaclError as e: return CheckReport(str(root), dataset or "unknown", False, f"unusable: {e}", (), {}, {}, [], [])
     problems, good = list(table.problems), []
     for i, c in enumerate(progress_bar(table.clips, display=progress) if decode and progress else table.clips):
-        fault, kind = _hollow(c.path), ""
+        fault = _hollow(c.path)
         try: decode and not fault and decode(c.path)
-        except MicaclError as e: fault, kind = str(e).removeprefix(f"{c.path}: "), "unreadable"
-        if fault: problems.append(Problem(str(c.path), fault, kind))
+        except MicaclError as e: fault = str(e).removeprefix(f"{c.path}: "), "unreadable"
+        if fault: problems.append(Problem(str(c.path), *fault))
         else: good.append(i)
     notes, table = table.notes, table[good]
     verdict = _verdict(table, problems)
@@ -255,11 +387,19 @@ def check(
 def _verdict(table, problems):
     "One line: usable or not, and what to do."
     if not len(table): return f"unusable: not one clip can be used; first problem: {problems[0] if problems else 'the lists are empty'}"
-    try: train, _ = table.protocol(table.folds[0] if table.folds and not any(c.split.startswith("test") for c in table) else None)
-    except MicaclError as e: return f"unusable: {e}"
-    if (train.counts > 0).sum() < 2: return "unusable: the clips to train on are all of one class; check the label column"
+    tests, for_what = any(c.split.startswith("test") for c in table), ""
+    try:
+        train, _ = table.protocol(table.folds[0] if table.folds and not tests else None)
+        if (train.counts > 0).sum() < 2:
+            return "unusable: the clips to train on are all of one class; check the label column"
+    except MicaclError as e:
+        if not tests and not table.folds: return f"unusable: {e}"
+        for_what = " to test only (no clips to train on)"
+    left_out = f", {len(problems)} problems: their rows are left out" if problems else ""
+    return f"usable{for_what}, {len(table)} clips{left_out}{_beside_published(table, problems)}"
+
+def _beside_published(table, problems):
     n = _PUBLISHED.get(table.dataset, {})
     total = sum(n.get("all", ())) or sum(map(sum, (n.get("train", ()), n.get("test", ()))))
-    short = f"; {total - len(table)} of the {total} published clips are missing" if total > len(table) else ""
-    if total and total == len(table) and not problems: short = "; all published clips are there"
-    return f"usable, {len(table)} clips" + (f", {len(problems)} problems: their rows are left out" if problems else "") + short
+    if total > len(table): return f"; {total - len(table)} of the {total} published clips are missing"
+    return "; all published clips are there" if total and total == len(table) and not problems else ""
