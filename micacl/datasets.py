@@ -9,182 +9,31 @@ __all__ = ['load_table', 'CheckReport', 'check', 'Clip', 'ClipTable', 'Problem',
            'write_clips']
 
 # %% ../nbs/02_datasets.ipynb #34ed3a55
-import difflib, functools, os, posixpath, stat
+import os, stat
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 from fastprogress.fastprogress import progress_bar
-from .core import EMOTIONS, MicaclError
-from .clips import (Clip, ClipTable, Intake, Problem, carve_validation, cell_text, class_places, declared_classes,
-                          divided_groups, is_header, is_hidden, is_missing, is_number, label_reader, make_folds, plain_label,
-                          protocol, read_rows, write_clips)
+from .core import MicaclError
+from .rows import class_places, is_hidden, plain_label
+from .clips import Clip, ClipTable, Intake, Problem, carve_validation, make_folds, protocol, write_clips
 from .lists import LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, visible_entries, walk_folders
+from .custom import csv_files, read_csv
 _all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "make_folds", "protocol", "write_clips"]     # the whole table is at hand from here
-
-# %% ../nbs/02_datasets.ipynb #a3dd5c10
-def _classes(labels):
-    "(class names, notes): the seven emotions if all labels are among them, else the names that occur."
-    n = Counter()
-    for text, k in Counter(t for t in labels if not is_missing(t)).items():
-        name = plain_label(text)
-        if len(name) <= 100: n[str(int(name)) if is_number(name) else name] += k      # longer: a fault of the list
-    names = {t for t in n if not is_number(t)}
-    near = _near_emotions(names) if len(names) < 500 else {}
-    slips = {t for t, e in near.items() if n[t] < max(3, 0.1 * n[e])}
-    if own := names - set(EMOTIONS) - slips:
-        near_ones = sorted(own & set(near))
-        notes = [f"{t!r} is a class of its own here, {n[t]} clips; it is not counted as {near[t]}" for t in near_ones]
-        return tuple(sorted(set(n) - slips, key=lambda t: (0, int(t), "") if is_number(t) else (1, 0, t))), notes
-    return (EMOTIONS, []) if names or not n else _numbers(n)
-
-def _near_emotions(names):
-    "{name: the emotion that it is almost called}"
-    near = {t: difflib.get_close_matches(t, EMOTIONS, 1, 0.75) for t in names - set(EMOTIONS) if len(t) < 40}
-    return {t: e[0] for t, e in near.items() if e}
-
-def _numbers(n):
-    "Classes of a list in which all labels are numbers: positions in the seven emotions, or names."
-    if max(map(int, n)) < len(EMOTIONS):
-        return EMOTIONS, ["the labels are numbers, read as positions in the seven emotions "
-                          f"(0 = {EMOTIONS[0]} ... 6 = {EMOTIONS[6]}); write names for classes of your own"]
-    names = tuple(sorted((t for t in n if int(t) >= 0), key=int))
-    return names, [f"the labels are the numbers {names[0]} .. {names[-1]}, taken as names of {len(names)} classes"]
-
-# %% ../nbs/02_datasets.ipynb #915f68a7
-_COLUMNS = ("path", "label", "split", "fold", "group")
-@functools.lru_cache(10_000)
-def _is_split(text): return (s := cell_text(text).lower()) in ("", "train", "val") or s.startswith("test")
-
-def _headed(rows, take):
-    "(column names, rows below the header); (None, rows) if nothing tells what the columns are."
-    first = rows[0][1] if rows else []
-    if is_header(first): return [c if declared_classes([c]) else c.lower() for c in first], rows[1:]
-    there = [len(cells) > 1 and take.locate(cells[0])[0] is not None for _, cells in rows]
-    is_row = there[:1] == [True] or first[1:] and first[1] in {cells[1] for _, cells in rows[1:] if len(cells) > 1}
-    if not any(there[:20]) or not is_row: return None, rows
-    good = [cells for (_, cells), ok in zip(rows, there) if ok]        # the other rows say nothing about the columns
-    if all(len(r) == 3 and is_number(r[1]) and is_number(r[2]) for r in good): head = ("path", "frames", "label")
-    else: head = _COLUMNS[:max((len(r) for r in good if len(r) == 2 or _is_split(r[2])), default=2)]
-    take.notes.append(f"the list has no header; its columns were taken as {','.join(head)}")
-    return head, rows
-
-# %% ../nbs/02_datasets.ipynb #915f68a9
-class _Row(NamedTuple):
-    "A row of a list of one's own, the label still as text."
-    where: str                   # file and line
-    fault: tuple | None = None   # (what is wrong, its kind); None: all but the label can be used
-    id: str = ""
-    path: str = ""
-    label: str = ""
-    split: str = ""
-    fold: int = 0
-    group: str = ""
-
-def _read_row(where, cells, head, divided, take):
-    "All of a row but its label."
-    if any(cells[len(head):]):
-        return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell that holds "
-                            "what separates the cells", "row"))
-    r = dict(zip(head, cells))
-    rel, fold = r.get("path", ""), cell_text(r.get("fold", "")) or "0"
-    split = cell_text(r.get("split", "" if divided else "train")).lower()
-    if not rel: return _Row(where, ("expected a path, found nothing", "row"))
-    if not (len(fold) < 7 and fold.isascii() and fold.isdecimal()):
-        return _Row(where, (f"expected a fold number from 1, or nothing; found {fold!r}", "row"))
-    if not _is_split(split): return _Row(where, (f"expected split train, val or test, found {split!r}", "row"))
-    path, fault = take.locate(rel)
-    if fault: return _Row(where, fault)
-    id = r.get("clip") or posixpath.normpath(rel.replace("\\", "/"))
-    group = cell_text(r.get("group") or r.get("identity", ""))
-    return _Row(where, None, id, path, r.get("label", ""), split, int(fold), group)
-
-# %% ../nbs/02_datasets.ipynb #915f68ab
-def _class_names(file, head, rows, take):
-    "The classes of a list: those that its header names, those that are asked for, or those of its usable rows."
-    declared = declared_classes(head)
-    if declared and all(declared) and len(set(declared)) == len(declared): return declared
-    if declared is not None: take.bad(file, f"expected different names in a column classes=a|b, found {declared}", "list")
-    if take.classes: return take.classes
-    labels = {r.id: r.label for r in reversed(rows) if not r.fault}        # of rows with one id the first counts
-    classes, notes = _classes(labels.values())
-    take.notes += notes
-    return classes
-
-def _accept(rows, classes, take):
-    "Rows become clips or problems, in the order of the list."
-    read = label_reader(classes)
-    for r in rows:
-        label, wrong = (None, None) if r.fault else read(r.label)
-        if fault := r.fault or wrong and (wrong, "label") or take.repeated(r.id, r.path): take.bad(r.where, *fault)
-        else: take.keep(r.where, r.path, Clip(r.id, Path(r.path), label, r.split, r.fold, r.group))
-
-# %% ../nbs/02_datasets.ipynb #0cea221f
-def _csv(root, take, file=None, dataset="csv"):
-    "`path,label[,split][,fold][,group]`; SynFEW adds `clip` and `identity`."
-    file = Path(file or _csv_file(root))
-    head, lines = _headed(read_rows(file, take, header=True), take)
-    if not head or not lines: return _nothing_read(file, head, lines, take, dataset)
-    rows, columns, divided = [], head, bool({"split", "fold"} & set(head))
-    for n, cells in lines:
-        row = _read_row(f"{file.name}:{n}", cells, columns, divided, take)
-        if row.fault and is_header(cells):                                 # of a second list, whose rows follow
-            row = _Row(row.where, ("expected a clip, found a header again; remove this line", "row"))
-            columns = [c.lower() for c in cells]
-        rows.append(row)
-    classes = _class_names(file, head, rows, take)
-    _accept(rows, classes, take)
-    _note_parts(take, classes) if divided else _set_aside(take, classes)
-    return take.table(classes, dataset)
-
-def _nothing_read(file, head, lines, take, dataset):
-    "Say why a list has no rows, unless that is said already."
-    if head: take.bad(file, "expected a line for each clip, found only the header; list the clips as path,label", "list")
-    elif lines or not take.problems:
-        first = ",".join(lines[0][1])[:60] if lines else "an empty file"
-        take.bad(file, f"expected a first line with the columns path,label; found {first}; add that line", "list")
-    return take.table(EMOTIONS, dataset)
-
-# %% ../nbs/02_datasets.ipynb #0cea2220
-def _csv_files(root):
-    "The CSV files of a folder, hidden ones left out; pipes and folders of such a name only if there is nothing else."
-    files = [Path(root, e.name) for e in visible_entries(root) if os.path.normcase(e.name).endswith(".csv")]
-    return [f for f in files if os.path.isfile(f)] or files
-
-def _csv_file(root):
-    "The CSV file meant by `root`: itself, `clips.csv`, or the only one in the folder."
-    if root.is_file(): return root
-    files = _csv_files(root)
-    if (root / "clips.csv") in files or len(files) == 1: return root / "clips.csv" if len(files) > 1 else files[0]
-    raise MicaclError(f"{root}: expected clips.csv or one other CSV file, found {len(files)}; name the file itself")
-
-# %% ../nbs/02_datasets.ipynb #db243a51
-def _set_aside(take, classes):
-    "Without a split column: a fifth of the clips becomes the test set."
-    rest, test = carve_validation(ClipTable(take.clips, classes), 0.2, seed=0)
-    test = {c.id for c in test}
-    take.clips = [replace(c, split="test" if c.id in test else "train") for c in take.clips]
-    take.notes.append(f"no split column: {len(test)} of {len(take.clips)} clips were set aside as test, the same ones every time; add a column split to choose yourself")
-
-def _note_parts(take, classes):
-    "With such a column: say what a reader of scores should know."
-    unused, both = sum(not c.split and not c.fold for c in take.clips), divided_groups(ClipTable(take.clips, classes))
-    if unused: take.notes.append(f"{unused} clips have neither a split nor a fold and are not used")
-    if both: take.notes.append(f"{len(both)} groups are trained on and tested ({', '.join(both[:5])}{' ...' if len(both) > 5 else ''}): scores will be too good; make_folds keeps groups whole")
 
 # %% ../nbs/02_datasets.ipynb #0dc6ef56
 def _synfew(root, take):
     if not (root / "synfew.json").is_file():
         raise MicaclError(f"{root}: expected synfew.json, which is written last, found none: the set is incomplete; generate it again with micacl synfew")
-    return _csv(root, take, root / "clips.csv", "synfew")
+    return read_csv(root, take, root / "clips.csv", "synfew")
 
 # %% ../nbs/02_datasets.ipynb #865ed864
-_READERS = dict(dfew=read_dfew, ferv39k=read_ferv39k, mafw=read_mafw, synfew=_synfew, csv=_csv)
+_READERS = dict(dfew=read_dfew, ferv39k=read_ferv39k, mafw=read_mafw, synfew=_synfew, csv=read_csv)
 
 def _detect(root):
     "The name of the reader that fits a folder."
     if root.is_file(): return "csv"
-    files = _csv_files(root)
+    files = csv_files(root)
     if (root / "synfew.json").is_file() or any("clean_label" in _first_line(f) for f in files): return "synfew"
     walk = walk_folders(root)
     found = [name for name, (patterns, _) in LAYOUTS.items() if find_lists(walk, patterns)]
@@ -216,6 +65,7 @@ def _data_root(root):
 
 def _reason(e): return getattr(e, "strerror", None) or e       # of an OSError, or of a ValueError (a zero byte in a path)
 
+# %% ../nbs/02_datasets.ipynb #865ed867
 def _asked_classes(classes):
     "Class names that somebody asks for, as a tuple of different names."
     names = () if isinstance(classes, str) else tuple(classes)
@@ -234,6 +84,7 @@ def _relabelled(table, take):
         else: clips.append(replace(c, label=label))
     return ClipTable(clips, take.classes, table.root, table.dataset, take.problems, table.notes)
 
+# %% ../nbs/02_datasets.ipynb #865ed868
 def _load(root, dataset, on_bad, classes=None):
     root = _data_root(root)
     if classes is not None: classes = _asked_classes(classes)

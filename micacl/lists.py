@@ -12,7 +12,7 @@ __all__ = ['DFEW_LISTS', 'MAFW_LISTS', 'FERV_LISTS', 'DFEW_CLIPS', 'MAFW_CLIPS',
 import os, posixpath, re
 from pathlib import Path
 from .core import EMOTIONS, MicaclError
-from .clips import is_hidden, label_reader, plain_label, read_rows, slashed, whole_number
+from .rows import is_hidden, label_reader, plain_label, read_rows, slashed, whole_number
 
 # %% ../nbs/01c_lists.ipynb #d034e3bd
 DFEW_LISTS = (r".*/(?P<part>train|test)[^/]*single[^/]*/set_?(?P<k>[1-5])\.csv", r".*/(?P<part>train|test)/set_?(?P<k>[1-5])\.csv",

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
-from micacl import clips, datasets, lists
-from micacl.clips import (PROBLEM_KINDS, Clip, ClipTable, Intake, Problem, carve_validation, cell_text, declared_classes, divided_groups, is_missing, make_folds, parse_label,
-                          plain_label, write_clips)
+from micacl import clips, custom, datasets, lists
+from micacl.clips import PROBLEM_KINDS, Clip, ClipTable, Intake, Problem, carve_validation, declared_classes, divided_groups, make_folds, parse_label, plain_label, write_clips
 from micacl.core import EMOTIONS, MicaclError
 from micacl.datasets import check, load_table
+from micacl.rows import cell_text, is_missing
 from test_datasets import FOLD, LABELS, dfew_clips, dfew_lists, ferv_clips, ferv_lists, mafw_clips, mafw_lists, write
 
 SHELL = dict(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large])
@@ -456,7 +456,7 @@ def test_every_problem_has_a_kind(tmp_path):
 
 def test_kinds_do_not_hang_on_words():
     "A file may be called as it likes."
-    for module in (clips, lists, datasets): assert not hasattr(module, "_KINDS") and not hasattr(module, "_kind")
+    for module in (clips, lists, custom, datasets): assert not hasattr(module, "_KINDS") and not hasattr(module, "_kind")
 
 
 # ---------------------------------------------------------------- tables made by hand

@@ -6,10 +6,11 @@ import types
 
 import pytest
 
-from micacl import clips, datasets, lists
-from micacl.clips import Clip, ClipTable, Intake, Place, slashed, within, write_clips
+from micacl import clips, custom, datasets, lists, rows
+from micacl.clips import Clip, ClipTable, Intake, Place, write_clips
 from micacl.core import EMOTIONS, MicaclError, atomic_write
 from micacl.datasets import check, load_table
+from micacl.rows import slashed, within
 from test_datasets import FOLD, LABELS, dfew_clips, dfew_lists, ferv_clips, ferv_lists, mafw_clips, mafw_lists, write
 
 
@@ -26,7 +27,7 @@ def there(path):
 def windows(monkeypatch, tmp_path):
     "The modules see Windows' rules for paths; `C:` is a folder of the current folder. Gives that folder."
     played = types.SimpleNamespace(path=ntpath, stat=lambda p: os.stat(there(p)), scandir=lambda p: os.scandir(there(p)))
-    for module in (clips, lists, datasets): monkeypatch.setattr(module, "os", played)
+    for module in (rows, clips, lists, custom, datasets): monkeypatch.setattr(module, "os", played)
     monkeypatch.setattr(clips, "atomic_write", lambda p, *mode: atomic_write(there(p), *mode))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -47,13 +48,13 @@ def listed(**folders):
     (posixpath, "/data/a.mp4", "/data", True), (posixpath, "/DATA/a.mp4", "/data", False), (posixpath, "/data2", "/data", False), (posixpath, "/a", "/", True),
     (posixpath, "/data", "/data", True), (posixpath, "/data/a\\b", "/data", True)])
 def test_within(monkeypatch, system, path, folder, want):
-    monkeypatch.setattr(clips, "os", types.SimpleNamespace(path=system))
+    monkeypatch.setattr(rows, "os", types.SimpleNamespace(path=system))
     assert within(path, folder) is want
 
 
 def test_slashed(monkeypatch):
     for system, want in ((ntpath, "a/b/c"), (posixpath, r"a\b/c")):
-        monkeypatch.setattr(clips, "os", types.SimpleNamespace(path=system))
+        monkeypatch.setattr(rows, "os", types.SimpleNamespace(path=system))
         assert slashed(r"a\b/c") == want
 
 
@@ -83,14 +84,14 @@ def test_a_list_of_ones_own_may_name_another_drive(windows, rel, want):
     ("a.mp4", False, r"\\server\share\data\a.mp4"), (r"\\SERVER\share\data\sub\b.mp4", False, r"\\SERVER\share\data\sub\b.mp4"), (r"\\server\share\x.mp4", False, "outside"),
     ("//server/share/data/a.mp4", False, r"\\server\share\data\a.mp4"), (r"\\other\share\x.mp4", True, r"\\other\share\x.mp4"), (r"..\..\..\x.mp4", False, "outside"), ("C:\\x.mp4", False, "outside")])
 def test_the_data_folder_on_a_server(monkeypatch, rel, anywhere, want):
-    monkeypatch.setattr(clips, "os", types.SimpleNamespace(path=ntpath))
+    monkeypatch.setattr(rows, "os", types.SimpleNamespace(path=ntpath))
     monkeypatch.setattr(Place, "names", listed(**{r"\\server\share\data": ["a.mp4"], r"\\server\share\data\sub": ["b.mp4"], r"\\other\share": ["x.mp4"], "\\\\other\\share\\": ["x.mp4"], "C:\\": ["x.mp4"]}))
     path, fault = Place(r"\\server\share\data", anywhere).locate(rel)
     assert (path or fault[1]) == want
 
 
 def test_the_data_folder_is_a_whole_drive(monkeypatch):
-    monkeypatch.setattr(clips, "os", types.SimpleNamespace(path=ntpath))
+    monkeypatch.setattr(rows, "os", types.SimpleNamespace(path=ntpath))
     monkeypatch.setattr(Place, "names", listed(**{"E:\\": ["a.mp4"], "E:\\sub": ["b.mp4"]}))
     place = Place("E:\\")
     assert place.locate("A.mp4")[0] == r"E:\A.mp4" and place.locate(r"sub\b.mp4")[0] == r"E:\sub\b.mp4" and place.locate("D:/a.mp4")[1][1] == "outside"
@@ -106,9 +107,9 @@ def test_the_same_rows_elsewhere(tmp_path, rel, want):
 
 def test_a_junction_is_a_link(tmp_path):
     entry = types.SimpleNamespace(is_symlink=lambda: False, is_junction=lambda: True)
-    assert clips._is_link(entry) is True
+    assert rows._is_link(entry) is True
     def refused(): raise PermissionError
-    assert clips._is_link(types.SimpleNamespace(is_symlink=refused)) is True
+    assert rows._is_link(types.SimpleNamespace(is_symlink=refused)) is True
     (tmp_path / "a.mp4").touch()
     assert Place(tmp_path).names(str(tmp_path)) == {"a.mp4": False}
 
