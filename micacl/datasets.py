@@ -9,105 +9,31 @@ __all__ = ['load_table', 'CheckReport', 'check', 'Clip', 'ClipTable', 'Problem',
            'write_clips']
 
 # %% ../nbs/02_datasets.ipynb #34ed3a55
-import difflib, os, re
+import os, stat
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from fastprogress.fastprogress import progress_bar
-from .core import EMOTIONS, MicaclError
-from .clips import Clip, ClipTable, Intake, Problem, carve_validation, divided_groups, is_number, make_folds, parse_label, plain_label, protocol, read_rows, write_clips
-from .lists import LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, walk_folders
+from .core import MicaclError
+from .rows import class_places, is_hidden, plain_label
+from .clips import Clip, ClipTable, Intake, Problem, carve_validation, make_folds, protocol, write_clips
+from .lists import LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, visible_entries, walk_folders
+from .custom import csv_files, read_csv
 _all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "make_folds", "protocol", "write_clips"]     # the whole table is at hand from here
-
-# %% ../nbs/02_datasets.ipynb #a3dd5c10
-def _classes(labels):
-    "(class names, notes): the seven emotions if all labels are among them, else the names that occur."
-    n, notes = Counter(t for t in map(plain_label, labels) if 0 < len(t) <= 100), []      # longer: no name, but a fault of the list
-    names = {t for t in n if not is_number(t)}
-    near = {t: m[0] for t in names - set(EMOTIONS) if len(t) < 40 and len(names) < 500 and (m := difflib.get_close_matches(t, EMOTIONS, 1, 0.75))}
-    slips = {t for t, e in near.items() if n[t] < max(3, 0.1 * n[e])}
-    order = lambda t: (0, int(t), "") if is_number(t) else (1, 0, t)
-    if own := names - set(EMOTIONS) - slips:
-        notes += [f"{t!r} is a class of its own here, {n[t]} clips; it is not counted as {near[t]}" for t in sorted(own & set(near))]
-        return tuple(sorted(set(n) - slips, key=order)), notes
-    if n and not names and max(map(int, n)) >= len(EMOTIONS):
-        classes = tuple(sorted({str(int(t)) for t in n if int(t) >= 0}, key=int))
-        return classes, [f"the labels are the numbers {classes[0]} .. {classes[-1]}, taken as names of {len(classes)} classes"]
-    if n and not names: notes.append(f"the labels are numbers, read as positions in the seven emotions (0 = {EMOTIONS[0]} ... 6 = {EMOTIONS[6]}); write names for classes of your own")
-    return EMOTIONS, notes
-
-# %% ../nbs/02_datasets.ipynb #915f68a7
-_COLUMNS = ("path", "label", "split", "fold", "group")
-
-def _headed(rows, take):
-    "(column names, rows below the header); (None, rows) if nothing tells what the columns are."
-    head, cells = [c.lower() for c in rows[0][1]] if rows else [], [r for _, r in rows]
-    if {"path", "label"} <= set(head): return head, rows[1:]
-    there = [len(r) > 1 and take.locate(r[0].replace("\\", "/"))[0] is not None for r in cells[:20]]
-    if not any(there) or not (there[0] or len(cells[0]) > 1 and cells[0][1] in {r[1] for r in cells[1:] if len(r) > 1}): return None, rows
-    head = ("path", "frames", "label") if all(len(r) == 3 and is_number(r[1]) and is_number(r[2]) for r in cells) else _COLUMNS[:max(map(len, cells))]
-    take.notes.append(f"the list has no header; its columns were taken as {','.join(head)}")
-    return head, rows
-
-# %% ../nbs/02_datasets.ipynb #0cea221f
-def _csv(root, take, file=None, dataset="csv"):
-    "`path,label[,split][,fold][,group]`; SynFEW adds `clip` and `identity`."
-    file = Path(file or _csv_file(root))
-    head, rows = _headed(read_rows(file, take, header=True), take)
-    if head is None:
-        first = ",".join(rows[0][1])[:60] if rows else "an empty file"
-        if rows or not take.problems: take.bad(file, f"expected a first line with the columns path,label; found {first}; add that line")
-        return take.table(EMOTIONS, dataset)
-    rows = [(f"{file.name}:{n}", dict(zip(head, cells))) for n, cells in rows]
-    if not rows: take.bad(file, "expected a line for each clip, found only the header; list the clips as path,label")
-    classes, notes = _classes([r.get("label", "") for _, r in rows])
-    place, divided = {c: i for i, c in enumerate(classes)}, bool({"split", "fold"} & set(head))
-    for where, r in rows:
-        label, fault = parse_label(r.get("label", ""), place)
-        path, split, fold = r.get("path", "").replace("\\", "/"), r.get("split", "" if divided else "train").lower(), r.get("fold", "") or "0"
-        if not (k := re.fullmatch(r"([0-9]{1,6})(\.0)?", fold)): fault = fault or f"expected a fold number from 1, or nothing; found {fold!r}"
-        if split not in ("", "train", "val") and not split.startswith("test"): fault = fault or f"expected split train, val or test, found {split!r}"
-        if not path: fault = fault or "expected a path, found nothing"
-        if fault: take.bad(where, fault)
-        else: take.add(where, r.get("clip") or os.path.normpath(path), path, label, split, int(k[1]), r.get("group") or r.get("identity", ""))
-    take.notes += notes
-    _set_aside(take) if not divided else _note_parts(take)
-    return take.table(classes, dataset)
-
-def _csv_file(root):
-    "The CSV file meant by `root`: itself, `clips.csv`, or the only one in the folder."
-    if root.is_file(): return root
-    files = sorted(root.glob("*.csv"))
-    if (root / "clips.csv") in files or len(files) == 1: return root / "clips.csv" if len(files) > 1 else files[0]
-    raise MicaclError(f"{root}: expected clips.csv or one other CSV file, found {len(files)}; name the file itself")
-
-# %% ../nbs/02_datasets.ipynb #db243a51
-def _set_aside(take):
-    "Without a split column: a fifth of the clips becomes the test set."
-    rest, test = carve_validation(ClipTable(take.clips), 0.2, seed=0)
-    test = {c.id for c in test}
-    take.clips = [replace(c, split="test" if c.id in test else "train") for c in take.clips]
-    take.notes.append(f"no split column: {len(test)} of {len(take.clips)} clips were set aside as test, the same ones every time; add a column split to choose yourself")
-
-def _note_parts(take):
-    "With such a column: say what a reader of scores should know."
-    unused, both = sum(not c.split and not c.fold for c in take.clips), divided_groups(ClipTable(take.clips))
-    if unused: take.notes.append(f"{unused} clips have neither a split nor a fold and are not used")
-    if both: take.notes.append(f"{len(both)} groups are trained on and tested ({', '.join(both[:5])}{' ...' if len(both) > 5 else ''}): scores will be too good; make_folds keeps groups whole")
 
 # %% ../nbs/02_datasets.ipynb #0dc6ef56
 def _synfew(root, take):
     if not (root / "synfew.json").is_file():
         raise MicaclError(f"{root}: expected synfew.json, which is written last, found none: the set is incomplete; generate it again with micacl synfew")
-    return _csv(root, take, root / "clips.csv", "synfew")
+    return read_csv(root, take, root / "clips.csv", "synfew")
 
 # %% ../nbs/02_datasets.ipynb #865ed864
-_READERS = dict(dfew=read_dfew, ferv39k=read_ferv39k, mafw=read_mafw, synfew=_synfew, csv=_csv)
+_READERS = dict(dfew=read_dfew, ferv39k=read_ferv39k, mafw=read_mafw, synfew=_synfew, csv=read_csv)
 
 def _detect(root):
     "The name of the reader that fits a folder."
     if root.is_file(): return "csv"
-    files = sorted(root.glob("*.csv"))
+    files = csv_files(root)
     if (root / "synfew.json").is_file() or any("clean_label" in _first_line(f) for f in files): return "synfew"
     walk = walk_folders(root)
     found = [name for name, (patterns, _) in LAYOUTS.items() if find_lists(walk, patterns)]
@@ -115,19 +41,61 @@ def _detect(root):
     if root / "clips.csv" in files and not whole: return "csv"
     if found: return (whole or found)[0]
     if files: return "csv"
-    raise MicaclError(f"{root}: expected a data set (DFEW's or MAFW's set_1 .. set_5 lists, FERV39k's 4_setups, synfew.json or a CSV file), found {', '.join(sorted(e.name for e in os.scandir(root))[:6]) or 'an empty folder'}; see data/README.md for the layouts")
+    there = ", ".join([e.name for e in visible_entries(root)][:6]) or "an empty folder"
+    raise MicaclError(f"{root}: expected a data set (DFEW's or MAFW's set_1 .. set_5 lists, FERV39k's 4_setups, synfew.json "
+                      f"or a CSV file), found {there}; see data/README.md for the layouts")
 
 def _first_line(file):
+    if not os.path.isfile(file): return ""     # a pipe would keep a reader waiting
     try:
         with file.open(encoding="utf-8", errors="replace") as f: return f.readline(10_000)
     except OSError: return ""
 
-def _load(root, dataset, on_bad):
-    root = Path(root).expanduser()
-    if not root.exists(): raise MicaclError(f"{root}: expected a data folder or a CSV file, found nothing there; check the path")
-    name = dataset or _detect(root)
-    if name not in _READERS: raise MicaclError(f"dataset: expected one of {', '.join(_READERS)}; found {name!r}")
-    table = _READERS[name](root, Intake(root if root.is_dir() else root.parent, on_bad, anywhere=name == "csv"))
+# %% ../nbs/02_datasets.ipynb #865ed865
+def _data_root(root):
+    "The folder or file that is meant: a name that begins with ~ means a home only where nothing is called so."
+    root = Path(root) if os.path.exists(root) else Path(os.path.expanduser(root))
+    try:
+        mode = os.stat(root).st_mode
+        if stat.S_ISDIR(mode) or stat.S_ISREG(mode): return root
+        found = "neither, but a pipe or a device; name the file itself"
+    except FileNotFoundError: found = "nothing there; check the path"
+    except (OSError, ValueError) as e: found = f"none that can be read ({_reason(e)}); check the path"
+    raise MicaclError(f"{root}: expected a data folder or a CSV file, found {found}")
+
+def _reason(e): return getattr(e, "strerror", None) or e       # of an OSError, or of a ValueError (a zero byte in a path)
+
+# %% ../nbs/02_datasets.ipynb #865ed867
+def _asked_classes(classes):
+    "Class names that somebody asks for, as a tuple of different names."
+    names = () if isinstance(classes, str) else tuple(classes)
+    if names and all(isinstance(c, str) and c.strip() for c in names) and len(set(names)) == len(names): return names
+    raise MicaclError(f"classes: expected different names in order, found {classes!r}")
+
+def _relabelled(table, take):
+    "The clips of a table whose class is among those asked for; a problem for each of the others."
+    place, clips = class_places(take.classes), []
+    for c in table:
+        name = table.classes[c.label]
+        label = place.get(name, place.get(plain_label(name)))
+        if label is None:
+            known = ", ".join(take.classes[:12])
+            take.bad(c.path, f"expected one of the classes {known}, found {name}; leave its row out", "label")
+        else: clips.append(replace(c, label=label))
+    return ClipTable(clips, take.classes, table.root, table.dataset, take.problems, table.notes)
+
+# %% ../nbs/02_datasets.ipynb #865ed868
+def _load(root, dataset, on_bad, classes=None):
+    root = _data_root(root)
+    if classes is not None: classes = _asked_classes(classes)
+    try:
+        name = dataset or _detect(root)
+        if name not in _READERS: raise MicaclError(f"dataset: expected one of {', '.join(_READERS)}; found {name!r}")
+        take = Intake(root if root.is_dir() else root.parent, on_bad, name == "csv", classes)
+        table = _READERS[name](root, take)
+    except OSError as e:
+        raise MicaclError(f"{root}: expected a folder that can be read, found none ({_reason(e)}); check who may read it") from None
+    if take.classes and table.classes != take.classes: table = _relabelled(table, take)
     table.source = root
     return table
 
@@ -136,9 +104,10 @@ def load_table(
     root,                   # the data folder, or a CSV file
     dataset: str | None = None,    # dfew, ferv39k, mafw, synfew or csv; None = found out
     on_bad: str = "skip",   # bad rows: "skip" = kept in .problems, "stop" = MicaclError at the first
+    classes=None,           # class names in order that labels are read into, others are bad rows; None = as in the data
 ) -> ClipTable:             # every usable clip
     "Read a data set as it is distributed. `MicaclError` if not one clip is usable."
-    table = _load(root, dataset, on_bad)
+    table = _load(root, dataset, on_bad, classes)
     if not len(table):
         first = table.problems[0] if table.problems else f"{root}: expected clips in the list files, found not one line; copy them again"
         raise MicaclError(f"{first}" + (f" (and {len(table.problems) - 1} more problems; micacl check lists them)" if len(table.problems) > 1 else ""))
@@ -167,27 +136,39 @@ def _short_of(counts, published):
         else: out[part] = p - sum(n or [0])
     return out
 
+# %% ../nbs/02_datasets.ipynb #f9447810
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
 def _hollow(path):
-    "What is plainly wrong with a clip, without decoding it; None if nothing is."
+    "(what is plainly wrong with a clip, its kind), without decoding it; None if nothing is."
     try:
-        if path.is_dir(): return None if any(not e.name.startswith(".") for e in os.scandir(path)) else "expected pictures, found an empty folder; unpack the clip again or remove its row"
-        return None if path.stat().st_size else "expected a video, found an empty file; copy it again or remove its row"
-    except OSError as e: return f"expected a clip, found none that can be read ({e.strerror}); check who may read it"
+        mode, size = (s := os.stat(path)).st_mode, s.st_size
+        if stat.S_ISDIR(mode):
+            if any(not is_hidden(e.name) for e in os.scandir(path)): return None
+            return "expected pictures, found an empty folder; unpack the clip again or remove its row", "empty"
+    except (OSError, ValueError) as e:
+        return f"expected a clip, found none that can be read ({_reason(e)}); check who may read it", "unreadable"
+    if not stat.S_ISREG(mode):
+        return "expected a video or a folder of pictures, found a pipe or a device; remove its row", "unreadable"
+    if not size: return "expected a video, found an empty file; copy it again or remove its row", "empty"
+    if str(path).lower().endswith(_PICTURES):
+        return ("expected a video or a folder of pictures, found one picture; put it into a folder, and name the folder "
+                "in the list"), "unreadable"
+    return None
 
 # %% ../nbs/02_datasets.ipynb #98a97153
-_KINDS = dict(   # kind: (what its messages say, what to do)
-    missing=("found no such file", "unpack the archives of clips again, all parts of them, or correct the paths; rows without a clip are left out, training goes on without them"),
-    empty=("found an empty f|folder without pictures", "copying or unpacking broke off: do these clips again"),
-    unreadable=("expected a clip, found none that can be read", "copy these clips again, and check that you may read them; if a player can't open them either, remove their rows"),
-    outside=("leaves the data folder", "move the clips below the data folder, or name the folder above as the data folder"),
-    duplicate=("already; remove|twice; remove", "remove one of the two rows"),
-    contradiction=("has another label|already; it stays|only tested|but the clip lies in", "the lists disagree: take them from a fresh copy of the data set's annotation"),
-    label=("^label |^unknown label", "correct the label column: names of classes, or numbers in the order above"),
-    list=("^expected (UTF-8|a line|a list file|a first line|a folder|clips)", "the list file or the layout is not as expected: see data/README.md"),
-    row=("", "correct or remove these rows"))
-
-def _kind(problem):
-    return problem.kind or next(k for k, (says, _) in _KINDS.items() if re.search(says, problem.message))
+_ADVICE = dict(   # kind of problem: what to do
+    missing="unpack the archives of clips again, all parts of them, or correct the paths; rows without a clip are left out, "
+            "training goes on without them",
+    empty="copying or unpacking broke off: do these clips again",
+    unreadable="copy these clips again, and check that you may read them; if a player can't open them either, remove "
+               "their rows",
+    outside="move the clips below the data folder, or name the folder above as the data folder",
+    duplicate="remove one of the two rows",
+    contradiction="the lists disagree: take them from a fresh copy of the data set's annotation",
+    label="correct the label column: names of classes, or numbers in the order above",
+    list="the list file or the layout is not as expected: see data/README.md",
+    row="correct or remove these rows")
 
 # %% ../nbs/02_datasets.ipynb #52429b44
 @dataclass
@@ -206,14 +187,16 @@ class CheckReport:
     @property
     def missing(self) -> dict: "part -> published minus found, per class or in all"; return _short_of(self.counts, self.published)
     @property
-    def kinds(self) -> dict: "kind -> how many problems, most frequent first"; return dict(Counter(map(_kind, self.problems)).most_common())
+    def kinds(self) -> dict:
+        "kind -> how many problems, most frequent first"
+        return dict(Counter(p.kind for p in self.problems).most_common())
     @property
-    def advice(self) -> dict: "kind -> what to do"; return {k: _KINDS[k][1] for k in self.kinds}
+    def advice(self) -> dict: "kind -> what to do"; return {k: _ADVICE[k] for k in self.kinds}
 
     def to_dict(self) -> dict:
         "The keys stay as they are; new ones may come. `problems` are dicts of kind, where and message."
         return {**asdict(self), "missing": self.missing, "kinds": self.kinds, "advice": self.advice,
-                "problems": [dict(kind=_kind(p), where=p.where, message=p.message) for p in self.problems]}
+                "problems": [dict(kind=p.kind, where=p.where, message=p.message) for p in self.problems]}
 
     def __str__(self):
         width = [max(9, len(c) + 1) for c in self.classes]
@@ -241,10 +224,10 @@ def check(
     except MicaclError as e: return CheckReport(str(root), dataset or "unknown", False, f"unusable: {e}", (), {}, {}, [], [])
     problems, good = list(table.problems), []
     for i, c in enumerate(progress_bar(table.clips, display=progress) if decode and progress else table.clips):
-        fault, kind = _hollow(c.path), ""
+        fault = _hollow(c.path)
         try: decode and not fault and decode(c.path)
-        except MicaclError as e: fault, kind = str(e).removeprefix(f"{c.path}: "), "unreadable"
-        if fault: problems.append(Problem(str(c.path), fault, kind))
+        except MicaclError as e: fault = str(e).removeprefix(f"{c.path}: "), "unreadable"
+        if fault: problems.append(Problem(str(c.path), *fault))
         else: good.append(i)
     notes, table = table.notes, table[good]
     verdict = _verdict(table, problems)
@@ -255,11 +238,19 @@ def check(
 def _verdict(table, problems):
     "One line: usable or not, and what to do."
     if not len(table): return f"unusable: not one clip can be used; first problem: {problems[0] if problems else 'the lists are empty'}"
-    try: train, _ = table.protocol(table.folds[0] if table.folds and not any(c.split.startswith("test") for c in table) else None)
-    except MicaclError as e: return f"unusable: {e}"
-    if (train.counts > 0).sum() < 2: return "unusable: the clips to train on are all of one class; check the label column"
+    tests, for_what = any(c.split.startswith("test") for c in table), ""
+    try:
+        train, _ = table.protocol(table.folds[0] if table.folds and not tests else None)
+        if (train.counts > 0).sum() < 2:
+            return "unusable: the clips to train on are all of one class; check the label column"
+    except MicaclError as e:
+        if not tests and not table.folds: return f"unusable: {e}"
+        for_what = " to test only (no clips to train on)"
+    left_out = f", {len(problems)} problems: their rows are left out" if problems else ""
+    return f"usable{for_what}, {len(table)} clips{left_out}{_beside_published(table, problems)}"
+
+def _beside_published(table, problems):
     n = _PUBLISHED.get(table.dataset, {})
     total = sum(n.get("all", ())) or sum(map(sum, (n.get("train", ()), n.get("test", ()))))
-    short = f"; {total - len(table)} of the {total} published clips are missing" if total > len(table) else ""
-    if total and total == len(table) and not problems: short = "; all published clips are there"
-    return f"usable, {len(table)} clips" + (f", {len(problems)} problems: their rows are left out" if problems else "") + short
+    if total > len(table): return f"; {total - len(table)} of the {total} published clips are missing"
+    return "; all published clips are there" if total and total == len(table) and not problems else ""

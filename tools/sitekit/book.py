@@ -13,7 +13,7 @@ REPO = "https://github.com/micacl/micacl"
 DOCS = "https://micacl.github.io/micacl/"
 COLAB = "https://colab.research.google.com/github/micacl/micacl/blob/main/"
 # name of the part, and the first chapter that belongs to it
-PARTS = [("The data", "00"), ("The input", "01b"), ("The network", "04"), ("Losses and heads", "07a"), ("Models and training", "08"), ("The long tail", "11"),
+PARTS = [("The data", "00"), ("The input", "01a"), ("The network", "04"), ("Losses and heads", "07a"), ("Models and training", "08"), ("The long tail", "11"),
          ("Pictures and reports", "12"), ("In use", "13"), ("What was found", "19"), ("Teaching", "30")]
 OPENING = re.compile(r"\A\s*#\s+(?P<title>[^\n]+)\n*(?:>\s*(?P<lead>[^\n]+)\n*)?(?:\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\s*)?")
 
