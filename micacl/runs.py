@@ -32,9 +32,10 @@ def read_clips(
     config: Config,        # image_size, on_bad_clip
     dataset: str | None = None,   # None = found out
     quiet: bool = False,   # print nothing
+    classes=None,          # class names that the labels are read into, as for `load_table`
 ) -> tuple:                # (ClipTable of usable clips, FrameCache, [what was skipped, a line each])
     "Read a data set and decode every clip once."
-    table = load_table(data, dataset, on_bad=config.on_bad_clip)
+    table = load_table(data, dataset, on_bad=config.on_bad_clip, classes=classes)
     cache = FrameCache.build(table, _cache_home(table, home) / f"{config.image_size}px", config.image_size,
                              on_bad=config.on_bad_clip, progress=wants_bars(quiet))
     notes, skipped = list(table.notes), [str(p) for p in (*table.problems, *cache.problems)]

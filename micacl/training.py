@@ -318,8 +318,10 @@ def evaluate(
     "Score a run on every test set of a data folder. Test clips that the run was trained on are counted and named as such."
     run, (model, config, info) = Path(run), load_run(run)
     accelerator, trained = make_accelerator(config), trained_on(run)
-    table, cache, skipped = read_clips(data, run, config, dataset, quiet)
-    if list(table.classes) != info["classes"]: raise MicaclError(f"{data}: expected the classes the run was trained on ({', '.join(info['classes'])}), found {', '.join(table.classes)}")
+    table, cache, skipped = read_clips(data, run, config, dataset, quiet, info["classes"])
+    if list(table.classes) != info["classes"]:
+        raise MicaclError(f"{data}: expected the classes the run was trained on ({', '.join(info['classes'])}), "
+                          f"found {', '.join(table.classes)}")
     fold = _own_fold(info, data) if fold is None else fold
     tests = _tests(table, fold)
     _refuse_seen(run, info, tests, cache, trained or ())

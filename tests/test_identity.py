@@ -1,6 +1,7 @@
 "Which data set is this? What features, runs, evaluations and experiments decide by the clips themselves, wherever they lie and whatever they are called."
 import csv, dataclasses, shutil
 
+import numpy as np
 import pytest
 
 from micacl.cache import fingerprint
@@ -191,3 +192,21 @@ def test_a_report_shows_no_other_clips_and_compares_no_other_clips(whole, data, 
     write_json(two / "results.json", results)
     page = write_report(one, home, two, tmp_path / "b.html").read_text(encoding="utf-8")
     assert "tested on other clips" in page and "of the training set, labelled" not in page
+
+
+# ---- classes of the run
+
+def test_a_test_list_may_lack_a_class_and_one_of_another_class_is_named(data, tmp_path):
+    home = copy_of(data, tmp_path / "d")
+    rows = [dict(path=r["path"], label=dict(happy="a", sad="b").get(r["label"], "c"), split=r["split"]) for r in rows_of(home / "clips.csv") if r["split"] != "test_balanced"]
+    (home / "synfew.json").unlink()
+    write_rows(home / "clips.csv", rows)
+    train(home, tmp_path / "run", TINY, quiet=True)
+    assert read_json(tmp_path / "run" / "config.json")["classes"] == ["a", "b", "c"]
+    tests = [r for r in rows if r["split"] == "test"]
+    write_rows(home / "sub.csv", [r for r in tests if r["label"] != "a"])
+    results = evaluate(tmp_path / "run", home / "sub.csv")
+    assert list(results["recall"]) == ["a", "b", "c"] and np.isnan(results["recall"]["a"]) and results["n_test"] == sum(r["label"] != "a" for r in tests)
+    write_rows(home / "more.csv", [dict(tests[0], label="d"), *tests[1:]])
+    results = evaluate(tmp_path / "run", home / "more.csv")
+    assert results["n_test"] == len(tests) - 1 and len(results["skipped"]) == 1 and "d" in results["skipped"][0]
