@@ -20,7 +20,8 @@ from .synfew import generate, read_truth
 from .datasets import load_table
 from .video import frame_indices, read_frames
 from .cache import clip_content
-from .runs import read_history, recorded_clips
+from .runs import read_history
+from .evaluation import recorded_clips
 from .training import train
 from .plots import plot_confusion, plot_curves, plot_long_tail, plot_recalls, plot_weights
 from .pages import details, figure, html_page, inline_svg, moving_picture, note, number_table, paragraph, percent, section, tag

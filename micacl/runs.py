@@ -7,11 +7,10 @@ Docs: https://micacl.github.io/micacl/runs.html.md"""
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
            'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'settle', 'open_run',
-           'describe_run', 'record_clips', 'recorded_clips', 'trained_on', 'check_same', 'read_history', 'is_shared',
-           'load_run']
+           'describe_run', 'check_same', 'read_history', 'is_shared', 'load_run']
 
 # %% ../nbs/09b_runs.ipynb #eeadfd55
-import contextlib, csv, dataclasses, json, os, shlex, shutil, sys
+import contextlib, dataclasses, json, os, shlex, shutil, sys
 from pathlib import Path
 from typing import NamedTuple
 from fastprogress.fastprogress import IN_NOTEBOOK
@@ -259,38 +258,6 @@ def describe_run(
                 train_counts=train.counts.tolist(), n_train=len(train), n_validation=len(data.validation),
                 train_clips=fingerprint(data.cache, train), test_clips=fingerprint(data.cache, *data.tests.values()),
                 version=__version__, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
-
-def record_clips(
-    run,             # run folder
-    data: RunData,   # what the run reads
-):
-    "Write clips.csv: which clip is trained on, watched or tested, and its content, so that a later test can tell what was seen."
-    parts = dict(train=data.train, validation=data.validation, **data.tests)
-    with atomic_write(Path(run) / "clips.csv") as f:
-        out = csv.writer(f, lineterminator="\n")
-        out.writerow(["part", "id", "label", "content"])
-        for part, table in parts.items():
-            for c in table: out.writerow([part, c.id, table.classes[c.label], data.cache.content(c.id)])
-
-def recorded_clips(
-    run,        # run folder
-) -> list | None:    # of dicts: part, id, label, content; None for a run that did not record them
-    "What a run wrote into its clips.csv."
-    file = Path(run) / "clips.csv"
-    if not file.is_file(): return None
-    try: rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError, csv.Error) as e: rows, found = [{}], f" ({e})"
-    else: found = ""
-    if not all(row.get("part") and row.get("content") for row in rows):
-        raise MicaclError(f"{file}: expected the list of clips that a run writes, found something else{found}; resume the run, which writes it again")
-    return rows
-
-def trained_on(
-    run,        # run folder
-) -> set | None:     # contents of the clips that the run was trained on; None for a run that did not record them
-    "What an evaluation must not count as new."
-    rows = recorded_clips(run)
-    return None if rows is None else {row["content"] for row in rows if row["part"] == "train"}
 
 def check_same(run, before: dict, now: dict):
     "`MicaclError` unless two descriptions are of the same run."

@@ -11,7 +11,8 @@ from micacl.experiments import run_experiment
 from micacl.loaders import InstanceFeatures
 from micacl.models import build_model
 from micacl.report import write_report
-from micacl.runs import prepare_data, trained_on
+from micacl.evaluation import trained_on
+from micacl.runs import prepare_data
 from micacl.summaries import compare_runs
 from micacl.synfew import generate
 from micacl.tables import read_results
