@@ -100,17 +100,16 @@ class Train:
         settle(self.config, self.given)      # two settings that were both given and contradict each other
         results = train(self.data, self.out, self.config, self.fold, self.dataset, self.resume, self.quiet)
         if not _first_process(): return
-        _print_scores(results, results["notes"] if self.quiet else ())      # else train has printed them
-        print(f"report: {write_report(self.out)}")
+        _print_scores(results)
+        print(*(f"note: {n}" for n in results["notes"] if self.quiet), f"report: {write_report(self.out)}", sep="\n")
 
 # %% ../nbs/14_cli.ipynb #d6c18ebd
 def _first_process():        # torchrun and accelerate launch set both
     return _number("WORLD_SIZE", 1) <= 1 or _number("RANK", 0) <= 0
 
-def _print_scores(results, notes=()):
+def _print_scores(results):
     "A line for each test set."
     for name, s in results["tests"].items(): print(f"{name}: {_score(s, 'uar')}, {_score(s, 'war')}, {s['n_test']} clips")
-    print("".join(f"note: {n}\n" for n in notes), end="")
 
 def _score(s, metric): return f"{metric.upper()} {percent(s[metric])} % [{', '.join(map(percent, s['intervals'][metric]))}]"
 
@@ -309,8 +308,8 @@ def _parse(argv):
     return command
 
 def _given(argv):   # -> {name of an option: the word behind it}
-    pairs = [(*a[2:].partition("="), b) for a, b in zip(argv, [*argv[1:], ""]) if a.startswith("--")]
-    return {name.replace("-", "_").removeprefix("no_"): value if equals else b for name, equals, value, b in pairs}
+    pairs = [(a[2:].partition("="), b) for a, b in zip(argv, [*argv[1:], ""]) if a.startswith("--")]
+    return {name.replace("-", "_").removeprefix("no_"): value if equals else b for (name, equals, value), b in pairs}
 
 def _defaults(given) -> Config:
     "What holds for the settings of a training that are not given."
@@ -324,8 +323,8 @@ def _read(argv, config):
     for name, kind in COMMANDS.items():
         default = {"default": Train(tyro.MISSING, tyro.MISSING, config=config)} if kind is Train else {}
         parts.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
-    return tyro.cli(Union[tuple(parts)], args=argv, prog="micacl", description="MICACL: facial expressions in videos, long tails included. "   # noqa: UP007
-                    "`micacl COMMAND --help` explains a command, `micacl --version` tells the version.")
+    about = "MICACL: facial expressions in videos, long tails included. `micacl COMMAND --help` explains a command, `micacl --version` tells the version."
+    return tyro.cli(Union[tuple(parts)], args=argv, prog="micacl", description=about)   # noqa: UP007
 
-#| eval: false
+# %% ../nbs/14_cli.ipynb #c1a0d002
 if __name__ == "__main__": sys.exit(main())
