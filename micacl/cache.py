@@ -17,7 +17,7 @@ from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 from .core import MicaclError
 from .datasets import ClipTable, Problem
-from .frames import ClipError, read_portions, _pictures
+from .frames import ClipError, read_portions, _is_folder, _pictures
 from .video import frame_indices, _square
 
 # %% ../nbs/03a_cache.ipynb #cac4e008
@@ -44,7 +44,7 @@ def clip_content(
     path,       # a video file, or a folder of pictures
 ) -> str:       # 16 hexadecimal digits
     "A hash of the bytes that a clip is decoded from; the same for every copy, whatever its name, place and time."
-    return _hash(part for file in (_pictures(path) if os.path.isdir(path) else [path]) for part in _bytes_of(file))
+    return _hash(part for file in (_pictures(path) if _is_folder(path) else [path]) for part in _bytes_of(file))
 
 def _bytes_of(file, portion=1 << 22):
     with open(file, "rb") as f:
