@@ -141,7 +141,7 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 def _hollow(path):
     "(what is plainly wrong with a clip, its kind), without decoding it; None if nothing is."
-    from .frames import _is_film      # not above: it loads PyTorch
+    from micacl.frames import _is_film      # not above: it loads PyTorch
     try:
         mode, size = (s := os.stat(path)).st_mode, s.st_size
         if stat.S_ISDIR(mode):

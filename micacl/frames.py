@@ -18,6 +18,7 @@ _CLIP, _AGAIN = "a video or a folder of pictures", "copy the clip again, or remo
 
 class ClipError(MicaclError):
     "A clip that cannot be read."
+    denied = False     # True: it may be whole, but may not be read
     def __init__(self, path, found, todo=_AGAIN, expected=_CLIP):
         self.path = Path(path)
         super().__init__(f"{path}: expected {expected}, found {found}; {todo}")
@@ -49,8 +50,11 @@ def _reading(path, what="video", todo=_AGAIN, expected=_CLIP):
     "Every error of a library inside this block is a `ClipError` of the clip `path`."
     try: yield
     except Exception as e:
-        if isinstance(e, PermissionError): todo = "allow it to be read, or leave it out"
-        raise ClipError(path, f"no readable {what} ({_fault(e, path)})", todo, expected) from None
+        denied = isinstance(e, PermissionError)
+        if denied: todo = "allow it to be read, or leave it out"
+        error = ClipError(path, f"no readable {what} ({_fault(e, path)})", todo, expected)
+        error.denied = denied
+        raise error from None
 
 # %% ../nbs/02b_frames.ipynb #7cedba38
 def _is_folder(path, todo=_AGAIN, expected=_CLIP):

@@ -6,7 +6,7 @@ from pathlib import Path
 import av, numpy as np, pytest, torch
 from PIL import Image
 
-from micacl import frames as F, tracking as T
+from micacl import cache as C, frames as F, tracking as T
 from micacl.core import MicaclError
 from micacl.datasets import Clip, ClipTable, check
 from micacl.frames import ClipError, count_frames, read_frames, read_portions
@@ -574,3 +574,20 @@ def test_a_pipe_does_not_keep_the_cache_waiting(tmp_path):
     finally: signal.alarm(0); signal.signal(signal.SIGALRM, before)
     assert [*cache.names] == ["0.mp4"] and len(cache.problems) == 3
     assert "neither a file nor a folder" in str(cache.problems[0])
+
+
+def test_a_clip_that_may_be_read_again_is_decoded(tmp_path, monkeypatch):
+    "Permissions change without a trace in a file's size and time; what is damaged is not tried again."
+    for n in ("0.mp4", "1.mp4", "2.mp4"): write(tmp_path / n, pictures(4))
+    cut(tmp_path / "2.mp4", 0.5)
+    table = ClipTable([Clip(n, tmp_path / n, 0) for n in ("0.mp4", "1.mp4", "2.mp4")], root=tmp_path)
+    build, read = lambda: FrameCache.build(table, tmp_path / "cache", 16, progress=False), C._bytes_of
+    def closed(path):
+        if Path(path).name == "1.mp4": raise PermissionError(errno.EACCES, "Permission denied")
+        return read(path)
+    with monkeypatch.context() as m:
+        m.setattr(C, "_bytes_of", closed)
+        for cache in (build(), FrameCache.open(tmp_path / "cache", table, 16)):
+            assert [*cache.names] == ["0.mp4"] and len(cache.problems) == 2
+    cache = build()
+    assert [*cache.names] == ["0.mp4", "1.mp4"] and len(cache.problems) == cache.decoded == 1
