@@ -17,7 +17,7 @@ from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 from .core import MicaclError
 from .datasets import ClipTable, Problem
-from .frames import ClipError, read_portions, _pictures
+from .frames import ClipError, read_portions, _is_folder, _pictures
 from .video import frame_indices, _square
 
 # %% ../nbs/03a_cache.ipynb #cac4e008
@@ -44,7 +44,7 @@ def clip_content(
     path,       # a video file, or a folder of pictures
 ) -> str:       # 16 hexadecimal digits
     "A hash of the bytes that a clip is decoded from; the same for every copy, whatever its name, place and time."
-    return _hash(part for file in (_pictures(path) if os.path.isdir(path) else [path]) for part in _bytes_of(file))
+    return _hash(part for file in (_pictures(path) if _is_folder(path) else [path]) for part in _bytes_of(file))
 
 def _bytes_of(file, portion=1 << 22):
     with open(file, "rb") as f:
@@ -131,6 +131,8 @@ def _whole(entry, size):
     except (OSError, ValueError, IndexError): return False             # not one of ours
 
 # %% ../nbs/03a_cache.ipynb #cac4e013
+_DENIED = "-denied.bad"     # the end of its name, where a clip may not be read: that changes without a trace in its stamp
+
 def open_cache(
     folder,              # where the cache lies
     table: ClipTable,    # the clips that will be read
@@ -144,12 +146,12 @@ def open_cache(
                           f"{len(missing)} of {len(table)} (the first: {missing[0].id}); build the cache again (micacl cache)")
     return cache
 
-def _open(folder, table, size, places, on_bad="skip"):
-    "(FrameCache, [clips that have to be decoded])."
+def _open(folder, table, size, places, on_bad="skip", retry=False):
+    "(FrameCache, [clips that have to be decoded]); `retry`: those too that could not be read for want of permission."
     there, names, problems, missing = _listed(folder, size), {}, [], []
     for c in table:
         name = there.get(places[c.id])
-        if name is None or (name.endswith(".bad") and on_bad == "stop"): missing.append(c)
+        if name is None or (name.endswith(".bad") and (on_bad == "stop" or retry and name.endswith(_DENIED))): missing.append(c)
         elif name.endswith(".bad"): problems.append(_read_problem(c, _file(folder, name)))
         else: names[c.id] = name
     return FrameCache(folder, size, names, problems), missing
@@ -168,7 +170,10 @@ def _load_small(path, size, most):
         n, small = next(parts), (_square(x, size).permute(0, 2, 3, 1).contiguous().numpy() for x in parts)
         return content, small if n * size**2 * 3 > _LONG else list(small)
     except ClipError as e: return e
-    except OSError as e: return ClipError(path, f"nothing that can be read ({e.strerror or e})", "check who may read it")
+    except OSError as e:
+        error = ClipError(path, f"nothing that can be read ({e.strerror or e})", "check who may read it")
+        error.denied = isinstance(e, PermissionError)
+        return error
 
 def _decoded(clips, size, most, progress):
     "(clip, what `_load_small` gives) in order."
@@ -210,7 +215,7 @@ def _fill(folder, clips, places, size, max_frames, on_bad, progress):
         except ClipError as e:                           # a long clip may fail in its middle
             if on_bad == "stop": raise
             text = str(e).removeprefix(f"{c.path}: ")
-            (_home(folder, place) / (new := f"{place}.bad")).write_text(text, encoding="utf-8", errors="backslashreplace")
+            (_home(folder, place) / (new := f"{place}{_DENIED if e.denied else '.bad'}")).write_text(text, encoding="utf-8", errors="backslashreplace")
         for name in old.get(place[:16], ()):             # what was decoded from the clip as it was before
             if name != new: _remove(_file(folder, name))
 
@@ -237,11 +242,11 @@ def build_cache(
     folder, places = Path(folder), _places(table, size, max_frames)
     look = functools.partial(_open, folder, table, size, places, on_bad)
     try:
-        cache, missing = look()
+        cache, missing = look(retry=True)
         if missing:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
-                once = {places[c.id]: c for c in look()[1]}            # another process may have decoded them meanwhile
+                once = {places[c.id]: c for c in look(retry=True)[1]}            # another process may have decoded them meanwhile
                 _fill(folder, list(once.values()), places, size, max_frames, on_bad, progress)
             (cache, _), cache.decoded = look(), len(once)
     except OSError as e:

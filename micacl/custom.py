@@ -83,6 +83,10 @@ def _read_row(where, cells, head, divided, take):
         return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell that holds "
                             "what separates the cells", "row"))
     r = dict(zip(head, cells))
+    differ = [n for n, c in zip(head, cells) if n in (*_COLUMNS, "clip") and plain_label(c) != plain_label(r[n])]
+    if differ:
+        return _Row(where, (f"expected one value for column {differ[0]}, found two, as the list has two columns of that "
+                            "name; remove one", "contradiction"))
     rel, fold = r.get("path", ""), cell_text(r.get("fold", "")) or "0"
     split = cell_text(r.get("split", "" if divided else "train")).lower()
     if not rel: return _Row(where, ("expected a path, found nothing", "row"))
@@ -144,7 +148,7 @@ def _nothing_read(file, head, lines, take, dataset):
 # %% ../nbs/01d_custom.ipynb #0cea2220
 def csv_files(root):
     "The CSV files of a folder, hidden ones left out; pipes and folders of such a name only if there is nothing else."
-    files = [Path(root, e.name) for e in visible_entries(root) if os.path.normcase(e.name).endswith(".csv")]
+    files = [Path(root, e.name) for e in visible_entries(root) if e.name.lower().endswith(".csv")]
     return [f for f in files if os.path.isfile(f)] or files
 
 def _csv_file(root):

@@ -18,6 +18,7 @@ _CLIP, _AGAIN = "a video or a folder of pictures", "copy the clip again, or remo
 
 class ClipError(MicaclError):
     "A clip that cannot be read."
+    denied = False     # True: it may be whole, but may not be read
     def __init__(self, path, found, todo=_AGAIN, expected=_CLIP):
         self.path = Path(path)
         super().__init__(f"{path}: expected {expected}, found {found}; {todo}")
@@ -49,8 +50,11 @@ def _reading(path, what="video", todo=_AGAIN, expected=_CLIP):
     "Every error of a library inside this block is a `ClipError` of the clip `path`."
     try: yield
     except Exception as e:
-        if isinstance(e, PermissionError): todo = "allow it to be read, or leave it out"
-        raise ClipError(path, f"no readable {what} ({_fault(e, path)})", todo, expected) from None
+        denied = isinstance(e, PermissionError)
+        if denied: todo = "allow it to be read, or leave it out"
+        error = ClipError(path, f"no readable {what} ({_fault(e, path)})", todo, expected)
+        error.denied = denied
+        raise error from None
 
 # %% ../nbs/02b_frames.ipynb #7cedba38
 def _is_folder(path, todo=_AGAIN, expected=_CLIP):
@@ -74,6 +78,13 @@ def _is_picture(path):
     bmp = head[:2] == b"BM" and head[6:10] == bytes(4)
     return bmp or head[8:] == b"WEBP" or head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n"))
 
+_BOXES = b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta emsg prft".split()
+_LISTED = (b"RIFF", b"\x1aE\xdf\xa3", b"GIF8", b"OggS", b"0&\xb2u", b"\0\0\0\1", b"\0\0\1\xb3")
+def _is_film(path):
+    "Whether a file begins as a video does, whatever its name says."
+    head = _head(path)
+    return not _is_picture(path) and (head[:4] in _LISTED or head[4:8] in _BOXES)
+
 # %% ../nbs/02b_frames.ipynb #4d13d9f5
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _UNPACK = "unpack the clip again, or remove it from the list"
@@ -95,6 +106,7 @@ def _upright(p):
     "An open picture as RGB with 8 bits a colour, turned as its camera says."
     from PIL import Image, ImageOps
     p.load()
+    if p.mode == "P" and "transparency" in p.info: p = p.convert("RGBA")      # else Pillow warns
     with contextlib.suppress(Exception): p = ImageOps.exif_transpose(p)      # what the camera says may be damaged: then as it is stored
     if p.mode.startswith("I"): p = Image.fromarray((np.asarray(p).clip(0, 65535) // 257).astype(np.uint8))       # 16 bits a pixel
     return p.convert("RGB")
@@ -121,16 +133,13 @@ def _read_pictures(files, indices):
     return torch.from_numpy(np.stack([frames[i] for i in indices]))
 
 # %% ../nbs/02b_frames.ipynb #1f5ebd73
-_BOXES = b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta emsg prft".split()
 _FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,gif,h264,hevc"
-
-_LISTED = (b"RIFF", b"\x1aE\xdf\xa3", b"GIF8", b"OggS", b"0&\xb2u", b"\0\0\0\1", b"\0\0\1\xb3")
 
 def _open(path):
     "A PyAV container: local, of a known format, without frames of more than `_MOST` pixels."
     import av
     old = [int(n) for n in av.__version__.split(".")[:2]] < [17, 1]
-    safe = not old or (head := _head(path))[:4] in _LISTED or head[4:8] in _BOXES    # others, as flv, crash an old PyAV
+    safe = not old or _is_film(path)    # others, as flv, crash an old PyAV
     limits = {"max_pixels": str(_MOST)} if safe else {}
     only = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try: return av.open(os.path.abspath(path), container_options=only, options=limits, metadata_errors="replace")

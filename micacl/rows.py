@@ -127,25 +127,30 @@ def _text_of(file, take):
         if stat.S_ISDIR(mode): raise OSError(errno.EISDIR, "a folder")
         if not stat.S_ISREG(mode): raise OSError(errno.EINVAL, "a pipe or a device")          # it may have no end
         with open(file, "rb") as f: raw = f.read(MAX_FILE + 1)
-        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")                                         # Excel's 'Unicode text'
-        if len(raw) <= MAX_FILE: return raw.decode("utf-16" if utf16 else "utf-8-sig")
+        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff") and raw[2:4] != b"\0\0"     # Excel's 'Unicode text'
+        if not utf16: raw = raw.rstrip(b"\0")                                              # a write that broke off
+        if len(raw) <= MAX_FILE:
+            if not utf16 and raw.count(0) > len(raw) // 4: raise UnicodeError             # UTF-16 or 32, unmarked
+            return raw.decode("utf-16" if utf16 else "utf-8-sig")
         fault = f"expected a list of at most {MAX_FILE >> 20} MB, found {size / 1e6:.0f} MB; is this the list?"
     except OSError as e:
         fault = f"expected a list file, found none that can be read ({e.strerror}); check the path and who may read it"
-    except UnicodeDecodeError: fault = "expected UTF-8 text, found another encoding; save it as 'CSV UTF-8'"
+    except UnicodeError: fault = "expected UTF-8 text, found another encoding; save it as 'CSV UTF-8'"
     take.bad(file, fault, "list")
     return ""
 
 def _lines_of(file, take, header):
-    "The lines of a list file, whatever ends them; lines that are too long are emptied."
+    "The lines of a list file, whatever ends them; lines that are too long or no text are emptied."
     lines = _text_of(file, take).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for i, line in enumerate(lines):
         if line.startswith("\ufeff"): lines[i] = line.lstrip("\ufeff")          # of a second file that was appended
-        if len(line) > MAX_LINE:
-            take.bad(f"{take.relative(file)}:{i + 1}", f"expected a line of at most {MAX_LINE:,} letters, found {len(line)}; "
-                     "check for missing line breaks", "row")
-            if header and not any(lines[:i]): return []
-            lines[i] = ""
+        long = len(line) > MAX_LINE
+        if not long and "\0" not in line: continue
+        fault = "text, found a zero byte; write the line again"
+        if long: fault = f"a line of at most {MAX_LINE:,} letters, found {len(line)}; check for missing line breaks"
+        take.bad(f"{take.relative(file)}:{i + 1}", f"expected {fault}", "row")
+        if long and header and not any(lines[:i]): return []
+        lines[i] = ""
     return lines
 
 # %% ../nbs/01a_rows.ipynb #e1169b60
@@ -238,9 +243,11 @@ def cell_text(text):
     if is_missing(text): return ""
     return m[1] if (m := _INTEGER.fullmatch(text)) else text
 
+_UNSEEN = dict.fromkeys((0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF))      # signs without width, from web pages
+
 def plain_label(text):
     "A label as classes are compared: small letters, single spaces, composed accents, one word an emotion, 1 for 1.0."
-    name = unicodedata.normalize("NFC", " ".join(text.split()).lower())
+    name = unicodedata.normalize("NFC", " ".join(text.translate(_UNSEEN).split()).lower())
     if m := _INTEGER.fullmatch(name): return m[1]
     return SYNONYMS.get(name, name)
 

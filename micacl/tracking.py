@@ -13,7 +13,7 @@ from collections import deque
 from pathlib import Path
 import numpy as np, torch
 from .core import MicaclError
-from .frames import _CLIP, _ENDINGS, _MOST, ClipError, _film, _frames, _is_folder, _is_picture, _lacks
+from .frames import _CLIP, _ENDINGS, _MOST, ClipError, _film, _frames, _is_film, _is_folder, _is_picture, _lacks
 from .frames import _load_picture, _open, _pictures, _reading, _rgb, _view
 from .video import _square
 
@@ -48,7 +48,7 @@ def stream_frames(
     from av.video.reformatter import VideoReformatter
     path, notes = Path(path), [] if notes is None else notes
     folder = _is_folder(path, **_ASKED)
-    if folder or path.suffix.lower() in _ENDINGS or _is_picture(path):
+    if folder or _is_picture(path) or path.suffix.lower() in _ENDINGS and not _is_film(path):
         files = _pictures(path, "name the videos in it, not the folder", _CLIP) if folder else [path]
         notes.append("pictures, not a video: 25 a second are assumed"); yield from _stills(files, side); return
     lost, last, n, shown, passed = [], None, 0, -math.inf, 0

@@ -6,12 +6,12 @@ from pathlib import Path
 import av, numpy as np, pytest, torch
 from PIL import Image
 
-from micacl import frames as F, tracking as T
+from micacl import cache as C, frames as F, tracking as T
 from micacl.core import MicaclError
-from micacl.datasets import Clip, ClipTable
+from micacl.datasets import Clip, ClipTable, check
 from micacl.frames import ClipError, count_frames, read_frames, read_portions
 from micacl.tracking import stream_frames
-from micacl.video import FrameCache
+from micacl.cache import FrameCache
 
 ROOT = Path(__file__).parents[1]
 
@@ -542,3 +542,52 @@ def test_sixty_damaged_files_are_read_or_named(tmp_path):
             assert n is None or n == sum(map(len, [*read_portions(p, range)][1:])), p
             for read in (lambda p: [0] * count_frames(p), READERS["portions"], READERS["stream"]): got(read, p)
     assert in_a_child(work, *files) == 0
+
+
+# ---------------------------------------------------------------- a film that is called a picture
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.png", "a.webp"])
+def test_a_film_called_a_picture_is_the_film_everywhere(tmp_path, name):
+    file = write(tmp_path / name, pictures(6), fmt="mp4")
+    notes = []
+    assert len(read_frames(file)) == len([*stream_frames(file, notes)]) == 6 and not notes
+    (tmp_path / "clips.csv").write_text(f"path,label\n{name},happy\n", encoding="utf-8")
+    for decode in (None, count_frames): assert not check(tmp_path, decode=decode, progress=False).problems
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path, recwarn):
+    p = Image.fromarray(pictures(1)[0]).convert("P")
+    p.save(tmp_path / "0.png", transparency=b"\x00\x80")
+    assert read_frames(tmp_path).shape == (1, 48, 64, 3) and not recwarn.list
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+def test_a_pipe_does_not_keep_the_cache_waiting(tmp_path):
+    "Its bytes have no end: it is looked at, not opened."
+    write(tmp_path / "0.mp4", pictures(4))
+    os.mkfifo(tmp_path / "1.mp4")
+    (tmp_path / "2").mkdir(); os.mkfifo(tmp_path / "2" / "0.png")
+    table = ClipTable([Clip(n, tmp_path / n, 0) for n in ("0.mp4", "1.mp4", "2", "gone.mp4")], root=tmp_path)
+    def late(*_): raise TimeoutError
+    before = signal.signal(signal.SIGALRM, late); signal.alarm(10)
+    try: cache = FrameCache.build(table, tmp_path / "cache", 16, progress=False)
+    finally: signal.alarm(0); signal.signal(signal.SIGALRM, before)
+    assert [*cache.names] == ["0.mp4"] and len(cache.problems) == 3
+    assert "neither a file nor a folder" in str(cache.problems[0])
+
+
+def test_a_clip_that_may_be_read_again_is_decoded(tmp_path, monkeypatch):
+    "Permissions change without a trace in a file's size and time; what is damaged is not tried again."
+    for n in ("0.mp4", "1.mp4", "2.mp4"): write(tmp_path / n, pictures(4))
+    cut(tmp_path / "2.mp4", 0.5)
+    table = ClipTable([Clip(n, tmp_path / n, 0) for n in ("0.mp4", "1.mp4", "2.mp4")], root=tmp_path)
+    build, read = lambda: FrameCache.build(table, tmp_path / "cache", 16, progress=False), C._bytes_of
+    def closed(path):
+        if Path(path).name == "1.mp4": raise PermissionError(errno.EACCES, "Permission denied")
+        return read(path)
+    with monkeypatch.context() as m:
+        m.setattr(C, "_bytes_of", closed)
+        for cache in (build(), FrameCache.open(tmp_path / "cache", table, 16)):
+            assert [*cache.names] == ["0.mp4"] and len(cache.problems) == 2
+    cache = build()
+    assert [*cache.names] == ["0.mp4", "1.mp4"] and len(cache.problems) == cache.decoded == 1
