@@ -56,8 +56,8 @@ CACHE_FORMAT = 3      # of what stands in a file; another number gives other pla
 
 def _places(table, size, max_frames):
     "{clip id: the beginning of its file's name}: where its frames are looked for, and its stamp."
-    inside = os.path.join(os.fspath(table.root), "")
-    return {c.id: f"{_place(os.fspath(c.path), inside, size, max_frames)}-{clip_stamp(c.path)}" for c in table}
+    inside = os.path.join(os.path.abspath(table.root), "")
+    return {c.id: f"{_place(os.path.abspath(c.path), inside, size, max_frames)}-{clip_stamp(c.path)}" for c in table}
 
 def _place(path, inside, size, max_frames):
     relative = path.removeprefix(inside).replace(os.sep, "/") if path.startswith(inside) else path
@@ -85,8 +85,9 @@ class FrameCache:
         shape = (self.n_frames(clip_id), self.size, self.size, 3)
         x = _mapped(file := self.file(clip_id), math.prod(shape))
         if x is None or (clip_id not in self._checked and zlib.crc32(x) != int(file.stem[-8:], 16)):
-            with contextlib.suppress(OSError): file.unlink()           # nobody else may believe it
-            raise MicaclError(f"{file}: expected clip {clip_id} as it was decoded, found other bytes, and removed them; "
+            found, x = "no such file" if x is None and not file.exists() else "other bytes, and removed them", None
+            with contextlib.suppress(OSError): file.unlink()    # nobody else may believe it; on Windows, no map may be left
+            raise MicaclError(f"{file}: expected clip {clip_id} as it was decoded, found {found}; "
                               "the same command (train: with --resume) decodes the clip again")
         self._checked.add(clip_id)
         x = x.reshape(shape)
@@ -121,7 +122,9 @@ def _listed(folder, size):
     "{beginning of the name: name} of all complete files, broken clips included."
     names = {}
     for part in sorted(Path(folder).glob("[0-9a-f][0-9a-f]")):
-        for e in os.scandir(part):
+        try: entries = list(os.scandir(part))
+        except OSError: continue                         # no folder, or removed meanwhile
+        for e in entries:
             if e.name.endswith(".bad") or (e.name.endswith(".u8") and _whole(e, size)): names[e.name[:_STEM]] = e.name
     return names
 
@@ -216,15 +219,25 @@ def _fill(folder, clips, places, size, max_frames, on_bad, progress):
             if on_bad == "stop": raise
             text = str(e).removeprefix(f"{c.path}: ")
             (_home(folder, place) / (new := f"{place}{_DENIED if e.denied else '.bad'}")).write_text(text, encoding="utf-8", errors="backslashreplace")
+        _check_unchanged(c.path, place, _file(folder, new))
         for name in old.get(place[:16], ()):             # what was decoded from the clip as it was before
             if name != new: _remove(_file(folder, name))
+
+def _check_unchanged(path, place, file):
+    "`MicaclError`, and no file, if the clip is not any more what it was when its stamp was taken."
+    if clip_stamp(path) == place[17:]: return
+    _remove(file)
+    raise MicaclError(f"{path}: expected a clip that stays as it is while it is decoded, found one that changed; "
+                      "wait until the data are complete, then give the same command again")
 
 def _remove(file):
     with contextlib.suppress(OSError): file.unlink()     # Windows keeps a file that another process has mapped
 
 def _earlier(folder):
     "{place: [names]}; what an interrupted build and the first format of the cache left behind is removed."
-    for left in (*folder.glob("*/*.tmp"), *folder.glob("frames-*.u8"), *folder.glob("index.json")): _remove(left)
+    first = list(folder.glob(f"frames-{'[0-9a-f]' * 16}.u8"))
+    if first: first.append(folder / "index.json")
+    for left in (*folder.glob("[0-9a-f][0-9a-f]/*.tmp"), *first): _remove(left)
     names = {}
     for p in folder.glob("[0-9a-f][0-9a-f]/*"): names.setdefault(p.name[:16], []).append(p.name)
     return names

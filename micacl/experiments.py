@@ -253,7 +253,8 @@ def _run_experiment(spec, out, processes, say, costs):
     if costs: [methods[m].update(cost(configuration(spec, m, 0, chosen[m]), len(runs[m][0]["classes"]))) for m in methods]
     first = next((rs[0] for rs in runs.values() if rs), {})
     failed = len(spec["methods"]) * len(each) - len(paths)
-    summary = dict(version=__version__, machine=machine(), spec=spec, failed=failed, classes=first.get("classes"),
+    summary = dict(version=__version__, machine=machine(), spec=spec, runs=sorted(p.name for p in paths.values()),
+                   failed=failed, classes=first.get("classes"),
                    train_counts=first.get("train_counts"), methods=methods,
                    comparisons=[c for pair in spec["compare"] if (c := _compared(runs, *pair, spec["test"], say))])
     write_json(out / "summary.json", summary)

@@ -136,14 +136,14 @@ class InstanceFeatures:
         "From the file, or computed and written; a second process that asks meanwhile waits."
         when = () if epoch is None else (self.config.seed, epoch)
         path = self.folder / f"{derive_seed('features', *self.key, *when, fingerprint(self.cache, table)):016x}.npy"
-        if not path.exists():
+        if (x := _read_features(path)) is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(lock := path.with_suffix(".lock")):
-                if not path.exists():
+                if (x := _read_features(path)) is None:
                     x = self._compute(table, epoch)
                     with atomic_write(path, "wb") as f: np.save(f, x.numpy(), allow_pickle=False)
                 with contextlib.suppress(OSError): lock.unlink()       # the file is there, so nobody will ask for the lock again
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        return x
 
     def _compute(self, table, epoch):
         clips = ClipDataset(table, self.config, train=epoch is not None, cache=self.cache)
@@ -153,6 +153,11 @@ class InstanceFeatures:
         with torch.no_grad(): x = [model.encode(video.to(self.device)).float().cpu() for video, *_ in DataLoader(clips, 64, num_workers=self.config.workers)]
         model.train(was_training)
         return torch.cat(x)
+
+def _read_features(path):
+    "The features in a file; None if it is not there or was cut."
+    try: return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (FileNotFoundError, EOFError, ValueError): return None
 
 class FeatureDataset(Dataset):
     "The clips of a table as instance features, for a DataLoader."

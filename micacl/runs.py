@@ -35,17 +35,24 @@ def read_clips(
 ) -> tuple:                # (ClipTable of usable clips, FrameCache, [what was skipped, a line each])
     "Read a data set and decode every clip once."
     table = load_table(data, dataset, on_bad=config.on_bad_clip, classes=classes)
-    cache = FrameCache.build(table, _cache_home(table, home) / f"{config.image_size}px", config.image_size,
+    cache = FrameCache.build(table, _cache_folder(table, home, config), config.image_size,
                              on_bad=config.on_bad_clip, progress=wants_bars(quiet))
     notes, skipped = list(table.notes), [str(p) for p in (*table.problems, *cache.problems)]
     if 0 < cache.decoded < len(table): notes.append(f"{cache.decoded} of {len(table)} clips were decoded: new, or changed since the last time")
     for line in [] if quiet else [*(f"note: {n}" for n in notes), *(f"skipped: {s}" for s in skipped)]: print(line)
     return cache.readable(table), cache, skipped
 
-def _cache_home(table, home):
-    "Beside the data; where these may not be changed in a folder a data set, because paths in a cache are relative to the data."
-    if os.access(table.root, os.W_OK): return table.root / ".micacl-cache"
-    return Path(home) / ".micacl-cache" / f"{derive_seed(os.path.abspath(table.root)):016x}"
+def _cache_folder(table, home, config):
+    "Beside the data; elsewhere, a folder a data set, if that one is incomplete and may not be changed."
+    beside = table.root / ".micacl-cache" / f"{config.image_size}px"
+    there = next(p for p in (beside, *beside.parents) if p.exists())
+    if os.access(there, os.W_OK) or _is_complete(beside, table, config): return beside
+    return Path(home) / ".micacl-cache" / f"{derive_seed(os.path.abspath(table.root)):016x}" / beside.name
+
+def _is_complete(folder, table, config):
+    try: problems = FrameCache.open(folder, table, config.image_size).problems
+    except MicaclError: return False
+    return config.on_bad_clip == "skip" or not problems
 
 def wants_bars(quiet):
     "Whether somebody watches: a bar in a log file is a page of noise."
@@ -256,13 +263,18 @@ def describe_run(
     train = data.train
     return dict(config=config.to_dict(), dataset=data.table.dataset, data=str(data.table.source.resolve()), fold=fold, classes=list(train.classes),
                 train_counts=train.counts.tolist(), n_train=len(train), n_validation=len(data.validation),
-                train_clips=fingerprint(data.cache, train), test_clips=fingerprint(data.cache, *data.tests.values()),
+                train_clips=fingerprint(data.cache, train), validation_clips=fingerprint(data.cache, data.validation),
+                test_clips=fingerprint(data.cache, *data.tests.values()),
                 version=__version__, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 def check_same(run, before: dict, now: dict):
     "`MicaclError` unless two descriptions are of the same run."
     plain = lambda v: list(v) if isinstance(v, tuple) else v
-    old, new = ({**d["config"], **{k: d[k] for k in ("dataset", "fold", "classes", "train_clips")}} for d in (before, now))
+    if "test_clips" in now and "test_clips" not in before:
+        raise MicaclError(f"{run}: expected a run that says which clips it is tested on, found one of an earlier "
+                          "version, whose clips cannot be compared; train into a new folder")
+    same = [k for k in ("dataset", "fold", "classes", "train_clips", "validation_clips", "test_clips") if k in before]
+    old, new = ({**d["config"], **{k: d[k] for k in same}} for d in (before, now))
     for name in sorted(old.keys() | new.keys()):
         if name != "workers" and plain(old.get(name)) != plain(new.get(name)):
             raise MicaclError(f"{run}: the run to resume has {name} = {old.get(name)}, this call has {new.get(name)}; repeat its settings, or train into a new folder")

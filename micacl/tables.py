@@ -57,6 +57,7 @@ def _experiment(folder, test):
     spec, plain, out = s["spec"], lambda c: json.loads(json.dumps(c)), []
     for file in sorted((folder / "runs").glob("*.json")):
         if file.name.startswith("."): continue           # macOS puts a ._name beside a copy
+        if file.name not in s.get("runs", [file.name]): continue       # of other data
         r = _with(file, "method", "seed", "fold", "config")
         if r["method"] not in s["methods"] or r["seed"] not in spec["seeds"] or r["fold"] not in spec["folds"]: continue
         if plain(r["config"]) == plain(configuration(spec, r["method"], r["seed"], s["methods"][r["method"]]["chosen"]).to_dict()): out.append(_result(r, file, test))

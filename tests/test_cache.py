@@ -1,7 +1,7 @@
 "What a clip is, and frames that are decoded once: nothing stale is ever served, nothing is decoded twice."
-import os, shutil, threading
+import ntpath, os, shutil, threading, weakref
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np, pytest
 from PIL import Image
@@ -292,3 +292,78 @@ def test_many_clips_may_be_open_at_once(clips, tmp_path):
     threads = [threading.Thread(target=lambda: results.append(cache.frames("d").sum())) for _ in range(8)]
     [t.start() for t in threads]; [t.join() for t in threads]
     assert len(set(results)) == 1 and len(results) == 8
+
+
+# ---- what changes meanwhile
+
+def test_a_clip_that_changes_while_it_is_decoded_is_named_and_decoded_again(clips, tmp_path, monkeypatch):
+    content = K.clip_content
+    def changing(path):
+        found = content(path)
+        if path == clips[1].path: shutil.copyfile(clips[3].path, path)       # after its bytes were read, before its frames are
+        return found
+    monkeypatch.setattr(K, "clip_content", changing)
+    with pytest.raises(MicaclError, match="b.mp4: expected a clip that stays as it is") as e: build(clips, tmp_path / "c")
+    assert "\n" not in str(e.value)
+    monkeypatch.undo()
+    cache = build(clips, tmp_path / "c")
+    assert all(cache.content(c.id) == clip_content(c.path) for c in clips) and cache.n_frames("b") == 17 and len(files(tmp_path / "c")) == 5
+
+
+def test_a_process_that_looked_earlier_does_not_remove_newer_frames(clips, tmp_path, monkeypatch):
+    earlier = K._places(clips, 32, None)
+    write_video(clips[1].path, picture_frames(6))
+    newer = build(clips, tmp_path / "c")
+    monkeypatch.setattr(K, "_places", lambda *a: earlier)
+    with pytest.raises(MicaclError, match="stays as it is"): build(clips, tmp_path / "c")
+    assert newer.file("b").exists() and len(files(tmp_path / "c")) == 5
+
+
+def test_a_cache_that_was_removed_meanwhile_is_said_to_be_missing(clips, tmp_path):
+    cache = build(clips, tmp_path / "c")
+    shutil.rmtree(tmp_path / "c")
+    with pytest.raises(MicaclError, match="expected clip a as it was decoded, found no such file"): cache.frames("a")
+
+
+def test_no_map_is_open_when_a_damaged_file_is_removed(clips, tmp_path, monkeypatch):
+    "Windows removes no file that is mapped, and a file that stays would be believed by the next build."
+    cache, maps, mapped, unlink = build(clips, tmp_path / "c"), [], K._mapped, Path.unlink
+    cache.file("a").write_bytes(b"\0" * cache.file("a").stat().st_size)
+    def watched(*a):
+        x = mapped(*a); maps.append(weakref.ref(x))
+        return x
+    def removed(path, **options):
+        assert maps[-1]() is None
+        return unlink(path, **options)
+    monkeypatch.setattr(K, "_mapped", watched); monkeypatch.setattr(Path, "unlink", removed)
+    with pytest.raises(MicaclError, match="found other bytes, and removed them"): cache.frames("a")
+    assert not cache.file("a").exists()
+
+
+# ---- whose files, which paths
+
+def test_only_files_of_a_cache_are_cleared_away(clips, tmp_path):
+    own = [tmp_path / "c" / "index.json", tmp_path / "c" / "notes" / "x.tmp", tmp_path / "c" / "ff"]
+    own[1].parent.mkdir(parents=True)
+    for p in own: p.write_text("mine")
+    build(clips[:1], tmp_path / "c")
+    assert all(p.read_text() == "mine" for p in own) and len(FrameCache.open(tmp_path / "c", clips[:1], 32)) == 1
+
+
+def test_a_place_is_the_same_for_relative_and_absolute_paths(clips, tmp_path, monkeypatch):
+    build(clips, tmp_path / "c")
+    monkeypatch.chdir(tmp_path)
+    forms = [("clips", clips.root), (clips.root, Path("clips")), ("clips", Path("clips")), ("clips/../clips", clips.root)]
+    for root, where in forms:
+        table = ClipTable([replace(c, path=where / c.path.name) for c in clips], root=root)
+        assert build(table, tmp_path / "c").decoded == 0
+
+
+def test_a_place_is_the_same_on_windows(clips, monkeypatch):
+    here = K._places(ClipTable([Clip("a", Path("/data/sub/x.mp4"), 0)], root="/data"), 32, None)
+    nt = type("os", (), dict(path=ntpath, sep="\\", fspath=staticmethod(os.fspath)))
+    monkeypatch.setattr(K, "os", nt); monkeypatch.setattr(K, "clip_stamp", lambda path: "0" * 16)
+    for root, path in ((r"C:\data", r"C:\data\sub\x.mp4"), ("D:\\", r"D:\sub\x.mp4"), (r"\\host\share", r"\\host\share\sub\x.mp4")):
+        table = ClipTable([Clip("a", PureWindowsPath(path), 0)])
+        table.root = PureWindowsPath(root)
+        assert K._places(table, 32, None)["a"][:16] == here["a"][:16]

@@ -1,5 +1,5 @@
 "Which data set is this? What features, runs, evaluations and experiments decide by the clips themselves, wherever they lie and whatever they are called."
-import csv, dataclasses, shutil
+import csv, dataclasses, os, shutil
 
 import numpy as np
 import pytest
@@ -60,6 +60,16 @@ def test_features_follow_the_clips_and_not_their_place(data, tmp_path):
     assert not (features(home) == before).all() and len(list((tmp_path / "features").glob("*.npy"))) == 2
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:-1], lambda b: b""])
+def test_damaged_features_are_computed_again(data, tmp_path, damage):
+    model, d = build_model(FROZEN, 7), prepare_data(data, tmp_path, FROZEN, quiet=True)
+    features = InstanceFeatures(tmp_path / "features", model, FROZEN, d.cache)
+    x = features.of(d.tests["test"])
+    file, = (tmp_path / "features").glob("*.npy"); whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert (features.of(d.tests["test"]) == x).all() and file.read_bytes() == whole
+
+
 # ---- resume
 
 def test_a_run_is_resumed_on_a_copy_and_refused_when_a_clip_has_changed(data, tmp_path):
@@ -70,6 +80,40 @@ def test_a_run_is_resumed_on_a_copy_and_refused_when_a_clip_has_changed(data, tm
     a, b = [r["path"] for r in rows_of(moved / "clips.csv") if r["split"] == "train"][:2]
     shutil.copyfile(moved / a, moved / b)
     with pytest.raises(MicaclError, match="train_clips"): train(moved, tmp_path / "run", TINY, resume=True, quiet=True)
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_run_is_not_resumed_when_a_clip_has_changed_that_it_is_judged_by(whole, data, tmp_path, part):
+    home = copy_of(data, tmp_path / "d")
+    run = shutil.copytree(whole[0], tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    path = {r["clip"]: r["path"] for r in rows_of(home / "clips.csv")}
+    for r in path.values(): os.utime(home / r, ns=(0, 0))                                         # touched only
+    assert train(home, run, resume=True, quiet=True)["uar"] == whole[1]["uar"]
+    before = (run / "results.json").read_bytes()
+    a, b = [path[r["id"]] for r in rows_of(run / "clips.csv") if r["part"] == part][:2]
+    shutil.copyfile(home / a, home / b)
+    with pytest.raises(MicaclError, match=f"{part}_clips"): train(home, run, resume=True, quiet=True)
+    assert (run / "results.json").read_bytes() == before
+
+
+def test_a_run_of_an_earlier_version_is_not_resumed_and_says_why(whole, data, tmp_path):
+    run = shutil.copytree(whole[0], tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    info = read_json(run / "config.json"); del info["test_clips"]; write_json(run / "config.json", dict(info, train_clips="0" * 16))
+    with pytest.raises(MicaclError, match="earlier version.*new folder") as e: train(data, run, resume=True, quiet=True)
+    assert "\n" not in str(e.value)
+
+
+# ---- read-only data
+
+def test_a_complete_cache_beside_read_only_data_is_used(data, tmp_path, monkeypatch):
+    home, access = copy_of(data, tmp_path / "d"), os.access
+    prepare_data(home, tmp_path, TINY, quiet=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False if str(path).startswith(str(home)) and mode == os.W_OK else access(path, mode))
+    assert prepare_data(home, tmp_path / "run", TINY, quiet=True).cache.decoded == 0 and not (tmp_path / "run").exists()
+    os.utime(home / rows_of(home / "clips.csv")[0]["path"], ns=(0, 0))                            # it is complete no longer
+    before = sorted(home.rglob("*"))
+    assert prepare_data(home, tmp_path / "run", TINY, quiet=True).cache.decoded == 56
+    assert sorted(home.rglob("*")) == before and list((tmp_path / "run").rglob("*.u8"))
 
 
 # ---- evaluation
@@ -163,6 +207,18 @@ def test_runs_on_changed_clips_are_not_mixed_with_old_ones(data, tmp_path):
     a, b = [r["path"] for r in rows_of(home / "clips.csv") if r["split"] == "train"][:2]
     shutil.copyfile(home / a, home / b)                      # the list is what it was, a film is not
     with pytest.raises(MicaclError, match="the clips of the runs that are there"): run_experiment(s, tmp_path / "x", 1, True, False)
+
+
+def test_a_table_of_an_experiment_shows_the_runs_of_its_summary(data, tmp_path):
+    "Two data sets, one after the other in one folder, and one set by two names."
+    s = dict(data=str(data), base={k: v for k, v in TINY.to_dict().items() if k != "seed"}, methods={"mean": {}}, seeds=[1])
+    other = copy_of(data, tmp_path / "d")
+    write_rows(other / "clips.csv", rows_of(other / "clips.csv")[:-1])
+    for name in (data, f"{data}/.", other):
+        run_experiment(dict(s, data=str(name)), tmp_path / "x", 1, True, False)
+        found, = read_results(tmp_path / "x")
+        assert found.clips == fingerprint((d := prepare_data(name, tmp_path, TINY, quiet=True)).cache, d.tests["test"])
+    assert len(list((tmp_path / "x" / "runs").glob("*.json"))) == 3
 
 
 def test_two_methods_are_compared_on_the_same_clips_not_on_the_same_labels():
