@@ -60,8 +60,9 @@ def _headed(rows, take):
     is_row = there[:1] == [True] or first[1:] and first[1] in {cells[1] for _, cells in rows[1:] if len(cells) > 1}
     if not any(there[:20]) or not is_row: return None, rows
     good = [cells for (_, cells), ok in zip(rows, there) if ok]        # the other rows say nothing about the columns
-    if all(len(r) == 3 and is_number(r[1]) and is_number(r[2]) for r in good): head = ("path", "frames", "label")
-    else: head = _COLUMNS[:max((len(r) for r in good if len(r) == 2 or _is_split(r[2])), default=2)]
+    frames = [r for r in good if len(r) == 3 and is_number(r[1]) and is_number(r[2])]
+    plain = [r for r in good if len(r) == 2 or _is_split(r[2])]
+    head = ("path", "frames", "label") if len(frames) > len(plain) else _COLUMNS[:max(map(len, plain), default=2)]
     take.notes.append(f"the list has no header; its columns were taken as {','.join(head)}")
     return head, rows
 
@@ -120,6 +121,9 @@ def read_csv(root, take, file=None, dataset="csv"):
     "`path,label[,split][,fold][,group]`; SynFEW adds `clip` and `identity`."
     file = Path(file or _csv_file(root))
     head, lines = _headed(read_rows(file, take, header=True), take)
+    if twice := [c for c in _COLUMNS if head and head.count(c) > 1]:
+        take.bad(file, f"expected one column {twice[0]}, found {head.count(twice[0])}; rename the others", "list")
+        return take.table(EMOTIONS, dataset)
     if not head or not lines: return _nothing_read(file, head, lines, take, dataset)
     rows, columns, divided = [], head, bool({"split", "fold"} & set(head))
     for n, cells in lines:
@@ -144,7 +148,7 @@ def _nothing_read(file, head, lines, take, dataset):
 # %% ../nbs/01d_custom.ipynb #0cea2220
 def csv_files(root):
     "The CSV files of a folder, hidden ones left out; pipes and folders of such a name only if there is nothing else."
-    files = [Path(root, e.name) for e in visible_entries(root) if os.path.normcase(e.name).endswith(".csv")]
+    files = [Path(root, e.name) for e in visible_entries(root) if e.name.lower().endswith(".csv")]
     return [f for f in files if os.path.isfile(f)] or files
 
 def _csv_file(root):

@@ -139,6 +139,8 @@ def _short_of(counts, published):
 # %% ../nbs/02_datasets.ipynb #f9447810
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+def _closed(why): return f"expected a clip, found none that can be read ({why}); check who may read it", "unreadable"
+
 def _hollow(path):
     "(what is plainly wrong with a clip, its kind), without decoding it; None if nothing is."
     try:
@@ -147,10 +149,11 @@ def _hollow(path):
             if any(not is_hidden(e.name) for e in os.scandir(path)): return None
             return "expected pictures, found an empty folder; unpack the clip again or remove its row", "empty"
     except (OSError, ValueError) as e:
-        return f"expected a clip, found none that can be read ({_reason(e)}); check who may read it", "unreadable"
+        return _closed(_reason(e))
     if not stat.S_ISREG(mode):
         return "expected a video or a folder of pictures, found a pipe or a device; remove its row", "unreadable"
     if not size: return "expected a video, found an empty file; copy it again or remove its row", "empty"
+    if not os.access(path, os.R_OK): return _closed("Permission denied")
     if str(path).lower().endswith(_PICTURES):
         return ("expected a video or a folder of pictures, found one picture; put it into a folder, and name the folder "
                 "in the list"), "unreadable"
