@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from .core import EMOTIONS, MicaclError, atomic_write, class_counts, derive_seed
 from .rows import (MAX_CELLS, MAX_FILE, MAX_LINE, SYNONYMS, Place, is_missing, is_number, parse_label, plain_label,
-                         read_rows, slashed, within)
+                         read_rows, slashed, split_line, within)
 _all_ = ["MAX_CELLS", "MAX_FILE", "MAX_LINE", "SYNONYMS", "Place", "is_number", "parse_label", "plain_label", "read_rows"]   # of the page before
 
 # %% ../nbs/01b_clips.ipynb #75567f5c
@@ -243,7 +243,7 @@ def class_column(classes):
 def declared_classes(head):
     "The class names in a list of column names; None if no column holds them."
     cell = next((c for c in head if c.lower().startswith(_CLASSES)), None)
-    return None if cell is None else tuple(next(csv.reader([cell[len(_CLASSES):]], delimiter="|")))
+    return None if cell is None else tuple(split_line(cell[len(_CLASSES):], "|"))
 
 # %% ../nbs/01b_clips.ipynb #af10abb7
 def _row_of(clip, classes, folder):

@@ -6,8 +6,8 @@ Docs: https://micacl.github.io/micacl/rows.html.md"""
 
 # %% auto #0
 __all__ = ['ENDINGS', 'MAX_FILE', 'MAX_LINE', 'MAX_CELLS', 'SYNONYMS', 'slashed', 'within', 'is_hidden', 'Place', 'is_header',
-           'read_rows', 'is_missing', 'whole_number', 'cell_text', 'plain_label', 'is_number', 'class_places',
-           'label_reader', 'parse_label']
+           'split_line', 'read_rows', 'is_missing', 'whole_number', 'cell_text', 'plain_label', 'is_number',
+           'class_places', 'label_reader', 'parse_label']
 
 # %% ../nbs/01a_rows.ipynb #01af0004
 import csv, difflib, errno, functools, os, re, stat, unicodedata
@@ -155,8 +155,8 @@ def is_header(cells):
     "Whether cells name the columns of a list of one's own."
     return {"path", "label"} <= {c.lower() for c in cells}
 
-def _split(line, sep):
-    "The cells of one line; `sep` None: white space stands between them."
+def split_line(line, sep):
+    "The cells of one line; `sep` None: white space stands between them. Empty if they cannot be told apart."
     if sep is None: return line.split()
     try: return [c.strip() for c in next(csv.reader([line], delimiter=sep, skipinitialspace=True), [])]
     except csv.Error: return []
@@ -169,9 +169,9 @@ def _separator(lines, take, header):
     start = [line for line in lines[:100] if line.strip()][:20]
     first = start[0] if start else ""
     signs = [s for s in ",;\t" if s in first]
-    if not header: return next((s for s in signs if not re.search(r"[/\\]", (_split(first, s) or ["/"])[-1])), None)
-    names_clips = lambda s: any(len(c) > 1 and take.locate(c[0])[0] for c in (_split(line, s) for line in start))
-    fits = [s for s in (*",;\t|", None) if is_header(_split(first, s))] or [s for s in (*signs, None) if names_clips(s)]
+    if not header: return next((s for s in signs if not re.search(r"[/\\]", (split_line(first, s) or ["/"])[-1])), None)
+    names_clips = lambda s: any(len(c) > 1 and take.locate(c[0])[0] for c in (split_line(line, s) for line in start))
+    fits = [s for s in (*",;\t|", None) if is_header(split_line(first, s))] or [s for s in (*signs, None) if names_clips(s)]
     return (fits or signs or [None])[0]
 
 # %% ../nbs/01a_rows.ipynb #e1169b62
@@ -180,7 +180,7 @@ _KEYS = ("path", "label", "split", "fold", "group", "clip")
 def _swallows(cells, lines, keys, sep, take):
     "Whether a row over several lines holds rows that an open quote has swallowed. `lines`: all but its first."
     if any("\n" in cells[i] for i in keys if i < len(cells)): return True
-    return any(c and c[0] and take.locate(c[0])[0] for c in (_split(line, sep) for line in lines))
+    return any(c and c[0] and take.locate(c[0])[0] for c in (split_line(line, sep) for line in lines))
 
 def _records(lines, sep, take, header):
     "(line number, cells) of each row; None in place of the cells if a quote has no partner."
@@ -199,7 +199,7 @@ def _records(lines, sep, take, header):
             else: return
         except csv.Error: pass
         whole = lines[at].count('"') % 2 == 0                  # "a" b: no mistake that matters
-        yield at + 1, whole and _split(lines[at], sep) or None
+        yield at + 1, whole and split_line(lines[at], sep) or None
         at += 1
 
 # %% ../nbs/01a_rows.ipynb #e1169b63
@@ -276,9 +276,10 @@ def label_reader(
 
 def _read_label(text, names, place, guess):
     name, number, C = plain_label(text), whole_number(text), len(names)
-    for key in (text, name, str(number)):
+    for key in (text, name):
         if key in place: return place[key], None
     if number is not None:
+        if str(number) in place: return place[str(number)], None          # 007 is 7
         if 0 <= number < C: return number, None
         return None, f"label {text} is out of range, expected 0..{C - 1} (0 = {names[0]})"
     missing, most = is_missing(text), f" ... ({C} in all)" if C > 12 else ""

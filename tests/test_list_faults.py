@@ -181,6 +181,7 @@ def test_float_labels_of_published_lists(tmp_path):
 def test_small_readers():
     assert [parse_label(x, EMOTIONS)[0] for x in ("1.0", "6.", "7.0", "-1.0", "1.5", "nan", "inf")] == [1, 6, None, None, None, None, None]
     assert [parse_label(x, ("none", "NA", "10"))[0] for x in ("None", "na", "10.0", "NA", "1")] == [0, 1, 2, 1, 1]      # who declares such a class means it
+    assert parse_label("joy", ("None", "happy"))[0] is None and parse_label("007", ("7", "8"))[0] == 0
     assert [plain_label(x) for x in ("1.0", "+2.00", "Anger", "1.05", "v1.0")] == ["1", "+2", "angry", "1.05", "v1.0"]
     assert [cell_text(x) for x in ("1.0", "007.0", "anna 1.0", "NaN", "")] == ["1", "007", "anna 1.0", "", ""]
     assert [is_missing(x) for x in (None, float("nan"), np.nan, "", " nan", 0, "0", "nano")] == [True] * 5 + [False] * 3
@@ -587,3 +588,4 @@ def test_any_bytes_alone(homes, kind, content):
 
 def test_declared_classes():
     assert declared_classes(["path", "label"]) is None and declared_classes(["path", "Classes=a|B c|\"d|e\""]) == ("a", "B c", "d|e")
+    assert declared_classes(['classes=a|"b\rc', "x"]) is not None and declared_classes(["classes=a\rb|c"]) == ()      # damaged: no names
