@@ -110,7 +110,7 @@ def units_seen(root):
     "Area under the ROC curve of the pre-trained regressor for every unit, on instances of the balanced test clips: is the unit on (above 0.3) or not (below 0.05)?"
     import torch
     from sklearn.metrics import roc_auc_score
-    from micacl.core import Config
+    from micacl.config import Config
     from micacl.pretrain import load_regressor, predict_units
     from micacl.runs import read_clips
     from micacl.synfew import UNITS, read_truth

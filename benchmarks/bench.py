@@ -28,7 +28,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def config_of(preset, **changes):
-    from micacl.core import PRESETS
+    from micacl.config import PRESETS
     return dataclasses.replace(PRESETS[preset](), **changes)
 
 

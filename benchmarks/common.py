@@ -29,7 +29,8 @@ def commit(folder=ROOT, parts=("micacl", "benchmarks")):
 def one_run(job):
     "Train and test once. `job`: data, config (overrides of Config), frames (None, 'shuffled' or 'single')."
     import torch
-    from micacl.core import Config, read_json
+    from micacl.core import read_json
+    from micacl.config import Config
     from micacl.training import train
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     _change_frames(job.get("frames"))
@@ -78,6 +79,6 @@ def run_many(jobs, processes=None):
 
 def fill_cache(folder):
     "Decode a set once, before several runs want it at the same time."
-    from micacl.core import Config
+    from micacl.config import Config
     from micacl.runs import read_clips
     read_clips(folder, folder, Config(), quiet=True)

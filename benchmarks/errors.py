@@ -94,7 +94,8 @@ def _caches(work, data, method, fold, config):
 
 def truth_of(root):
     "What is true of each test clip -> columns, the votes, and which instances carry the expression."
-    from micacl.core import EMOTIONS, Config
+    from micacl.core import EMOTIONS
+    from micacl.config import Config
     from micacl.datasets import load_table
     from micacl.summaries import pack_labels
     from micacl.synfew import read_clips, read_truth, read_votes

@@ -119,10 +119,10 @@ def _(r):
     r.goes_on(GO_ON, "train")
 
 
-@fault("disk and folders", "disk full: cache", "no file can grow beyond 300 kB, and the frames need more", says=[FULL, "make room"], lost="the cache under way")
+@fault("disk and folders", "disk full: cache", "no file can grow beyond 30 kB, and the frames of a clip need more", says=[FULL, "make room"], lost="the clip under way")
 def _(r):
     r.data(cached=False)
-    r.go("cache data --size 32", before=small_files(300_000))
+    r.go("cache data --size 32", before=small_files(30_000))
     assert not list((r.folder / "data" / ".micacl-cache").rglob("*.tmp"))
     r.goes_on("cache data --size 32", "cache")
 
@@ -159,7 +159,7 @@ def _(r):
     data = r.data(cached=False)
     (home := r.folder / "mine").mkdir(); home.chmod(0o777); data.chmod(0o555)
     r.go(TRAIN.replace("--out run", "--out mine/run"), before=nobody)
-    assert not (data / ".micacl-cache").exists() and list((home / "run" / ".micacl-cache").rglob("index.json"))
+    assert not (data / ".micacl-cache").exists() and list((home / "run" / ".micacl-cache").rglob("*.u8"))
     data.chmod(0o755)
 
 
@@ -213,40 +213,41 @@ def cache_fault(name, what, says, change, status=0, again="cache data --size 32"
         r.goes_on("cache data --size 32", "cache")
 
 
-def index(home, **new):
-    file = home / "index.json"
-    d = json.loads(file.read_text()); file.unlink(); file.write_text(json.dumps({**d, **new}))
+def frames_of(home): return sorted(home.rglob("*.u8"))
 
 
 def flip(r, home):
-    file = r.own(next(home.glob("*.u8")))
+    file = r.own(frames_of(home)[0])
     data = bytearray(file.read_bytes()); data[3 * len(data) // 4] ^= 16; file.write_bytes(data)
 
 
 def cut(r, file, share=0.5): data = r.own(file).read_bytes(); file.write_bytes(data[:int(len(data) * share)])
 
 
-def foreign(r, home):
-    index(home, clips={"other/" + k: v for k, v in json.loads((home / "index.json").read_text())["clips"].items()})
+def first_format(home):
+    for name in ("index.json", "frames-0123456789abcdef.u8"): (home / name).write_text("{}")
 
 
-cache_fault("of another version", "the index says version 1", ["decoded anew", "version 2, found 1"], lambda r, h: index(h, version=1))
-cache_fault("of another data set", "the index lists the clips of another data set", ["decoded anew", "no such clip"], foreign)
-cache_fault("of another size", "the index says 64 pixels", ["decoded anew", "found 64 px"], lambda r, h: index(h, size=64))
-cache_fault("cut off", "the file of frames is half as long", ["decoded anew", "bytes of frames"], lambda r, h: cut(r, next(h.glob("*.u8"))))
-cache_fault("index cut off", "index.json ends in the middle", ["decoded anew", "damaged"], lambda r, h: cut(r, h / "index.json"))
-cache_fault("index that points elsewhere", "the index names a file outside the cache as its frames", ["decoded anew", "damaged"], lambda r, h: index(h, file="../../../../neighbour/clip.mp4"))
-cache_fault("index with places beyond the file", "the index promises a clip of a billion frames", ["decoded anew", "damaged"], lambda r, h: index(h, clips={k: {**v, "frames": 10**9} for k, v in json.loads((h / "index.json").read_text())["clips"].items()}))
+def promise(home):
+    "A name that promises a billion frames."
+    file = frames_of(home)[0]; parts = file.name.split("-"); parts[3] = str(10**9); file.rename(file.with_name("-".join(parts)))
 
 
-@fault("the cache", "a changed byte among the frames", "one bit of one frame is flipped; found by the checksum when the clip is read", says=["as it was decoded, found other bytes", "decodes anew"])
+ONE = "1 of 28 clips were decoded"
+cache_fault("of the first format", "an index.json and a file of all frames, as version 0.1 wrote them, lie in the folder, and a clip is missing", [ONE], lambda r, h: (first_format(h), frames_of(h)[0].unlink()))
+cache_fault("cut off", "the frames of one clip are half as long", [ONE], lambda r, h: cut(r, frames_of(h)[0]))
+cache_fault("empty after a power cut", "the file of one clip has its name and no bytes", [ONE], lambda r, h: cut(r, frames_of(h)[0], 0))
+cache_fault("a name that nobody wrote", "the name of a file promises a billion frames", [ONE], lambda r, h: promise(h))
+
+
+@fault("the cache", "a changed byte among the frames", "one bit of one frame is flipped; found by the checksum when the clip is read", says=["as it was decoded, found other bytes", "decodes the clip again"])
 def _(r):
     flip(r, r.data() / ".micacl-cache" / "32px")
     r.go(TRAIN)
     r.goes_on(GO_ON, "train")
 
 
-@fault("the cache", "a changed byte, loader processes", "the same with two loader processes, whose errors travel between processes", says=["as it was decoded, found other bytes", "decodes anew"], long=True)
+@fault("the cache", "a changed byte, loader processes", "the same with two loader processes, whose errors travel between processes", says=["as it was decoded, found other bytes", "decodes the clip again"], long=True)
 def _(r):
     flip(r, r.data() / ".micacl-cache" / "32px")
     r.go(f"{TRAIN} --workers 2")
@@ -357,6 +358,72 @@ def _(r):
     assert first.status == 1
     (r.folder / "gone").rename(data)
     assert r.go(f"{GO_ON} --epochs 6").status == 0
+
+
+# ---- terminals, names, and files that cannot be written
+
+def clips(r, *names):
+    "Videos in the working folder, and a finished run to predict them with."
+    finished(r)
+    for name in names: video(r.folder / name)
+
+
+TERMINAL = "terminals and names"
+
+
+@fault(TERMINAL, "a terminal that is not UTF-8", "classes with Chinese names, and an output that knows 256 characters",
+       status=0, says=["usable, 6 clips", "??"])
+def _(r):
+    rows(r, "x.mp4,快乐,train", "y.mp4,快乐,train")
+    for name in ("x.mp4", "y.mp4"): video(r.folder / "d" / name)
+    r.go("check d", before=lambda: sys.stdout.reconfigure(encoding="cp1252"))
+
+
+@fault(TERMINAL, "an output that is closed", "standard output is closed before the start, as >&- does", status=0)
+def _(r):
+    def close(): os.close(1); sys.stdout = None
+    rows(r); r.go("check d", before=close)
+
+
+@fault(TERMINAL, "a terminal of five columns", "COLUMNS=5, and help is asked for",
+       status=0, says="--batch-size", seconds=15)
+def _(r): r.go("train --help", before=lambda: os.environ.update(COLUMNS="5"))
+
+
+@fault(TERMINAL, "ranks that are empty", "RANK and LOCAL_RANK are set to nothing", status=0, says="test: UAR")
+def _(r): finished(r); r.go("evaluate run data", before=lambda: os.environ.update(RANK="", LOCAL_RANK=""))
+
+
+@fault(TERMINAL, "a name too long for its results", "a video whose name has 255 bytes, and a second one",
+       status=0, says=["too long for them", "written: out/b.json"])
+def _(r):
+    clips(r, long := "喜" * 83 + "ab.mp4", "b.mp4")
+    r.go(f"predict run {long} b.mp4 --no-crop --out out")
+    assert len(list((r.folder / "out").iterdir())) == 6
+
+
+@fault(TERMINAL, "a name that is not UTF-8", "a video whose name is the byte E9, and a second one",
+       status=0, says=["not allowed on every system", "written: out/b.json"])
+def _(r):
+    clips(r, odd := os.fsdecode(b"\xe9.mp4"), "b.mp4")
+    r.go(f"predict run {odd} b.mp4 --no-crop --out out")
+    assert (r.folder / "out" / "%E9.json").exists()
+
+
+@fault(TERMINAL, "a folder in the way of a prediction", "the scores of the first of two videos have no place",
+       says=["a.mp4: expected to read it and to write its files", "a.csv"], lost="the scores of this video")
+def _(r):
+    clips(r, "a.mp4", "b.mp4"); (r.folder / "out" / "a.csv" / "x").mkdir(parents=True)
+    r.go("predict run a.mp4 b.mp4 --no-crop --out out")
+    assert (r.folder / "out" / "b.csv").is_file()
+
+
+@fault(TERMINAL, "disk full: predict", "no file can grow beyond 1 kB: the scores of the first of two videos break off",
+       says=["out/a.json", FULL], lost="the scores of the video under way")
+def _(r):
+    clips(r, "a.mp4", "b.mp4"); (r.folder / "out").mkdir()
+    r.go("predict run a.mp4 b.mp4 --no-crop --out out", before=small_files(1000))
+    assert not list((r.folder / "out").iterdir())
 
 
 # ---- hostile files

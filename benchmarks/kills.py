@@ -104,8 +104,8 @@ def phase(kind, folder):
         return "in the first epoch" if (run / "config.json").exists() else "before anything was written" if not run.exists() else "reading the data"
     if kind == "cache":
         home = folder / "data" / ".micacl-cache" / "32px"
-        names = os.listdir(home) if home.exists() else []
-        return "index written" if "index.json" in names else "frames written, no index" if any(n.endswith(".u8") for n in names) else "decoding" if names else "before anything was written"
+        n = len(list(home.rglob("*.u8")))
+        return f"{n // 7 * 25} to {n // 7 * 25 + 25} % of the clips" if 0 < n < 28 else "all clips decoded" if n else "before a clip was decoded"
     if kind == "synfew":
         out = folder / "out"
         if not out.exists(): return "before anything was written"

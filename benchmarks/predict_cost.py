@@ -23,7 +23,7 @@ SECONDS, FPS, WIDTH, HEIGHT = 20, 25, 640, 360      # of the drawn piece that is
 PROBE = '''
 import json, resource, sys, time
 import torch; torch.set_num_threads(1)
-from micacl.core import Config
+from micacl.config import Config
 from micacl.models import build_model
 from micacl.predict import predict_video
 config = Config()

@@ -4,7 +4,7 @@
     python benchmarks/scale_out.py small.json --clips 20000                   # quick
 
 1. Decoding: clips a second on one core, drawn clips of 112 and 224 px, each read to 112 px, and the bytes they take in the cache.
-2. Very many clips: a CSV list of them read (the files are empty), the index of a cache of them opened, an epoch put into order. Seconds and
+2. Very many clips: a CSV list of them read (the files are empty), a cache of them opened, an epoch put into order. Seconds and
    memory of a fresh process.
 3. Two processes: an epoch against one process on one core, and against one process on two cores, in turn; and the gradients of the paper's model
    added up over gloo. Both on one machine: a network between two machines is slower.
@@ -22,7 +22,7 @@ from pathlib import Path
 from common import commit, machine
 
 DECODE = '''
-import json, sys, time
+import json, os, sys, time
 import torch; torch.set_num_threads(1)
 from micacl.datasets import load_table
 from micacl.video import _load_small
@@ -35,13 +35,14 @@ print(json.dumps(dict(seconds=time.perf_counter() - start, clips=len(table), fra
 '''
 
 MANY = '''
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
 import psutil, torch; torch.set_num_threads(1)
 from micacl.core import write_json
 from micacl.datasets import load_table
 from micacl.loaders import SAMPLERS, EpochOrder
-from micacl.video import _VERSION, _stamp, open_cache
+from micacl.cache import open_cache
+from micacl.cache import _file, _places
 root, step, out = Path(sys.argv[1]), sys.argv[2], {}
 def held(): return psutil.Process().memory_info().rss / 2**20
 def measure(f):      # -> seconds it took, MiB that its result holds; the result
@@ -50,15 +51,14 @@ def measure(f):      # -> seconds it took, MiB that its result holds; the result
     return dict(seconds=round(time.perf_counter() - start, 2), mib=round(held() - before, 1)), x
 out["table"], table = measure(lambda: load_table(root))
 if step == "order":
-    clips = {c.id: dict(start=0, frames=24, crc=0, stamp=_stamp(c.path)) for c in table}
-    (root / "cache").mkdir(); (root / "cache" / "frames-0000000000000000.u8").write_bytes(bytes(24 * 112**2 * 3))
-    write_json(root / "cache" / "index.json", dict(version=_VERSION, size=112, max_frames=None, file="frames-0000000000000000.u8", bytes=24 * 112**2 * 3, clips=clips, broken={}))
+    for place in _places(table, 112, None).values():           # files with holes: they take no room
+        file = _file(root / "cache", f"{place}-{0:016x}-24-00000000.u8")
+        file.parent.mkdir(parents=True, exist_ok=True); file.touch(); os.truncate(file, 24 * 112**2 * 3)
     labels = torch.tensor([c.label for c in table])
     orders = {s: measure(lambda s=s: list(EpochOrder(labels, 0, s, 10))) for s in SAMPLERS}
     out["order"] = {s: found for s, (found, _) in orders.items()}
 else:
     out["cache"], cache = measure(lambda: open_cache(root / "cache", table, 112))
-    out["index_bytes"] = (root / "cache" / "index.json").stat().st_size
 print(json.dumps(out))
 '''
 
@@ -66,14 +66,14 @@ EPOCHS = '''
 import json, os, sys
 from pathlib import Path
 import torch; torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-from micacl.core import Config
+from micacl.config import Config
 from micacl.training import train
 train(sys.argv[1], sys.argv[2], Config(epochs=3, batch_size=32, val_fraction=0.0), quiet=True)
 if int(os.environ.get("RANK", 0)) == 0: print(json.dumps([json.loads(s)["seconds"] for s in Path(sys.argv[2], "metrics.jsonl").read_text().splitlines()]))
 '''
 
 REDUCE = '''
-import json, sys, time
+import json, os, sys, time
 import torch, torch.distributed as dist
 torch.set_num_threads(1); dist.init_process_group("gloo")
 x, seconds = torch.ones(int(sys.argv[1])), []
@@ -123,7 +123,7 @@ def many_clips(root, n):
 
 
 def two_processes(folder):
-    from micacl.core import PRESETS
+    from micacl.config import PRESETS
     from micacl.models import build_model
     from micacl.synfew import generate
     generate(folder / "faces", n_train=192, n_test=7, progress=False)

@@ -70,7 +70,8 @@ def compare(runs, a, b, head_a, head_b):
 
 
 def main(work):
-    from micacl.core import Config, read_json, write_json
+    from micacl.core import read_json, write_json
+    from micacl.config import Config
     from micacl.training import train
     before = commit()
     spec, runs, data = read_json(ROOT / "benchmarks" / "ablations.json"), [], work / "data"

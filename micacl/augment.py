@@ -12,7 +12,7 @@ import contextlib, functools
 import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
-from .core import Config
+from .config import Config
 
 # %% ../nbs/02c_augment.ipynb #a0902c06
 @contextlib.contextmanager

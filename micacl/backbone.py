@@ -41,7 +41,8 @@ class Backbone(nn.Module):
         if instances.dim() != 5 or instances.shape[1] != 3 or not instances.is_floating_point():
             raise MicaclError(f"backbone: expected float instances (M,3,L,H,W) in 0..1, found {instances.dtype} {tuple(instances.shape)}; "
                               "divide uint8 pixels by 255 and put the axes in this order")
-        return self.net((instances - self.mean) / self.std)
+        x = (instances - self.mean) / self.std          # float32 pixels are scaled in 32 bits for a network in 16, too
+        return self.net(x.to(self.mean.dtype))
 
 # %% ../nbs/04_backbone.ipynb #a2971ff0
 KINETICS = dict(mean=[0.43216, 0.394666, 0.37645], std=[0.22803, 0.22145, 0.216989])

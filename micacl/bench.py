@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from . import __version__
-from .core import PRESETS, MicaclError, seed_everything
+from .core import MicaclError, seed_everything
+from .config import PRESETS
 from .synfew import generate
 from .augment import augment
 from .mccl import MCCL

@@ -9,14 +9,15 @@ __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Chec
            'Experiment', 'Demo', 'Table', 'Folds', 'Predict', 'Export', 'Bench', 'main']
 
 # %% ../nbs/14_cli.ipynb #767d0523
-import importlib, json as json_lib, os, shutil, sys, tempfile
+import contextlib, importlib, json as json_lib, shutil, sys, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Union
 import tyro
 from . import __version__
-from .core import PRESETS, Config, MicaclError, write_json
-from .pages import percent
+from .core import MicaclError, write_json
+from .config import CHOICES, PRESETS, Config, check_value
+from .pages import any_terminal, percent, _number
 
 # %% ../nbs/14_cli.ipynb #96bb269e
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -90,23 +91,21 @@ class Train:
     resume: Flag = False              # go on with the run in RUN, with its settings
     quiet: Flag = False               # print nothing but the result
     config: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
-
-    def defaults(self) -> Config:
-        "What holds for the settings that are not given."
-        if not (self.resume and (self.out / "config.json").exists()): return PRESETS[self.preset]()
-        from micacl.runs import read_config
-        return read_config(self.out)[0]
+    given = {}   # no option: what stands on the command line, by name
 
     def run(self):
         from micacl.report import write_report
+        from micacl.runs import settle
         from micacl.training import train
+        settle(self.config, self.given)      # two settings that were both given and contradict each other
         results = train(self.data, self.out, self.config, self.fold, self.dataset, self.resume, self.quiet)
         if not _first_process(): return
         _print_scores(results)
-        print(f"report: {write_report(self.out)}")
+        print(*(f"note: {n}" for n in results["notes"] if self.quiet), f"report: {write_report(self.out)}", sep="\n")
 
 # %% ../nbs/14_cli.ipynb #d6c18ebd
-def _first_process(): return int(os.environ.get("RANK", 0)) == 0      # torchrun and accelerate launch number the processes
+def _first_process():        # torchrun and accelerate launch set both
+    return _number("WORLD_SIZE", 1) <= 1 or _number("RANK", 0) <= 0
 
 def _print_scores(results):
     "A line for each test set."
@@ -215,8 +214,8 @@ class Folds:
 # %% ../nbs/14_cli.ipynb #e92f29ff
 @dataclass
 class Predict:
-    "Score videos of any length with a trained run: JSON, CSV and a picture each. Exit status 1 if one could not be read."
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder
+    "Score videos of any length with a trained run: JSON, CSV and a picture each. Exit status 1 if one failed."
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
     videos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO [VIDEO ...]", help_behavior_hint="(at least one)")]   # video files, folders of pictures, or pictures
     out: Path = Path("predictions")   # folder for the files
     json: Flag = False                # print JSON for programs and nothing else: a list with an object for each video
@@ -230,13 +229,13 @@ class Predict:
         if not self.videos: raise MicaclError("predict: expected at least one VIDEO, found none; micacl predict RUN VIDEO")
         done, problems = predict_videos(self.run_folder, self.videos, self.out, self.json, self.plot, crop=not self.no_crop, window=self.window, stride=self.stride)
         if self.json: print(to_json(done, problems))
-        for p in problems: print(f"micacl: {p}", file=sys.stderr)
+        for p in problems: _tell(p)
         return 1 if problems else 0
 
 @dataclass
 class Export:
     "Write a trained run as a file or folder for others: ONNX, torch.export, or a shared model with its card for the Hugging Face hub."
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
+    run_folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]   # file to write (hub: new folder)
     format: Literal["onnx", "torch", "hub"] = "onnx"   # onnx and torch: a file that runs without this library; hub: weights, config.json and README.md
 
@@ -273,20 +272,22 @@ def main(
     "The `micacl` command."
     argv = list(sys.argv[1:] if argv is None else argv)
     command, status = None, 0
-    try:
-        if argv == ["--version"]: print(f"micacl {__version__}")
-        else:
-            command = _parse(argv or ["--help"])
-            status = command.run() or 0
-        sys.stdout.flush()                                     # what is still kept back: the reader may be gone
-        return status
-    except BrokenPipeError:                                    # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (KeyboardInterrupt, MicaclError, OSError) as e:
-        status, text = _explain(e, command)
-        print(f"micacl: {text}", file=sys.stderr)
-        return status
+    with any_terminal():
+        try:
+            if argv == ["--version"]: print(f"micacl {__version__}")
+            else:
+                command = _parse(argv or ["--help"])
+                status = command.run() or 0
+            sys.stdout.flush()                                 # what is still kept back: the reader may be gone
+        except BrokenPipeError: status = 1                     # the reader of a pipe, such as head, has seen enough
+        except (KeyboardInterrupt, MicaclError, OSError) as e:
+            status, text = _explain(e, command)
+            _tell(text)
+    return status
+
+def _tell(text):
+    "A line on the error output; where nobody reads it any more, the status says enough."
+    with contextlib.suppress(OSError): print(f"micacl: {' '.join(str(text).split())}", file=sys.stderr)
 
 # %% ../nbs/14_cli.ipynb #70e9c91a
 def _explain(e, command):
@@ -300,8 +301,22 @@ def _explain(e, command):
 # %% ../nbs/14_cli.ipynb #3e395e78
 def _parse(argv):
     "The command that `argv` asks for."
-    command = _read(argv, Config())
-    return _read(argv, command.defaults()) if isinstance(command, Train) else command
+    given = _given(argv) if argv[:1] == ["train"] and not {"-h", "--help"} & {*argv} else {}
+    for name in CHOICES.keys() & given: check_value(name, given[name])      # the same line as from anywhere else
+    command = _read(argv, _defaults(given))
+    if isinstance(command, Train): command.given = given
+    return command
+
+def _given(argv):   # -> {name of an option: the word behind it}
+    pairs = [(a[2:].partition("="), b) for a, b in zip(argv, [*argv[1:], ""]) if a.startswith("--")]
+    return {name.replace("-", "_").removeprefix("no_"): value if equals else b for (name, equals, value), b in pairs}
+
+def _defaults(given) -> Config:
+    "What holds for the settings of a training that are not given."
+    if "resume" in given and (Path(given.get("out", "")) / "config.json").exists():
+        from micacl.runs import read_config
+        return read_config(given["out"])[0]
+    return PRESETS.get(given.get("preset"), Config)()
 
 def _read(argv, config):
     parts = []

@@ -11,8 +11,8 @@ __all__ = ['CONTRASTS', 'supcon', 'bcl_terms', 'bcl', 'Contrast', 'SupCon', 'BCL
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .core import MicaclError
-from .mccl import MCCL, _check_bags, _check_counts, gather_batch, log_form, pairs
+from .core import MicaclError, check_counts
+from .mccl import MCCL, _check_bags, gather_batch, label_tensor, log_form, pairs
 
 # %% ../nbs/07b_contrast.ipynb #5e18dca0
 def supcon(
@@ -21,6 +21,9 @@ def supcon(
     temperature: float = 0.1,  # tau
 ) -> torch.Tensor:  # scalar; exactly 0, with a gradient of 0, if no anchor has a partner
     "Supervised contrastive loss, the mean over the anchors that have partners (Khosla et al., 2020, equation 2)."
+    y = label_tensor(y, device=z.device)
+    if z.ndim != 2 or len(z) != len(y):
+        raise MicaclError(f"supcon: expected z (B,D) and y (B,), found {tuple(z.shape)} and {tuple(y.shape)}")
     P, A = pairs(y)
     return log_form(z @ z.T / temperature, P, A, z.new_ones(len(z)))
 
@@ -30,15 +33,22 @@ def bcl_terms(
     y: torch.Tensor,  # (B,) labels
     prototypes: torch.Tensor,  # (C,D) unit-norm, one a class
     temperature: float = 0.1,  # tau
-    classes: torch.Tensor | None = None,  # (C,) labels of the prototypes, every label of y among them; None: 0 .. C-1
-) -> torch.Tensor:  # (B,) L_i of every anchor
+    classes: torch.Tensor | None = None,  # (C,) labels of the prototypes; None: 0 .. C-1
+) -> torch.Tensor:  # (B,) L_i of every anchor; 0 for one without a prototype or a clip of its class
     "Balanced contrastive loss, anchor by anchor (Zhu et al., 2022)."
-    labels = torch.cat([y, torch.arange(len(prototypes), device=y.device) if classes is None else classes])  # (K,) the batch, then the prototypes
+    y = label_tensor(y, len(prototypes) if classes is None else None, z.device)
+    everyone = torch.arange(len(prototypes), device=z.device)
+    classes = everyone if classes is None else label_tensor(classes, device=z.device)
+    if z.ndim != 2 or len(z) != len(y) or len(classes) != len(prototypes):
+        raise MicaclError(f"bcl: expected z (B,D), y (B,) and the class of each prototype, "
+                          f"found {tuple(z.shape)}, {tuple(y.shape)} and {len(classes)} classes of {len(prototypes)}")
+    labels = torch.cat([y, classes])                                  # (K,) the batch, then the prototypes
     P, A = pairs(y, labels)
     S = z @ torch.cat([z, prototypes]).T / temperature                # (B,K)
     size = A.to(S) @ (labels[:, None] == labels).to(S)                # (B,K) |S_j| of each column's class j: without i
     denominator = (S - size.log()).masked_fill(~A, -torch.inf).logsumexp(1)
-    return denominator - (P * S).sum(1) / P.sum(1)
+    n_partners = P.sum(1)
+    return torch.where(n_partners > 0, denominator - (P * S).sum(1) / n_partners.clamp(min=1), 0.)
 
 def bcl(
     z: torch.Tensor,  # (B,D) unit-norm embeddings
@@ -59,10 +69,10 @@ class Contrast(nn.Module):
         out_dim: int = 128,  # length of z
         temperature: float = 0.1,  # tau
     ):
-        _check_counts(self, class_counts)
+        n_c = check_counts(class_counts)
         if not temperature > 0: raise MicaclError(f"{type(self).__name__}: expected a temperature above 0, found {temperature}")
         super().__init__()
-        self.dim, self.temperature = dim, temperature
+        self.n_classes, self.dim, self.temperature = len(n_c), dim, temperature
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
 
     def embed(self,
@@ -78,7 +88,7 @@ class Contrast(nn.Module):
         y: torch.Tensor,  # (B,) labels
     ) -> torch.Tensor:  # scalar in the module's own type (float32), under autocast too
         "The loss of the batch of all processes."
-        _check_bags(self, bag, y)
+        y = _check_bags(self, bag, y)
         with torch.autocast(bag.device.type, enabled=False):
             z = self.embed(bag.to(next(self.project.parameters()).dtype))
             return self.loss(gather_batch(z), gather_batch(y))
@@ -97,8 +107,8 @@ class BCL(Contrast):
         temperature: float = 0.1,  # tau
     ):
         super().__init__(class_counts, dim, out_dim, temperature)
-        self.prototypes = nn.Parameter(torch.randn(len(class_counts), out_dim))
-        self.register_buffer("classes", torch.as_tensor(class_counts).nonzero()[:, 0], persistent=False)
+        self.prototypes = nn.Parameter(torch.randn(self.n_classes, out_dim))
+        self.register_buffer("classes", torch.as_tensor(check_counts(class_counts)).nonzero()[:, 0], persistent=False)
 
     def loss(self, z, y): return bcl(z, y, F.normalize(self.prototypes[self.classes], dim=1), self.temperature, self.classes)
 

@@ -49,6 +49,7 @@ def _numbers(n):
 
 # %% ../nbs/01d_custom.ipynb #915f68a7
 _COLUMNS = ("path", "label", "split", "fold", "group")
+_KEYS = (*_COLUMNS, "clip")
 @functools.lru_cache(10_000)
 def _is_split(text): return (s := cell_text(text).lower()) in ("", "train", "val") or s.startswith("test")
 
@@ -84,6 +85,10 @@ def _read_row(where, cells, head, divided, take):
         return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell that holds "
                             "what separates the cells", "row"))
     r = dict(zip(head, cells))
+    differ = [n for n, c in zip(head, cells) if c != r[n] and n in _KEYS and plain_label(c) != plain_label(r[n])]
+    if differ:
+        return _Row(where, (f"expected one value for column {differ[0]}, found two, as the list has two columns of that "
+                            "name; remove one", "contradiction"))
     rel, fold = r.get("path", ""), cell_text(r.get("fold", "")) or "0"
     split = cell_text(r.get("split", "" if divided else "train")).lower()
     if not rel: return _Row(where, ("expected a path, found nothing", "row"))
@@ -121,9 +126,6 @@ def read_csv(root, take, file=None, dataset="csv"):
     "`path,label[,split][,fold][,group]`; SynFEW adds `clip` and `identity`."
     file = Path(file or _csv_file(root))
     head, lines = _headed(read_rows(file, take, header=True), take)
-    if twice := [c for c in _COLUMNS if head and head.count(c) > 1]:
-        take.bad(file, f"expected one column {twice[0]}, found {head.count(twice[0])}; rename the others", "list")
-        return take.table(EMOTIONS, dataset)
     if not head or not lines: return _nothing_read(file, head, lines, take, dataset)
     rows, columns, divided = [], head, bool({"split", "fold"} & set(head))
     for n, cells in lines:

@@ -143,6 +143,7 @@ def _closed(why): return f"expected a clip, found none that can be read ({why});
 
 def _hollow(path):
     "(what is plainly wrong with a clip, its kind), without decoding it; None if nothing is."
+    from micacl.frames import _is_film      # not above: it loads PyTorch
     try:
         mode, size = (s := os.stat(path)).st_mode, s.st_size
         if stat.S_ISDIR(mode):
@@ -154,7 +155,7 @@ def _hollow(path):
         return "expected a video or a folder of pictures, found a pipe or a device; remove its row", "unreadable"
     if not size: return "expected a video, found an empty file; copy it again or remove its row", "empty"
     if not os.access(path, os.R_OK): return _closed("Permission denied")
-    if str(path).lower().endswith(_PICTURES):
+    if str(path).lower().endswith(_PICTURES) and not _is_film(path):
         return ("expected a video or a folder of pictures, found one picture; put it into a folder, and name the folder "
                 "in the list"), "unreadable"
     return None
@@ -227,8 +228,9 @@ def check(
     except MicaclError as e: return CheckReport(str(root), dataset or "unknown", False, f"unusable: {e}", (), {}, {}, [], [])
     problems, good = list(table.problems), []
     for i, c in enumerate(progress_bar(table.clips, display=progress) if decode and progress else table.clips):
-        fault = _hollow(c.path)
-        try: decode and not fault and decode(c.path)
+        try:
+            fault = _hollow(c.path)
+            if decode and not fault: decode(c.path)
         except MicaclError as e: fault = str(e).removeprefix(f"{c.path}: "), "unreadable"
         if fault: problems.append(Problem(str(c.path), *fault))
         else: good.append(i)

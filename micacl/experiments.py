@@ -9,18 +9,21 @@ __all__ = ['KEYS', 'read_spec', 'configuration', 'grid', 'run_path', 'one_run', 
            'compare_runs', 'summarise_runs']
 
 # %% ../nbs/10b_experiments.ipynb #6270e7f8
-import dataclasses, inspect, itertools, json, multiprocessing, os, platform, shutil, signal, time
+import dataclasses, inspect, itertools, json, math, multiprocessing, os, platform, shutil, signal, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import get_args
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from . import __version__
-from .core import Config, MicaclError, config_from_dict, derive_seed, read_json, write_json
-from .synfew import end_with_parent, generate
+from .core import MicaclError, derive_seed, read_json, write_json
+from .config import Config, check_value, config_from_dict, mismatch
+from .synfew import _check as check_parameters, end_with_parent, generate
+from .cache import fingerprint
 from .loaders import InstanceFeatures
-from .runs import hold_folder, prepare_data, read_history
+from .runs import hold_folder, prepare_data, read_history, settle
 from .models import build_model
 from .summaries import compare_runs, pack_labels, summarise_runs
 from .training import Interrupted, Objective, make_optimizer, train
@@ -28,12 +31,13 @@ _all_ = ["compare_runs", "summarise_runs"]     # of chapter 10a
 
 # %% ../nbs/10b_experiments.ipynb #8518d9c9
 KEYS = dict(data=str, synfew=dict, base=dict, methods=dict, seeds=list, folds=list, frozen=bool, tune=dict, test=str, compare=list)
-_DRAWN = [p for p in inspect.signature(generate).parameters if p not in ("out", "progress")]     # what can be said of a set that is drawn
+_TUNE = dict(data=str, synfew=dict, grid=dict, seeds=list, folds=list)
 
 def read_spec(
     spec,         # dict, or a JSON file
 ) -> dict:        # the same with defaults filled in
-    "Check a specification. Raises `MicaclError` for unknown names, missing data and configurations that no run can have."
+    "Check it. `MicaclError` for unknown names, wrong shapes, missing data and configurations that no run can have."
+    _want(isinstance(spec, (dict, str, os.PathLike)), "experiment", "a dict or a JSON file", spec)
     where, given = ("experiment", spec) if isinstance(spec, dict) else (str(spec), read_json(spec))
     if not isinstance(given, dict): raise MicaclError(f"{where}: expected an object with methods and data, found {given!r:.60}; see chapter 10b")
     spec = {**dict(base={}, seeds=[1, 2, 3, 4, 5], folds=[None], frozen=False, test="test", compare=[]), **given}
@@ -41,43 +45,78 @@ def read_spec(
     if not spec.get("methods"): raise MicaclError(f"{where}: expected methods, found none; give each a name and the fields in which it differs from base")
     for part, name in ((spec, where), (spec.get("tune"), f"{where}, tune")):
         if part is not None and ("data" in part) == ("synfew" in part): raise MicaclError(f"{name}: expected data or synfew, one of the two")
-    if "tune" in spec: _check_names(spec["tune"], dict(data=str, synfew=dict, grid=dict, seeds=list, folds=list), f"{where}, tune")
-    if "tune" in spec and not spec["tune"].get("grid"): raise MicaclError(f"{where}, tune: expected a grid, such as {{\"lr\": [0.001, 0.01]}}")
-    for pair in spec["compare"]:
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2: raise MicaclError(f"{where}: compare: expected pairs of methods, found {pair!r}")
-        for a in pair:
-            if a not in list(spec["methods"]): raise MicaclError(f"{where}: compare: expected methods, found {a!r}; known are {', '.join(spec['methods'])}")
-    for method, fields in spec["methods"].items():
-        if not method.strip(): raise MicaclError(f"{where}: methods: expected a name, found {method!r}")
-        if not isinstance(fields, dict): raise MicaclError(f"{where}: {method}: expected the fields in which it differs, found {fields!r}")
-        like = fields.get("like", method)
-        if like not in list(spec["methods"]) or (like != method and "like" in spec["methods"][like]): raise MicaclError(f"{where}: {method}: like: expected a method that is tuned itself, found {like!r}")
+    if "tune" in spec: _check_tune(spec["tune"], f"{where}, tune")
+    _check_methods(spec["methods"], spec["compare"], where)
+    for method in spec["methods"]:
         try: [configuration(spec, method, spec["seeds"][0], point) for point in grid(spec)]
         except MicaclError as e: raise MicaclError(f"{where}: {e}") from None
     return spec
 
+# %% ../nbs/10b_experiments.ipynb #df70ceef
+def _want(ok, where, expected, found):
+    if not ok: raise mismatch(where, expected, found)
+
 def _check_names(part, known, where):
     for name, value in part.items():
         if name not in known: raise MicaclError(f"{where}: unknown name {name}; known are {', '.join(known)}")
-        if not isinstance(value, known[name]): raise MicaclError(f"{where}: {name}: expected a {known[name].__name__}, found {value!r}")
-    for name in part.get("synfew", {}):
-        if name not in _DRAWN: raise MicaclError(f"{where}: synfew: unknown name {name}; known are {', '.join(_DRAWN)}")
+        _want(isinstance(value, known[name]), f"{where}: {name}", f"a {known[name].__name__}", value)
+    if "synfew" in part: _check_drawn(part["synfew"], f"{where}: synfew")
     for name, least, what in (("seeds", 0, "whole numbers"), ("folds", 1, "numbers from 1")):
         v = part.get(name, [1])
-        if not (name == "folds" and v == [None]) and not (v and all(type(x) is int and x >= least for x in v) and len(set(v)) == len(v)):
-            raise MicaclError(f"{where}: {name}: expected different {what}, at least one; found {v!r}")
-    for name, values in part.get("grid", {}).items():
-        if not isinstance(values, list) or not values: raise MicaclError(f"{where}: grid: {name}: expected a list of values, found {values!r}")
+        numbers = v and all(type(x) is int and x >= least for x in v) and len(set(v)) == len(v)
+        if not numbers and not (name == "folds" and v == [None]):
+            raise MicaclError(f"{where}: {name}: expected different {what}, at least one; found {v!r:.60}")
+    try: [check_value("seed", seed) for seed in part.get("seeds", [])]
+    except MicaclError as e: raise MicaclError(f"{where}: {e}") from None
+
+def _check_tune(part, where):
+    _check_names(part, _TUNE, where)
+    if not part.get("grid"): raise MicaclError(f"{where}: expected a grid, such as {{\"lr\": [0.001, 0.01]}}")
+    for name, values in part["grid"].items():
+        _want(isinstance(values, list) and values, f"{where}: grid: {name}", "a list of values", values)
+    points = math.prod(map(len, part["grid"].values()))
+    _want(points <= 1000, f"{where}: grid", "at most 1000 points, each a run of every method", points)
+
+def _check_methods(methods, compare, where):
+    for method, fields in methods.items():
+        _want(isinstance(method, str) and method.strip(), f"{where}: methods", "a name", method)
+        _want(isinstance(fields, dict), f"{where}: {method}", "the fields in which it differs", fields)
+    tuned = [method for method, fields in methods.items() if "like" not in fields]
+    for method, fields in methods.items():
+        like = fields.get("like")
+        _want("like" not in fields or like in tuned, f"{where}: {method}: like", "a method that is tuned itself", like)
+    for pair in compare:
+        _want(isinstance(pair, (list, tuple)) and len(pair) == 2, f"{where}: compare", "pairs of methods", pair)
+        for a in pair: _want(a in list(methods), f"{where}: compare", "methods", a)
+
+# %% ../nbs/10b_experiments.ipynb #d16023be
+_DRAWN = {k: p for k, p in inspect.signature(generate).parameters.items() if k not in ("out", "progress")}
+_KINDS = {str: "a word", int: "a whole number", float: "a number", inspect.Parameter.empty: "two numbers"}
+
+def _check_drawn(part, where):
+    "What a specification says of a set that is drawn, as `generate` wants it; its parameters without a kind are pairs."
+    for name, value in part.items():
+        if name not in _DRAWN: raise MicaclError(f"{where}: unknown name {name}; known are {', '.join(_DRAWN)}")
+        kinds = get_args(_DRAWN[name].annotation) or (_DRAWN[name].annotation,)
+        v = value.tolist() if hasattr(type(value), "tolist") else value
+        pair = isinstance(v, (list, tuple)) and len(v) == 2 and all(type(x) in (int, float) for x in v)
+        fits = pair if inspect.Parameter.empty in kinds else type(v) in kinds or (type(v) is int and float in kinds)
+        _want(fits, f"{where}: {name}", _KINDS[kinds[0]], value)
+    try: check_parameters({**{name: p.default for name, p in _DRAWN.items()}, **part}, part.get("workers"))
+    except MicaclError as e: raise MicaclError(f"{where}: {e}") from None
 
 # %% ../nbs/10b_experiments.ipynb #7c54eb5d
 def configuration(
     spec: dict, method: str, seed: int,   # which run
     chosen: dict | None = None,                  # fields that tuning decided
-) -> Config:                              # checked
+) -> Config:                              # settled
     "The configuration of one run: base, then the method, then what was tuned; what a method says itself is not tuned away."
+    return _settled(spec, method, seed, chosen)[0]
+
+def _settled(spec, method, seed, chosen=None):   # -> Config, what its choices brought along
     own = {k: v for k, v in spec["methods"][method].items() if k != "like"}
     fields = {**spec["base"], **(chosen or {}), **own, "seed": seed, **({"backbone_lr": 0.0} if spec["frozen"] else {})}
-    try: return config_from_dict(fields)
+    try: return settle(config_from_dict(fields), asked=fields)
     except MicaclError as e: raise MicaclError(f"method {method}: {e}") from None
 
 def grid(spec):   # -> [{field: value}]
@@ -118,6 +157,7 @@ def run_all(
     processes: int | None = None,    # None: one a core, or one in all where there is a GPU
     say=print,                # told about each run
     work=one_run,             # what is called with the arguments of a job
+    errors: dict | None = None,      # filled: job number -> what a job that failed said
 ) -> dict:                    # job number -> result; a job that failed is missing
     "All jobs, some side by side."
     processes = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
@@ -125,6 +165,7 @@ def run_all(
     for n, (k, (result, error)) in enumerate(_results(work, jobs, processes), 1):
         say(f"{n}/{len(jobs)} {'FAILED: ' if error else ''}{jobs[k][2]}, {'' if jobs[k][3] is None else f'fold {jobs[k][3]}, '}seed {jobs[k][4].seed}{': ' + error if error else ''}")
         if not error: done[k] = result
+        elif errors is not None: errors[k] = error
     if len(done) < len(jobs): say(f"{len(jobs) - len(done)} of {len(jobs)} runs failed; the same call tries them again")
     return done
 
@@ -196,20 +237,25 @@ def run_experiment(
         return _run_experiment(spec, out, processes, say, costs)
 
 def _run_experiment(spec, out, processes, say, costs):
+    for m in spec["methods"]:
+        notes = [note for point in grid(spec) for note in _settled(spec, m, spec["seeds"][0], point)[1]]
+        for note in dict.fromkeys(notes): say(f"note: {m}: {note}")
     chosen, tried = {m: {} for m in spec["methods"]}, {}
     if "tune" in spec:
-        t = spec["tune"]
-        tried = _tune(spec, t, out / "tune", processes, say)
+        tried = _tune(spec, spec["tune"], out / "tune", processes, say)
         best = {m: max(points, key=lambda p: p["uar"])["fields"] for m, points in tried.items()}
-        chosen = {m: best[fields.get("like", m)] for m, fields in spec["methods"].items()}
-    data = _data(spec, out / "data")
-    jobs = [(out, data, m, fold, configuration(spec, m, seed, chosen[m])) for m in spec["methods"] for seed in spec["seeds"] for fold in spec["folds"]]
+        chosen = {m: best[like] for m, fields in spec["methods"].items() if (like := fields.get("like", m)) in best}
+    data, each = _data(spec, out / "data"), [(seed, fold) for seed in spec["seeds"] for fold in spec["folds"]]
+    jobs = [(out, data, m, fold, configuration(spec, m, seed, chosen[m])) for m in chosen for seed, fold in each]
     paths = _run(jobs, spec, processes, say)
     runs = {m: [read_json(p) for k, p in sorted(paths.items()) if jobs[k][2] == m] for m in spec["methods"]}
     methods = {m: dict(chosen=chosen[m], tried=tried.get(m, []), **summarise_runs(rs, spec["folds"])) for m, rs in runs.items() if rs}
     if costs: [methods[m].update(cost(configuration(spec, m, 0, chosen[m]), len(runs[m][0]["classes"]))) for m in methods]
     first = next((rs[0] for rs in runs.values() if rs), {})
-    summary = dict(version=__version__, machine=machine(), spec=spec, failed=len(jobs) - len(paths), classes=first.get("classes"), train_counts=first.get("train_counts"), methods=methods,
+    failed = len(spec["methods"]) * len(each) - len(paths)
+    summary = dict(version=__version__, machine=machine(), spec=spec, runs=sorted(p.name for p in paths.values()),
+                   failed=failed, classes=first.get("classes"),
+                   train_counts=first.get("train_counts"), methods=methods,
                    comparisons=[c for pair in spec["compare"] if (c := _compared(runs, *pair, spec["test"], say))])
     write_json(out / "summary.json", summary)
     return summary
@@ -231,22 +277,23 @@ def _data(part, folder):
     generate(folder, progress=False, **part["synfew"])
     return str(folder)
 
-def _run(jobs, spec, processes, say):
+def _run(jobs, spec, processes, say, errors=None):
     "Decode once, see that the data have what is asked of them, compute the features of a frozen backbone once, then run."
     folder, data, _, fold, config = jobs[0]
     d = prepare_data(data, folder, config, fold, quiet=True)
     tests = [set(d.table.protocol(k)[1]) for k in dict.fromkeys(j[3] for j in jobs)]
     if spec["test"] not in (there := set.intersection(*tests)): raise MicaclError(f"test: expected {'one of ' * (len(there) > 1)}{', '.join(sorted(there))}; found {spec['test']!r}")
-    _same_clips(Path(folder), data, d.table)
+    _same_clips(Path(folder), data, d)
     waiting = [j for j in jobs if not run_path(*j).exists()]
     if spec["frozen"] and waiting: run_all(list({(j[3], j[4].seed): j for j in waiting}.values()), processes, lambda line: say(f"features {line}"), _features)
-    return run_all(jobs, processes, say)
+    return run_all(jobs, processes, say, errors=errors)
 
-def _same_clips(folder, data, table):
+def _same_clips(folder, data, d):
     "Finished runs are found by the name of their data; this notices that the data behind the name have changed."
     folder.mkdir(parents=True, exist_ok=True)
     known = read_json(file) if (file := folder / "clips.json").exists() else {}
-    now = f"{len(table)} clips, {derive_seed(*(f'{c.id} {c.label} {c.split} {c.fold} {c.group}' for c in table)):016x}"
+    roles = (f"{c.split} {c.fold} {c.group}" for c in d.table)
+    now = f"{len(d.table)} clips, {derive_seed(fingerprint(d.cache, d.table), *roles):016x}"
     if known.setdefault(str(data), now) != now: raise MicaclError(f"{data}: expected the clips of the runs that are there ({known[str(data)]}), found others ({now}); put the list back, or begin in a new folder")
     write_json(file, known)
 
@@ -257,15 +304,22 @@ def _features(folder, data, method, fold, config):
     for table in (d.validation, *d.tests.values()): features.of(table)
 
 def _tune(spec, t, folder, processes, say):
-    "Every method at every point of the grid -> {method: [{fields, uar, uars}]}."
+    "Every method at every point of the grid -> {method: [{fields, uar, uars}]}; a method without a run is left out."
     data, folds = _data(t, folder / "data"), t.get("folds", [None])
     jobs, where = [], []
     for m in (m for m, fields in spec["methods"].items() if "like" not in fields):
         for point in grid(spec):
             for seed in t.get("seeds", [1]):
                 for fold in folds: jobs.append((folder, data, m, fold, configuration(spec, m, seed, point))); where.append((m, point))
-    found = {}
-    for k, path in sorted(_run(jobs, spec, processes, say).items()):
+    found, errors = {}, {}
+    for k, path in sorted(_run(jobs, spec, processes, say, errors).items()):
         m, point = where[k]
         found.setdefault(m, {}).setdefault(json.dumps(point), []).append(read_json(path)["tests"][spec["test"]]["uar"])
+    first = {}
+    for k in sorted(errors): first.setdefault(where[k][0], errors[k])
+    if not found:
+        raise MicaclError("tune: expected runs to choose from, found that every run of every method failed, the first "
+                          f"of {where[0][0]} with {errors[0]}")
+    for m in first:
+        if m not in found: say(f"{m} is left out: every run of its tuning failed, the first with {first[m]}")
     return {m: [dict(fields=json.loads(p), uar=float(np.mean(u)), uars=u) for p, u in points.items()] for m, points in found.items()}

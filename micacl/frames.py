@@ -8,35 +8,93 @@ Docs: https://micacl.github.io/micacl/frames.html.md"""
 __all__ = ['ClipError', 'count_frames', 'read_frames', 'read_portions']
 
 # %% ../nbs/02b_frames.ipynb #6cb13f05
-import contextlib, functools, os, re
+import contextlib, errno, functools, os, re, stat, struct
 from pathlib import Path
 import numpy as np, torch
 from .core import MicaclError
 
 # %% ../nbs/02b_frames.ipynb #02d82271
+_CLIP, _AGAIN = "a video or a folder of pictures", "copy the clip again, or remove it from the list"
+
 class ClipError(MicaclError):
     "A clip that cannot be read."
-    def __init__(self, path, found, todo="copy the clip again, or remove it from the list", expected="a video or a folder of pictures"):
+    denied = False     # True: it may be whole, but may not be read
+    def __init__(self, path, found, todo=_AGAIN, expected=_CLIP):
         self.path = Path(path)
         super().__init__(f"{path}: expected {expected}, found {found}; {todo}")
 
 def _short(e):
     "The telling part of a library's error, without its file names, time stamps and repetition."
     text = re.sub(r"\[Errno -?\d+\] ?|\[[\d:]+\] ?|\S+\.(cc|c|h):\d+: ?|:? '[^']*'(?: returned \d+)?$", "", (str(e).strip() or type(e).__name__).splitlines()[0])
-    return " ".join(text.split())[:100].rstrip(" :.")
+    return " ".join(text.split(": '")[0].split())[:100].rstrip(" :.")
 
 _MOST = 2**26     # pixels of a picture: 67 million, twice 8K
 def _not_huge(path, width, height):
     if width * height > _MOST: raise ClipError(path, f"pictures of {width} x {height} pixels", "make it smaller, or remove it from the list", f"pictures of at most {_MOST // 10**6} million pixels")
     return width * height
 
+# %% ../nbs/02b_frames.ipynb #f44523df
+_LIMITS = {getattr(errno, name, None) for name in ("EMFILE", "ENFILE", "ENOSPC", "EDQUOT")} - {None}   # files, disk
+
+def _fault(e, path):
+    "What an error says about the clip `path`. An error for which the clip is not to blame is raised."
+    if isinstance(e, (MicaclError, ImportError, NameError)): raise e
+    memory = isinstance(e, MemoryError) and not hasattr(e, "errno")     # FFmpeg's has one: a file claims much
+    if memory or getattr(e, "errno", None) in _LIMITS:
+        raise MicaclError(f"{path}: expected to read it, found this computer at a limit ({_short(e)}); "
+                          "close other programs or make room, then start again") from None
+    return _short(e)
+
+@contextlib.contextmanager
+def _reading(path, what="video", todo=_AGAIN, expected=_CLIP):
+    "Every error of a library inside this block is a `ClipError` of the clip `path`."
+    try: yield
+    except Exception as e:
+        denied = isinstance(e, PermissionError)
+        if denied: todo = "allow it to be read, or leave it out"
+        error = ClipError(path, f"no readable {what} ({_fault(e, path)})", todo, expected)
+        error.denied = denied
+        raise error from None
+
+# %% ../nbs/02b_frames.ipynb #7cedba38
+def _is_folder(path, todo=_AGAIN, expected=_CLIP):
+    "True for a folder, False for a file that is not empty, `ClipError` for everything else."
+    with _reading(path, "file or folder", todo, expected):
+        try: found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ClipError(path, "nothing there", "check the path, or leave it out", expected) from None
+    if stat.S_ISDIR(found.st_mode): return True
+    if not stat.S_ISREG(found.st_mode): raise ClipError(path, "neither a file nor a folder", todo, expected)
+    if not found.st_size: raise ClipError(path, "an empty file", todo, expected)
+    return False
+
+# %% ../nbs/02b_frames.ipynb #3d5a8c3e
+def _head(path):
+    with open(path, "rb") as f: return f.read(12)
+
+def _is_picture(path):
+    "Whether a file begins as a jpg, png, bmp or webp does."
+    with _reading(path): head = _head(path)
+    bmp = head[:2] == b"BM" and head[6:10] == bytes(4)
+    return bmp or head[8:] == b"WEBP" or head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n"))
+
+_BOXES = b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta emsg prft".split()
+_LISTED = (b"RIFF", b"\x1aE\xdf\xa3", b"GIF8", b"OggS", b"0&\xb2u", b"\0\0\0\1", b"\0\0\1\xb3")
+def _is_film(path):
+    "Whether a file begins as a video does, whatever its name says."
+    head = _head(path)
+    return not _is_picture(path) and (head[:4] in _LISTED or head[4:8] in _BOXES)
+
 # %% ../nbs/02b_frames.ipynb #4d13d9f5
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_UNPACK = "unpack the clip again, or remove it from the list"
 
-def _pictures(folder):
+def _pictures(folder, todo=_UNPACK, expected="a folder of jpg or png files"):
     "[picture files] in numeric order: 1, 2, 10; other files and hidden ones are ignored."
-    files = [e.path for e in os.scandir(folder) if e.name.lower().endswith(_ENDINGS) and not e.name.startswith(".") and _is_file(e)]
-    if not files: raise ClipError(folder, "a folder without pictures", "unpack the clip again, or remove it from the list", "a folder of jpg or png files")
+    with _reading(folder, "folder", todo, expected): entries = list(os.scandir(folder))
+    named = [e for e in entries if e.name.lower().endswith(_ENDINGS) and not e.name.startswith(".")]
+    files = [e.path for e in named if _is_file(e)]
+    if not files: raise ClipError(folder, "a folder without pictures", todo, expected)
     return sorted(files, key=lambda f: ([int(n) for n in re.findall(r"\d+", os.path.basename(f))], f))
 
 def _is_file(e):
@@ -48,86 +106,199 @@ def _upright(p):
     "An open picture as RGB with 8 bits a colour, turned as its camera says."
     from PIL import Image, ImageOps
     p.load()
+    if p.mode == "P" and "transparency" in p.info: p = p.convert("RGBA")      # else Pillow warns
     with contextlib.suppress(Exception): p = ImageOps.exif_transpose(p)      # what the camera says may be damaged: then as it is stored
     if p.mode.startswith("I"): p = Image.fromarray((np.asarray(p).clip(0, 65535) // 257).astype(np.uint8))       # 16 bits a pixel
     return p.convert("RGB")
 
+def _load_picture(file, todo=_AGAIN, side=None):
+    "A picture file as an upright picture; `side`: pixels, about as many will do."
+    from PIL import Image
+    with _reading(file, "picture", todo, "a picture"), Image.open(file) as p:
+        _not_huge(file, *p.size)
+        if p.format == "EPS": raise ClipError(file, "a PostScript program, which is not run", todo, "a picture")
+        if side: p.draft("RGB", (side, side))
+        return _upright(p)
+
+# %% ../nbs/02b_frames.ipynb #9e57c2e2
+def _fit(x, shape):
+    "(H,W,3) uint8, resized if its height and width are others."
+    from PIL import Image
+    return x if x.shape[:2] == shape[:2] else np.asarray(Image.fromarray(x).resize(shape[1::-1]))
+
 def _read_pictures(files, indices):
     "(T,H,W,3) uint8; pictures of another size are fitted to the first one."
-    from PIL import Image
-    frames, size = {}, None
-    for i in sorted({0, *indices}):
-        try:
-            with Image.open(files[i]) as p:
-                _not_huge(files[i], *p.size)
-                p = _upright(p)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-            raise ClipError(files[i], f"no readable picture ({_short(e)})", expected="a picture") from None
-        size = size or p.size
-        frames[i] = np.asarray(p if p.size == size else p.resize(size))
+    first = np.asarray(_load_picture(files[0]))
+    frames = {i: _fit(np.asarray(_load_picture(files[i])), first.shape) if i else first for i in sorted({*indices})}
     return torch.from_numpy(np.stack([frames[i] for i in indices]))
 
 # %% ../nbs/02b_frames.ipynb #1f5ebd73
 _FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,gif,h264,hevc"
 
-def _open(path, **limits):
-    "A PyAV container: local, and of a known format."
+def _open(path):
+    "A PyAV container: local, of a known format, without frames of more than `_MOST` pixels."
     import av
-    return av.open(os.path.abspath(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file", **limits})
+    old = [int(n) for n in av.__version__.split(".")[:2]] < [17, 1]
+    safe = not old or _is_film(path)    # others, as flv, crash an old PyAV
+    limits = {"max_pixels": str(_MOST)} if safe else {}
+    only = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    try: return av.open(os.path.abspath(path), container_options=only, options=limits, metadata_errors="replace")
+    except Exception:
+        if not _is_picture(path): raise
+    raise ClipError(path, "a single picture", "put the pictures of a clip into a folder and list that, or leave it out")
+
+# %% ../nbs/02b_frames.ipynb #5bedb493
+def _film(box, path, todo=_AGAIN, expected=_CLIP):
+    "The first stream of moving pictures. A cover is a stream too, of one picture."
+    from av.stream import Disposition
+    films = [s for s in box.streams.video if not s.disposition & Disposition.attached_pic]
+    if not films: raise ClipError(path, "a file without a picture track", todo, expected)
+    if films[0].codec_context is not None: return films[0]
+    raise ClipError(path, "a video in a format without a decoder here", "convert it to mp4, or leave it out", expected)
+
+# %% ../nbs/02b_frames.ipynb #971150c2
+_HEADERS = (b"\x81theora", b"OVP80")     # of a second recording in an ogg file
+
+def _packets(box, film, path, lost):
+    "The packets of a stream that hold something, then an empty one. What is missing between them is named in `lost`."
+    import av
+    since = None                # packets since one that is marked as incomplete
+    try:
+        for p in box.demux(film):
+            if not p.size or bytes(memoryview(p)[:7]).startswith(_HEADERS): continue      # empty: the last frame again
+            since = None if since is None or p.is_keyframe else since + 1     # a key frame: two recordings joined
+            if since == 2: lost.append("a part of it is missing")
+            if p.is_corrupt: since = 0
+            yield p
+        if since in (0, 1): lost.append("a part of it is missing")
+    except Exception as e: lost.append(_fault(e, path))
+    end = av.Packet(); end.stream, end.time_base = film, film.time_base
+    yield end                   # makes the decoder hand out the frames that it still holds
+
+def _frames(box, film, path, lost):
+    "Whole frames in order. What cannot be decoded is left out and named in `lost`."
+    film.codec_context.options = {"max_pixels": str(_MOST)}
+    for packet in _packets(box, film, path, lost):
+        try: frames = film.decode(packet)
+        except Exception as e: lost.append(_fault(e, path)); continue
+        for frame in frames:
+            if frame.is_corrupt: lost.append("a damaged frame")
+            else: yield frame
+
+# %% ../nbs/02b_frames.ipynb #27fa21ff
+def _box_size(head):
+    "Bytes of the box that begins with these 16. 0: it does not say, or it is no box of mp4, mov, avi, mkv or webm."
+    if head[:4] == b"RIFF": size = 8 + int.from_bytes(head[4:8], "little"); return size if 8 < size < 2**32 else 0
+    if head[:4] in (b"\x1aE\xdf\xa3", b"\x18S\x80g") and head[4]:     # mkv: zeros in front tell the bytes of the size
+        n = 9 - head[4].bit_length(); most = 2**(7 * n) - 1
+        size = int.from_bytes(head[4:4 + n], "big") & most
+        return 4 + n + size if size < most else 0
+    if head[4:8] not in _BOXES: return 0
+    size = int.from_bytes(head[:4], "big")
+    return int.from_bytes(head[8:16], "big") if size == 1 else size
+
+def _cut_off(path):
+    "Whether a file ends before its outermost boxes do; None where they do not say."
+    with open(path, "rb") as f:
+        end, at = f.seek(0, 2), 0
+        while at < end:
+            f.seek(at)
+            if not (size := _box_size(f.read(16))): return None
+            at += size
+    return at > end
+
+def _lacks(film, path, whole):
+    "Whether frames are missing at the end: there are fewer than the file lists, and its last box is not whole."
+    return not 0 < film.frames <= whole and _cut_off(path)
+
+# %% ../nbs/02b_frames.ipynb #f2d9877e
+_STREAMS = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "ogg"}
+
+def _each_a_frame(box, film, packets):
+    "Whether each packet of a whole film is one frame, so that nothing has to be decoded to count them."
+    codec, (_, key, first, _) = film.codec_context.name, packets[0]
+    if box.format.name in _STREAMS or codec == "vp8": return False                  # half pictures, pictures not shown
+    if codec == "mpeg4" and min(size for *_, size in packets) < 20: return False    # one that says: no picture here
+    return key and all(pts is not None and pts >= first for _, _, pts, _ in packets)   # some need what was cut off
+
+def _damaged(path, n, of, lost):
+    why = f" ({lost[0]})" if lost else ""
+    return ClipError(path, f"damaged data: {n} of {of} frames can be decoded{why}", expected="a complete video")
+
+def _count(path):
+    "Frames of a film, by decoding it. `ClipError` if a part of it cannot be decoded."
+    with _reading(path), _open(path) as box:
+        film, lost = _film(box, path), []
+        film.thread_count = 1
+        n = sum(1 for _ in _frames(box, film, path, lost))
+    if lost or not n: raise _damaged(path, n, n + len(lost), lost)
+    return n
 
 def _probe(path):
     "(frames, pixels of one) of a video file whose data is all there; `ClipError` otherwise."
-    path = Path(path)
-    if not path.exists(): raise ClipError(path, "nothing there", "check the path, or remove it from the list")
-    if not path.is_file(): raise ClipError(path, "neither a file nor a folder")
-    if not path.stat().st_size: raise ClipError(path, "an empty file")
-    try:
-        with _open(path) as box:
-            if not box.streams.video: raise ClipError(path, "a file without a picture track")
-            pixels = _not_huge(path, (video := box.streams.video[0]).width or 0, video.height or 0)
-            packets = [(p.is_corrupt, p.is_discard) for p in box.demux(video) if p.size]
-            whole, claimed = sum(not corrupt for corrupt, _ in packets), video.frames or len(packets)
-    except (OSError, ValueError, MemoryError) as e: raise ClipError(path, f"no readable video ({_short(e)})") from None
-    if not 0 < claimed <= whole: raise ClipError(path, f"{whole} whole frames of the {claimed} it lists: the file is cut off or damaged", expected="a complete video")
-    return sum(not discard for _, discard in packets), pixels
+    with _reading(path), _open(path) as box:
+        film, lost = _film(box, path), []
+        pixels = _not_huge(path, film.width or 0, film.height or 0)
+        packets = [(p.is_discard, p.is_keyframe, p.pts, p.size) for p in _packets(box, film, path, lost) if p.size]
+        whole, shown = len(packets) - len(lost), sum(not discard for discard, *_ in packets)
+        if lost or not shown or _lacks(film, path, whole):
+            found = f"{whole} whole frames" + (f" of the {film.frames} it lists" if film.frames else "")
+            raise ClipError(path, f"{found}: the file is cut off or damaged", expected="a complete video")
+        sure = _each_a_frame(box, film, packets)
+    return shown if sure else _count(path), pixels
+
+# %% ../nbs/02b_frames.ipynb #aa5f8e10
+def _view(frame):
+    "How a film is shown: (whether it lies on its side, -1 if upside down or else 1, -1 if right is left or else 1)."
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is None: return False, 1, 1
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])        # pixel (x, y) is shown at (a x + c y, b x + d y)
+    lies = abs(b) + abs(c) > abs(a) + abs(d)
+    return lies, -1 if (b if lies else d) < 0 else 1, -1 if (c if lies else a) < 0 else 1
+
+def _rgb(frame, view, converter, **options):
+    "(H,W,3) uint8 of a decoded frame, upright. The frames of a film share a `converter`, as a new one is slow."
+    x, (lies, down, right) = converter.reformat(frame, format="rgb24", **options).to_ndarray(), view
+    return (x.swapaxes(0, 1) if lies else x)[::down, ::right]
 
 # %% ../nbs/02b_frames.ipynb #a71620c8
 @functools.lru_cache(None)
 def _alone():
     "What keeps PyAV from converting colours with many threads, which costs more than it saves; older versions do not and have no such option."
     import av
-    try: av.VideoFrame(2, 2, "yuv420p").to_ndarray(format="rgb24", threads=1)
+    try: av.VideoFrame(2, 2, "yuv420p").reformat(format="rgb24", threads=1)
     except TypeError: return {}
     return dict(threads=1)
 
 def _decode(path, parts):
     "(T,H,W,3) uint8 for each list of frames; decodes once, from the start up to the last frame wanted."
-    want, found = (), {}
-    try:
-        with _open(path) as box:
-            box.streams.video[0].thread_count, alone = 1, _alone()
-            frames = enumerate(box.decode(video=0))
-            for part in parts:
-                want, found, last = set(part), {}, max(part)
-                for i, frame in frames:
-                    if i in want: found[i] = np.rot90(frame.to_ndarray(format="rgb24", **alone), getattr(frame, "rotation", 0) // 90)
-                    if i >= last: break
-                yield torch.from_numpy(np.stack([found[i] for i in part]))
-    except (OSError, ValueError, KeyError, MemoryError): raise ClipError(path, f"damaged data: {len(found)} of {len(want)} frames can be decoded", expected="a complete video") from None
+    from av.video.reformatter import VideoReformatter
+    with _reading(path), _open(path) as box:
+        film, lost, converter = _film(box, path), [], VideoReformatter()
+        film.thread_count, frames = 1, enumerate(_frames(box, film, path, lost))
+        for part in parts:
+            want, found, last = set(part), {}, max(part)
+            for i, frame in frames:
+                if i == 0:      # not of every frame: one that was asked for its side data is not freed at once
+                    view = _view(frame)
+                    shape = (frame.width, frame.height) if view[0] else (frame.height, frame.width)
+                if i in want: found[i] = _fit(_rgb(frame, view, converter, **_alone()), shape)
+                if lost or i >= last: break
+            if lost or len(found) < len(want): raise _damaged(path, len(found), len(want), lost)
+            yield torch.from_numpy(np.stack([found[i] for i in part]))
 
 # %% ../nbs/02b_frames.ipynb #cd66144f
 def count_frames(
     path,       # a video file or a folder of pictures
 ) -> int:       # F, frames that are really there
-    "Count the frames of a clip without decoding them. `ClipError` if it is broken."
-    return len(_pictures(path)) if Path(path).is_dir() else _probe(path)[0]
+    "Count the frames of a clip, where possible without decoding them. `ClipError` if it is broken."
+    return len(_pictures(path)) if _is_folder(path) else _probe(path)[0]
 
 def read_frames(
     path,                   # a video file or a folder of pictures
     indices=None,           # which frames, 0 .. F-1, in any order, repeats allowed; None = all
 ) -> torch.Tensor:          # (T,H,W,3) uint8, RGB
     "Decode frames of a clip. `ClipError` if one of them cannot be decoded."
-    files = _pictures(path) if Path(path).is_dir() else None
+    files = _pictures(path) if _is_folder(path) else None
     n = len(files) if files else _probe(path)[0]
     indices = [int(i) for i in (range(n) if indices is None else indices)]
     if not indices or not 0 <= min(indices) <= max(indices) < n: raise ClipError(path, f"frames 0..{n - 1}", "ask for frames that exist", f"frames {indices[:8]}")
@@ -142,7 +313,7 @@ def read_portions(
     choose,     # n -> which of its n frames, ascending, each once
 ):              # yields how many frames there will be, then (T,H,W,3) uint8 tensors
     "The frames of a clip of any length, a portion at a time. `ClipError` as soon as one cannot be decoded."
-    files = _pictures(path) if Path(path).is_dir() else None
+    files = _pictures(path) if _is_folder(path) else None
     n, pixels = (len(files), _read_pictures(files, [0])[0].numel() // 3) if files else _probe(path)
     take, step = list(choose(n)), max(1, _PORTION // max(3 * pixels, 1))
     yield len(take)

@@ -170,14 +170,22 @@ def check_bag(
     dim: int, # expected D; None = any
     mask: torch.Tensor | None = None, # expected (B,N) bool
     who: str = "GEIIM", # the module that complains
+    weight: torch.Tensor | None = None, # a weight of the module; `x` is expected to be of its type
 ):
-    "Raise a one-line MicaclError where `x` or `mask` has the wrong shape."
+    "Raise a one-line MicaclError where `x` or `mask` has the wrong shape or type."
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        raise MicaclError(f"{who}: expected instance features (B, N, {dim or 'D'}) as a float tensor, "
+                          f"found {getattr(x, 'dtype', type(x).__name__)}; use torch.as_tensor(x).float()")
+    if weight is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise MicaclError(f"{who}: expected instance features in {weight.dtype} like its weights, found {x.dtype}; "
+                          f"use x.to({weight.dtype})")       # autocast converts both by itself
     if x.ndim != 3 or dim not in (None, x.shape[-1]):
         raise MicaclError(f"{who}: expected instance features of shape (B, N, {dim or 'D'}), found {tuple(x.shape)}; "
                           f"one feature vector for each instance of each bag")
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
-        raise MicaclError(f"{who}: expected a bool mask of shape {tuple(x.shape[:2])}, found {mask.dtype} "
-                          f"{tuple(mask.shape)}; True marks the real instances")
+    if mask is not None and (getattr(mask, "dtype", None) != torch.bool or mask.shape != x.shape[:2]):
+        found = getattr(mask, "dtype", type(mask).__name__), tuple(getattr(mask, "shape", ()))
+        raise MicaclError(f"{who}: expected a bool mask of shape {tuple(x.shape[:2])}, found {found[0]} {found[1]}; "
+                          "True marks the real instances")
 
 # %% ../nbs/05_geiim.ipynb #156c228d
 class GEIIM(nn.Module):
@@ -214,7 +222,7 @@ class GEIIM(nn.Module):
         nn.init.zeros_(self.score.weight)                     # dependency weights start uniform
     def responses(self, x, mask=None): # -> list of (B,N,D), one a kernel, and the adjacency
         "What each scale makes of the bag after propagation, before the scales are fused."
-        check_bag(x, self.dim, mask)
+        check_bag(x, self.dim, mask, weight=self.mix.weight)
         x = zero_padding(x, mask)
         over_channels = self.graph_over == "channels"
         A = self.graph() if over_channels else self.graph(x, mask)
@@ -229,6 +237,7 @@ class GEIIM(nn.Module):
         "Dependency weight w: softmax over the instances of a learned score, or over the features themselves; 0 in the padding."
         if over not in ("instances", "features"):
             raise MicaclError(f'over: expected "instances" or "features", found {over!r}; choose the axis of the softmax')
+        check_bag(features, self.dim, mask)
         features = zero_padding(features, mask)
         if over == "features": return zero_padding(features.softmax(-1), mask)
         return masked_softmax(self.score(features).squeeze(-1), mask)

@@ -11,7 +11,7 @@ __all__ = ['HEADS', 'STAGES', 'CosineLinear', 'nearest_mean', 'tau_normalise', '
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .core import MicaclError, derive_seed
+from .core import MicaclError, check_counts, check_labels, derive_seed
 from .losses import adjust_logits
 
 # %% ../nbs/07c_heads.ipynb #bf936d54
@@ -43,17 +43,21 @@ def nearest_mean(
     n_classes: int,  # C
 ) -> tuple:  # W (C,D), b (C,)
     "argmin |x - mu_c|^2 as a linear layer: W = 2 mu, b = -|mu|^2. A class without clips is never chosen."
-    _check("nearest_mean", x, y, n_classes)
+    y = _check("nearest_mean", x, y, n_classes)
     n_c = torch.bincount(y, minlength=n_classes)
     mu = x.new_zeros(n_classes, x.shape[1]).index_add(0, y, x.detach()) / n_c.clamp(min=1)[:, None]
     never = -torch.finfo(x.dtype).max ** 0.5   # below every score, and still finite in a loss
     return 2 * mu, torch.where(n_c > 0, -mu.square().sum(1), never)
 
 # %% ../nbs/07c_heads.ipynb #c936bc27
-def _check(name, x, y, n_classes):
-    if x.ndim != 2 or y.shape != x.shape[:1] or not len(y) or y.min() < 0 or y.max() >= n_classes:
-        labels = f", labels {y.min()} to {y.max()}" if y.numel() else ""
-        raise MicaclError(f"{name}: expected features (n,D) and labels (n,) from 0 to {n_classes - 1}, found {tuple(x.shape)} and {tuple(y.shape)}{labels}")
+def _check(name, x, y, n_classes):  # -> y (n,) int64, where x is; read once a training, so on a GPU too
+    if not isinstance(x, torch.Tensor):
+        raise MicaclError(f"{name}: expected features as a tensor, found {type(x).__name__}; use torch.as_tensor(x)")
+    y = torch.from_numpy(check_labels(y, n_classes, f"{name}: labels")).to(x.device)
+    if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
+        raise MicaclError(f"{name}: expected features (n,D) and labels (n,), n above 0, "
+                          f"found {tuple(x.shape)} and {tuple(y.shape)}")
+    return y
 
 # %% ../nbs/07c_heads.ipynb #5d9bfdd7
 def tau_normalise(
@@ -74,7 +78,7 @@ def retrain(
     lr: float = 1e-2,  # falls to 0 as a cosine
 ) -> tuple:  # W (C,D), b (C,)
     "cRT: a new linear layer on fixed features, trained with class-balanced sampling (Kang et al., 2020, section 4)."
-    _check("retrain", x, y, n_classes)
+    y = _check("retrain", x, y, n_classes)
     x = x.detach()
     W, b = x.new_zeros(n_classes, x.shape[1], requires_grad=True), x.new_zeros(n_classes, requires_grad=True)
     _fit(lambda rows: x[rows] @ W.T + b, [W, b], y, seed, epochs, lr)
@@ -90,7 +94,7 @@ def learn_scales(
     lr: float = 3e-2,  # falls to 0 as a cosine
 ) -> tuple:  # W (C,D), b (C,) as it was
     "LWS: the length of every class's weights is learned anew, their direction stays (Kang et al., 2020, section 4)."
-    _check("learn_scales", x, y, len(W))
+    y = _check("learn_scales", x, y, len(W))
     W, b = W.detach(), b.detach()
     scores, log_a = x.detach() @ W.T, W.new_zeros(len(W), requires_grad=True)   # a = exp(log a) stays positive
     _fit(lambda rows: scores[rows] * log_a.exp() + b, [log_a], y, seed, epochs, lr)
@@ -129,11 +133,10 @@ def second_stage(
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise MicaclError(f"stage2 {kind}: expected a linear head with a bias, found {type(head).__name__}; train with head linear")
     W, b, C = head.weight.detach(), head.bias.detach(), head.out_features
-    if len(class_counts) != C: raise MicaclError(f"stage2 {kind}: expected {C} class counts, found {len(class_counts)}; count the training split that was loaded")
-    x, y = x.detach().to(W), y.to(W.device)
+    n_c, x = check_counts(class_counts, C, f"stage2 {kind}"), torch.as_tensor(x).detach().to(W)
     if kind == "crt": W, b = retrain(x, y, C, seed)
     elif kind == "lws": W, b = learn_scales(W, b, x, y, seed)
     elif kind == "tau_norm": W, b = tau_normalise(W)
     elif kind == "nearest_mean": W, b = nearest_mean(x, y, C)
-    else: b = torch.where(torch.as_tensor(class_counts, device=b.device) > 0, adjust_logits(b, class_counts), b)
+    else: b = torch.where(torch.from_numpy(n_c).to(b.device) > 0, adjust_logits(b, n_c), b)
     head.weight.copy_(W); head.bias.copy_(b)

@@ -118,12 +118,23 @@ def _mafw_row(file, row):
     return (number, label, None) if fault is None else (None, None, (fault, "label"))
 
 # %% ../nbs/01c_lists.ipynb #52add085
+def _in_order(head, row):
+    "The path and the label of a row, if a header names their columns; any other row as it is."
+    if "label" not in head or not head.index("label") < len(row) <= len(head): return row
+    path = next((i for i, name in enumerate(head) if name not in ("", "label", "frames")), 0)
+    return [*row[path:path + 1], row[head.index("label")]]
+
 def _list_rows(file, take):
     "[(line number, cells)] of a list, without empty columns at the end and without a header; some copies have none."
-    rows = read_rows(file, take)
+    known, rows = len(take.problems), read_rows(file, take)
+    if rows and not re.search(r"\d", "".join(rows[0][1])):
+        head = [cell.lower() for cell in rows[0][1]]
+        rows = [(n, _in_order(head, row)) for n, row in rows[1:]]
     for _, row in rows:
         while len(row) > 1 and not row[-1]: row.pop()
-    return rows[1:] if rows and not re.search(r"\d", "".join(rows[0][1])) else rows
+    if not rows and known == len(take.problems):
+        take.bad(take.relative(file), "expected a line for each clip, found none; copy the list again", "list")
+    return rows
 
 def _folds(take, lists, parse):
     "({clip number: (where, label)}, {clip number: fold}) from the lists of all folds."

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
-from .core import Config, MicaclError, atomic_write, derive_seed
+from .core import MicaclError, atomic_write, check_labels, derive_seed
+from .config import Config
 from .datasets import ClipTable
-from .video import ClipDataset, FrameCache
+from .video import ClipDataset
+from .cache import CACHE_FORMAT, FrameCache, fingerprint
 
 # %% ../nbs/09c_loaders.ipynb #9c0a11e5
 POWERS = dict(natural=1.0, sqrt=0.5, balanced=0.0)   # q
@@ -29,12 +31,20 @@ def clip_shares(
     t: float = 0.,          # share of the training that is behind, of progressive
 ) -> torch.Tensor:          # (n,) float64, sums to 1
     "Probability that a draw takes this clip: p_c over n_c."
-    n_c = labels.bincount().double()
-    share = lambda q: (p := n_c[labels] ** (q - 1)) / p.sum()
+    if sampler not in (*POWERS, "progressive"):
+        raise MicaclError(f"sampler: expected one of {', '.join(POWERS)}, progressive, found {sampler!r}")
+    _, labels, n_c = _clips(labels).unique(return_inverse=True, return_counts=True)
+    share = lambda q: (p := n_c.double()[labels] ** (q - 1)) / p.sum()
     return (1 - t) * share(1.0) + t * share(0.0) if sampler == "progressive" else share(POWERS[sampler])
+
+def _clips(labels):   # -> (n,) int64, n above 0
+    labels = torch.from_numpy(check_labels(labels))
+    if not len(labels): raise MicaclError("labels: expected at least one, found none; check that there are clips")
+    return labels
 
 def m_per_class(labels, m, dice):   # (n,), clips in a row, generator -> (n,) positions
     "Rounds of all classes in random order, m clips each; a class's clips are all used before one comes again."
+    labels = _clips(labels)
     members = [(labels == c).nonzero()[:, 0] for c in labels.unique()]
     rounds = -(-len(labels) // (m * len(members)))
     def clips(own): return torch.cat([own[torch.randperm(len(own), generator=dice)] for _ in range(-(-rounds * m // len(own)))])[:rounds * m].view(rounds, m)
@@ -52,7 +62,8 @@ class EpochOrder(Sampler):
         m: int = 4,                 # clips of a class in a row, of per_class
     ):
         if sampler not in SAMPLERS: raise MicaclError(f"sampler: expected one of {', '.join(SAMPLERS)}, found {sampler!r}")
-        self.labels, self.seed, self.sampler, self.epochs, self.m, self.epoch = torch.as_tensor(labels, dtype=torch.long), seed, sampler, epochs, m, 0
+        self.labels = torch.from_numpy(check_labels(labels))
+        self.seed, self.sampler, self.epochs, self.m, self.epoch = seed, sampler, epochs, m, 0
 
     def set_epoch(self, epoch): "The next order is that of this epoch."; self.epoch = epoch
     def __len__(self): return len(self.labels)
@@ -115,7 +126,8 @@ class InstanceFeatures:
         weights = hashlib.blake2b(digest_size=8)
         for name, v in sorted(model.backbone.state_dict().items()): weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
         c = config
-        self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(c.crop), str(c.flip), str(c.jitter))
+        self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(c.crop), str(c.flip),
+                    str(c.jitter), CACHE_FORMAT)
 
     def of(self,
         table: ClipTable,            # whose features
@@ -123,15 +135,15 @@ class InstanceFeatures:
     ) -> torch.Tensor:        # (n,N,D)
         "From the file, or computed and written; a second process that asks meanwhile waits."
         when = () if epoch is None else (self.config.seed, epoch)
-        path = self.folder / f"{derive_seed('features', *self.key, *when, *(c.id for c in table)):016x}.npy"
-        if not path.exists():
+        path = self.folder / f"{derive_seed('features', *self.key, *when, fingerprint(self.cache, table)):016x}.npy"
+        if (x := _read_features(path)) is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(lock := path.with_suffix(".lock")):
-                if not path.exists():
+                if (x := _read_features(path)) is None:
                     x = self._compute(table, epoch)
                     with atomic_write(path, "wb") as f: np.save(f, x.numpy(), allow_pickle=False)
                 with contextlib.suppress(OSError): lock.unlink()       # the file is there, so nobody will ask for the lock again
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        return x
 
     def _compute(self, table, epoch):
         clips = ClipDataset(table, self.config, train=epoch is not None, cache=self.cache)
@@ -141,6 +153,11 @@ class InstanceFeatures:
         with torch.no_grad(): x = [model.encode(video.to(self.device)).float().cpu() for video, *_ in DataLoader(clips, 64, num_workers=self.config.workers)]
         model.train(was_training)
         return torch.cat(x)
+
+def _read_features(path):
+    "The features in a file; None if it is not there or was cut."
+    try: return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (FileNotFoundError, EOFError, ValueError): return None
 
 class FeatureDataset(Dataset):
     "The clips of a table as instance features, for a DataLoader."

@@ -15,7 +15,7 @@ __all__ = ['long_tailed', 'class_groups', 'g_mean', 'reversed_shares', 'shifted_
 import numpy as np
 import torch
 import torch.nn.functional as F
-from .core import MicaclError, derive_seed, frequency_groups
+from .core import MicaclError, check_counts, check_labels, derive_seed, frequency_groups
 from .mccl import MCCL
 from .losses import LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LDAM, LogitAdjusted, WeightedCE, adjust_logits, build_loss, log_prior
 from .contrast import BCL, CONTRASTS, SupCon
@@ -35,9 +35,12 @@ def long_tailed(
     seed: int = 0,       # which members stay
 ) -> np.ndarray:         # positions that stay, ascending
     "Thin a data set out to an exponential long tail; every class keeps at least one member."
-    y = np.asarray(y)
+    y = check_labels(y)
+    members = np.unique(y)
+    if not imbalance >= 1 or not len(y) or len(members) <= y.max():
+        raise MicaclError(f"long_tailed: expected an imbalance of at least 1 and members of every class from 0 on, "
+                          f"found {imbalance} and members of {members.tolist()!s:.80}")
     n_c = np.bincount(y)
-    if not imbalance >= 1 or not n_c.all(): raise MicaclError(f"long_tailed: expected an imbalance of at least 1 and members of every class, found {imbalance} and counts {n_c.tolist()}")
     n_first, rng = n_c.min(), np.random.default_rng(derive_seed(seed, "long tail"))
     keep = [max(1, round(n_first * imbalance ** (-c / max(len(n_c) - 1, 1)))) for c in range(len(n_c))]
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(y == c))[:k] for c, k in enumerate(keep)]))
@@ -48,7 +51,7 @@ def class_groups(
     rule=None,       # None: thirds by rank; (many, few): more than many is head, fewer than few is tail; or {"head": [...], "medium": [...], "tail": [...]}
 ) -> dict:           # {"head": [...], "medium": [...], "tail": [...]}, class numbers
     "Head, medium and tail classes: relative, by thresholds, or explicit."
-    n_c = np.asarray(n_c)
+    n_c = check_counts(n_c, zeros=True)
     if rule is None: return frequency_groups(n_c)
     if isinstance(rule, dict):
         if sorted(c for own in rule.values() for c in own) != list(range(len(n_c))) or set(rule) - {"head", "medium", "tail"}: raise MicaclError(f"groups: expected each of the {len(n_c)} classes in one group, head, medium or tail; found {rule}")
@@ -64,7 +67,10 @@ def g_mean(
 ) -> float:      # 0..1; NaN without any
     "Geometric mean of the recalls (Kubat & Matwin, 1997)."
     r = np.asarray(recall, dtype=float)
-    r = r[np.isfinite(r)]
+    r = r[~np.isnan(r)]
+    if np.ndim(recall) != 1: raise MicaclError(f"g_mean: expected recalls (C,), found shape {np.shape(recall)}")
+    if ((r < 0) | (r > 1)).any():
+        raise MicaclError(f"g_mean: expected recalls of 0 to 1, found {r.min():.4g} to {r.max():.4g}; not per cents")
     return float(np.prod(r) ** (1 / len(r))) if len(r) else float("nan")
 
 # %% ../nbs/11_longtail.ipynb #ec6cab8c
@@ -72,18 +78,19 @@ def reversed_shares(
     n_c,             # (C,) training examples of each class
 ) -> np.ndarray:     # (C,) sums to 1
     "The shares of the training with the ranks turned round: the rarest class gets that of the most frequent."
-    n_c = np.asarray(n_c, dtype=float)
+    n_c = check_counts(n_c)
     order, shares = np.argsort(n_c, kind="stable"), np.zeros(len(n_c))
     shares[order] = n_c[order[::-1]] / n_c.sum()
     return shares
 
 def shifted_accuracy(
-    recall,          # (..., C) recall of each class
+    recall,          # (..., C) recall of each class; NaN only where the share is 0
     shares,          # (C,) of the classes in the test that is imagined; any scale
 ) -> np.ndarray:     # (...), 0..1
     "Accuracy under other class shares, if the classes themselves stay as they are."
-    q = np.asarray(shares, dtype=float)
-    return np.asarray(recall, dtype=float) @ (q / q.sum())
+    recall = np.atleast_1d(np.asarray(recall, dtype=float))
+    q = check_counts(shares, recall.shape[-1], "shares", whole=False)
+    return np.where(q > 0, recall, 0) @ (q / q.sum())
 
 # %% ../nbs/11_longtail.ipynb #84dd63e8
 def mean_angles(
@@ -92,13 +99,20 @@ def mean_angles(
     n_classes: int,  # C
 ) -> np.ndarray:     # (C,C) degrees; NaN for a class without examples
     "Angles between class means, seen from their centre."
-    x, y = torch.as_tensor(x).double(), torch.as_tensor(y)
+    x, y = _with_labels(x, y, n_classes)
     mu = torch.stack([x[y == c].mean(0) for c in range(n_classes)])           # NaN where there is none
     z = F.normalize(mu - mu[mu.isfinite().all(1)].mean(0), dim=1)
     return torch.rad2deg((z @ z.T).clamp(-1, 1).acos()).numpy()
 
+def _with_labels(x, y, n_classes=None):   # -> (n,D) float64, (n,) int64
+    x, y = torch.as_tensor(x).double(), torch.from_numpy(check_labels(y, n_classes))
+    if x.ndim != 2 or len(x) != len(y):
+        raise MicaclError(f"expected features (n,D) and labels (n,), found {tuple(x.shape)} and {tuple(y.shape)}")
+    return x, y
+
 def simplex_angle(n_classes: int) -> float:   # C -> degrees
     "The angle between any two of C directions that keep as far apart as they can (Papyan et al., 2020)."
+    if not n_classes >= 2: raise MicaclError(f"simplex_angle: expected two classes or more, found {n_classes}")
     return float(np.degrees(np.arccos(-1 / (n_classes - 1))))
 
 # %% ../nbs/11_longtail.ipynb #fd7de7a3
@@ -107,7 +121,8 @@ def alignment(
     y,               # (n,) labels
 ) -> float:          # 0..4, 0: classes are points; NaN if no class has two examples
     "Mean squared distance of two examples of one class, averaged over classes (Wang & Isola, 2020, with classes for augmented pairs)."
-    z, y = F.normalize(torch.as_tensor(z).double(), dim=1), torch.as_tensor(y)
+    z, y = _with_labels(z, y)
+    z = F.normalize(z, dim=1)
     own = [z[y == c] for c in y.unique()]
     d = [2 * (1 - (len(g) ** 2 * g.mean(0).square().sum() - len(g)) / (len(g) * (len(g) - 1))) for g in own if len(g) > 1]   # |a-b|^2 = 2 - 2ab
     return float(torch.stack(d).mean()) if d else float("nan")
@@ -118,4 +133,5 @@ def uniformity(
 ) -> float:          # at most 0; lower is more spread
     "log of the mean of exp(-t |a-b|^2) over pairs (Wang & Isola, 2020, equation 2)."
     z = F.normalize(torch.as_tensor(z).double(), dim=1)
+    if len(z) < 2: raise MicaclError(f"uniformity: expected two examples or more, found {len(z)}")
     return float((-t * torch.pdist(z).square()).exp().mean().log())

@@ -12,8 +12,8 @@ __all__ = ['LOSSES', 'LogitLoss', 'CrossEntropy', 'WeightedCE', 'ClassBalanced',
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .core import MicaclError
-from .mccl import category_weights
+from .core import MicaclError, check_counts
+from .mccl import category_weights, label_tensor
 
 # %% ../nbs/07a_losses.ipynb #61fcab9a
 class LogitLoss(nn.Module):
@@ -24,7 +24,7 @@ class LogitLoss(nn.Module):
                  ):
         super().__init__()
         _within("smoothing", smoothing, 0, 1)
-        self.n_c, self.smoothing = _counts(class_counts), smoothing
+        self.n_c, self.smoothing = torch.from_numpy(check_counts(class_counts)), smoothing
         self.progress = 1.0  # share of training that is behind; the training loop sets it, for what starts late
         self.register_buffer("W", None, persistent=False)
 
@@ -42,18 +42,16 @@ class LogitLoss(nn.Module):
                 y: torch.Tensor,  # (B,) labels
                 ) -> torch.Tensor:  # scalar, at least 32 bits
         "Divided by B, not by the sum of the weights."
-        if logits.ndim != 2 or logits.shape[1] != len(self.n_c) or y.shape != logits.shape[:1] or not len(y):
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.n_c):
+            name, found = type(self).__name__, tuple(getattr(logits, "shape", ()))
+            raise MicaclError(f"{name}: expected scores (B, {len(self.n_c)}), found {type(logits).__name__} {found}")
+        y = label_tensor(y, len(self.n_c), logits.device)
+        if y.shape != logits.shape[:1] or not len(y):
             raise MicaclError(f"{type(self).__name__}: expected scores (B, {len(self.n_c)}) and labels (B,), B above 0, found {tuple(logits.shape)} and {tuple(y.shape)}")
         loss, w = self.terms(_wide(logits), y), self.weights()
         return loss.mean() if w is None else (w.to(loss)[y] * loss).mean()
 
 # %% ../nbs/07a_losses.ipynb #a9efc043
-def _counts(class_counts):  # -> (C,) float64, on the CPU
-    n_c = torch.as_tensor(class_counts).cpu().double()
-    if n_c.ndim != 1 or not n_c.isfinite().all() or (n_c < 0).any() or (n_c != n_c.round()).any() or not n_c.any():
-        raise MicaclError(f"class_counts: expected whole numbers of clips (C,), none negative and not all 0, found {class_counts}; count the training split that was loaded")
-    return n_c
-
 def _within(name, v, low, high):
     if not low <= v < high:
         raise MicaclError(f"{name}: expected {low} {'or more' if high == float('inf') else f'up to below {high}'}, found {v}")
@@ -100,10 +98,7 @@ class Focal(LogitLoss):
         _within("gamma", gamma, 0, float("inf"))
         self.gamma = gamma
         if alpha is None: return
-        alpha = torch.as_tensor(alpha).double()
-        if alpha.shape != self.n_c.shape or not (alpha >= 0).all():
-            raise MicaclError(f"alpha: expected {len(self.n_c)} weights, none negative, found {alpha.tolist()}")
-        self._keep("W", alpha)
+        self._keep("W", torch.as_tensor(check_counts(alpha, len(self.n_c), "alpha", whole=False)))
 
     def terms(self, logits, y):
         log_p = F.log_softmax(logits, 1)
@@ -140,7 +135,7 @@ class LDAM(LogitLoss):
 def log_prior(n_c,  # (C,) clips per class
               ) -> torch.Tensor:  # (C,) log pi_c, float64
     "log of the share of each class; a class without clips counts as one clip, so that it stays finite."
-    n_c = _counts(n_c).clamp(min=1)
+    n_c = torch.from_numpy(check_counts(n_c)).clamp(min=1)
     return (n_c / n_c.sum()).log()
 
 # %% ../nbs/07a_losses.ipynb #5158646a
@@ -178,9 +173,7 @@ def adjust_logits(logits: torch.Tensor,  # (..., C) scores of a network trained 
     shift = log_prior(class_counts)
     if logits.shape[-1:] != shift.shape: raise MicaclError(f"adjust_logits: expected scores of {len(shift)} classes, found {tuple(logits.shape)}")
     if target is not None:
-        rho = torch.as_tensor(target).cpu().double()
-        if rho.shape != shift.shape or not rho.isfinite().all() or (rho < 0).any() or not rho.any():
-            raise MicaclError(f"target: expected {len(shift)} shares, none negative and not all 0, found {target}")
+        rho = torch.from_numpy(check_counts(target, len(shift), "target", whole=False))
         shift = shift - (rho / rho.sum()).log()
     logits = _wide(logits)
     return logits - tau * shift.to(logits) if tau else logits

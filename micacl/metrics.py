@@ -10,7 +10,8 @@ __all__ = ['confusion', 'recalls', 'uar', 'war', 'group_recall', 'bootstrap_inte
 
 # %% ../nbs/09_metrics.ipynb #763de5a6
 import numpy as np
-from .core import EMOTIONS, MicaclError, class_counts, derive_seed, frequency_groups
+from .core import EMOTIONS, MicaclError, _numbers, check_counts, check_labels, class_counts, derive_seed
+from .core import frequency_groups
 
 # %% ../nbs/09_metrics.ipynb #2da497d9
 def confusion(
@@ -20,11 +21,15 @@ def confusion(
 ) -> np.ndarray:                      # (C, C) int64, rows are the truth
     "Count which class was called what."
     from sklearn.metrics import confusion_matrix     # here, because importing it takes a second
-    y, predicted = np.asarray(y, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
-    if y.shape != predicted.shape: raise MicaclError(f"metrics: {y.size} labels but {predicted.size} predictions; pass one prediction a clip")
-    class_counts(y, n_classes), class_counts(predicted, n_classes)   # both refuse labels outside 0..C-1
+    y, predicted = _both(y, predicted, n_classes)
     if not y.size: return np.zeros((n_classes, n_classes), dtype=np.int64)
     return confusion_matrix(y, predicted, labels=range(n_classes)).astype(np.int64)
+
+def _both(y, predicted, n_classes=None):   # -> (n,) int64 each
+    y, predicted = check_labels(y, n_classes), check_labels(predicted, n_classes, "predictions")
+    if len(y) != len(predicted):
+        raise MicaclError(f"metrics: {len(y)} labels but {len(predicted)} predictions; pass one prediction a clip")
+    return y, predicted
 
 # %% ../nbs/09_metrics.ipynb #c2780415
 def recalls(
@@ -58,7 +63,7 @@ def war(
     predicted,   # (n,) predicted labels
 ) -> float:      # 0..1; NaN without clips
     "Weighted average recall, which is the accuracy."
-    y, predicted = np.asarray(y), np.asarray(predicted)
+    y, predicted = _both(y, predicted)
     return float((y == predicted).mean()) if y.size else float("nan")
 
 # %% ../nbs/09_metrics.ipynb #5e673248
@@ -68,8 +73,11 @@ def group_recall(
     groups: dict | None = None, # group -> class numbers; None: thirds by rank of `train_counts`
 ) -> dict:          # {"head": float, "medium": float, "tail": float}; NaN for an empty group
     "Mean recall of the frequent, the middling and the rare classes."
-    recall, groups = np.asarray(recall, dtype=float), frequency_groups(train_counts) if groups is None else groups
-    return {name: float(_mean(recall[classes])) for name, classes in groups.items()}
+    recall = np.asarray(recall, dtype=float)
+    if recall.ndim != 1: raise MicaclError(f"group_recall: expected recalls (C,), found shape {recall.shape}")
+    C = len(recall)
+    if groups is None: groups = frequency_groups(check_counts(train_counts, C, "train_counts", zeros=True))
+    return {name: float(_mean(recall[check_labels(classes, C, f"group {name}")])) for name, classes in groups.items()}
 
 # %% ../nbs/09_metrics.ipynb #c9abd720
 def _bootstrap_draws(M, draws, seed):   # (C, C) -> (draws, C, C) resampled confusion matrices
@@ -108,10 +116,12 @@ def paired_difference(
 ) -> dict:                            # difference A - B, interval (2,), p (bootstrap, two-sided), p_seeds (paired t-test), by_seed (S,)
     "Paired bootstrap over clips and seeds of a difference in UAR."
     from scipy.stats import ttest_1samp     # likewise
-    y, a, b = np.asarray(y, dtype=np.int64), np.atleast_2d(a), np.atleast_2d(b)
+    y = check_labels(y, n_classes)
+    a, b = (np.atleast_2d(check_labels(p, n_classes, "predictions", ndim=None)) for p in (a, b))
     if a.shape != b.shape or a.shape[1:] != y.shape: raise MicaclError(f"paired_difference: expected predictions (S, {len(y)}) of both methods, found {a.shape} and {b.shape}")
     n_c, S = class_counts(y, n_classes), len(a)
-    wanted = [c for c in (range(n_classes) if classes is None else classes) if n_c[c]]
+    classes = range(n_classes) if classes is None else check_labels(classes, n_classes, "classes")
+    wanted = [c for c in classes if n_c[c]]
     if not wanted: raise MicaclError("paired_difference: expected clips of the compared classes, found none")
     gain = (a == y).astype(float) - (b == y)                                          # (S, n)
     rng, by_seed, drawn = np.random.default_rng(derive_seed(seed, "paired")), np.zeros(S), np.zeros(draws)
@@ -133,12 +143,26 @@ def reliability(
     bins: int = 15,  # of equal width
 ) -> tuple:          # counts, mean confidence, accuracy: (bins,) each; NaN in an empty bin
     "What the model claimed and what came true, by confidence."
-    p = np.asarray(probabilities, dtype=float)
-    confidence, right = p.max(1), p.argmax(1) == np.asarray(y)
+    p = _rows("probabilities", probabilities)
+    y = check_labels(y, p.shape[1])
+    if len(p) != len(y): raise MicaclError(f"probabilities: expected a row for each of {len(y)} labels, found {len(p)}")
+    if not (p >= 0).all() or (abs(p.sum(1) - 1) > _ROUNDING).any():
+        raise MicaclError(f"probabilities: expected rows of 0 to 1 that sum to 1, found {p.min():.4g} to "
+                          f"{p.max():.4g}, sums of {p.sum(1).min():.4g} to {p.sum(1).max():.4g}; pass softmax(scores)")
+    confidence, right = p.max(1), p.argmax(1) == y
     m = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(m, minlength=bins)
     mean = lambda x: np.where(count > 0, np.bincount(m, weights=x, minlength=bins) / np.maximum(count, 1), np.nan)
     return count, mean(confidence), mean(right)
+
+_ROUNDING = 0.02   # how far the sum of a row may be from 1: that of probabilities in 16 bits is nearer
+
+def _rows(name, values):   # -> (n, C) float64
+    a = _numbers(values)
+    if a is None or a.ndim != 2 or not a.shape[1]:
+        found = f"{values!r:.60}" if a is None else a.shape
+        raise MicaclError(f"{name}: expected a row of numbers for each clip (n, C), found {found}")
+    return a.astype(float)
 
 # %% ../nbs/09_metrics.ipynb #f2ed572f
 def ece(
@@ -147,7 +171,7 @@ def ece(
     bins: int = 15,  # of equal width
 ) -> float:          # 0..1, 0 is best; NaN without clips
     "Expected calibration error (Guo et al., 2017)."
-    if not len(y): return float("nan")
+    if not len(y := check_labels(y)): return float("nan")
     count, confidence, accuracy = reliability(y, probabilities, bins)
     return float(np.nansum(count / count.sum() * np.abs(accuracy - confidence)))
 
@@ -157,8 +181,10 @@ def instance_auc(
     positive,    # (n, N) True where the instance carries the expression
 ) -> tuple:      # (mean AUC over the clips that have both kinds; NaN without any), number of those clips
     "Do the weights rank the instances that carry the expression first?"
-    w, pos = np.asarray(weights, dtype=float), np.asarray(positive, dtype=bool)
+    w, pos = np.asarray(weights, dtype=float), check_labels(positive, 2, "positive", ndim=None).astype(bool)
     if w.shape != pos.shape or w.ndim != 2: raise MicaclError(f"instance_auc: expected two (n, N) arrays, found {w.shape} and {pos.shape}")
+    if np.isnan(w).any():
+        raise MicaclError("instance_auc: the instance weights hold NaN; the model is damaged, train it again")
     pair = pos[:, :, None] & ~pos[:, None, :]                             # (n, N, N): a positive, b not
     wins = (w[:, :, None] > w[:, None, :]) + 0.5 * (w[:, :, None] == w[:, None, :])
     n_pairs = pair.sum((1, 2))
@@ -175,7 +201,10 @@ def summarise(
 ) -> dict:           # n_test, uar, war, recall, n_per_class, worst, confusion, head, medium, tail, ece, intervals
     "All metrics of one test set, as results.json holds them."
     from scipy.special import softmax     # likewise
-    y, logits, C = np.asarray(y, dtype=np.int64), np.asarray(logits, dtype=float).reshape(-1, len(classes)), len(classes)
+    y, C = check_labels(y, len(classes)), len(classes)
+    logits = _rows("scores", logits if len(y) or _numbers(logits) is None else np.reshape(logits, (-1, C)))
+    if logits.shape != (len(y), C):
+        raise MicaclError(f"metrics: expected scores {(len(y), C)}, one per label and class, found {logits.shape}")
     if not np.isfinite(logits).all(): raise MicaclError("metrics: the scores hold NaN or infinity; the model's weights are damaged, train it anew")
     predicted = logits.argmax(1)
     r, box = recalls(y, predicted, C), bootstrap_interval(y, predicted, C, seed=seed)

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import nn
-from .core import Config, MicaclError
+from .core import MicaclError
+from .config import Config
 from .video import to_bags
 from .backbone import build_backbone
-from .geiim import GEIIM, masked_softmax
+from .geiim import GEIIM, check_bag, masked_softmax
 from .heads import HEADS
 from .wian import WIAN, GatedAttentionPool, MaxPool, MeanPool, TransformerPool
 
@@ -36,12 +37,32 @@ def prepare_video(video: torch.Tensor,  # (B,T,C,H,W) uint8 0..255 or float 0..1
                   n_frames: int,  # T = N*L
                   ) -> torch.Tensor:  # (B,T,C,H,W) float 0..1
     "Check a batch of videos and bring it to floats."
+    if not isinstance(video, torch.Tensor):
+        raise MicaclError(f"model: expected a tensor, found {type(video).__name__}; use torch.as_tensor(video)")
     if video.ndim != 5 or video.shape[1] != n_frames or video.shape[2] != 3:
-        raise MicaclError(f"model: expected video (B, {n_frames}, 3, H, W), found {tuple(video.shape)}; "
-                          f"T is n_instances*instance_length, sample that many frames")
+        found = tuple(video.shape)
+        raise MicaclError(f"model: expected video (B, {n_frames}, 3, H, W), found {found}; {_advice(found)}")
     if video.dtype == torch.uint8: return video / 255
-    if not video.is_floating_point(): raise MicaclError(f"model: expected video as uint8 or float, found {video.dtype}")
+    if not video.is_floating_point():
+        raise MicaclError(f"model: expected video as uint8 or float, found {video.dtype}; "
+                          "use video.to(torch.uint8) for pixels of 0..255")
+    _check_pixels(video)
     return video
+
+def _check_pixels(video):
+    # Reading a value from a GPU waits for its queued work, so never in training. (Ours passes bytes, which skip this.)
+    if video.device.type != "cpu" and torch.is_grad_enabled(): return
+    if not video.numel() or video.is_meta or torch.compiler.is_compiling(): return   # no values to be read
+    low, high = video.detach().aminmax()
+    if not (low >= -0.3 and high <= 1.3):   # resampling overshoots, by 0.25 at a white corner on black; NaN fails too
+        raise MicaclError(f"model: expected float video of 0 to 1, found {low:.4g} to {high:.4g}; "
+                          "pass pixels of 0..255 as uint8, and leave centring and scaling to the model")
+
+def _advice(shape):
+    if len(shape) == 4: return "a single video gets a batch axis with video[None]"
+    if len(shape) == 5 and shape[2] != 3 and shape[4] == 3: return "channels come third, video.permute(0, 1, 4, 2, 3)"
+    if len(shape) == 5 and shape[2] != 3 and shape[1] == 3: return "frames come before channels, video.transpose(1, 2)"
+    return "T is n_instances*instance_length, sample that many frames"
 
 # %% ../nbs/08_models.ipynb #e8c4a7bc
 class BagModel(nn.Module):
@@ -94,7 +115,11 @@ class BagModel(nn.Module):
 
     def forward(self, video):  # (B,T,C,H,W), or instance features (B,N,D) -> BagOutput
         "The whole road, or what is left of it after the backbone."
-        return self.from_instances(self.encode(video) if video.ndim != 3 else video)
+        if getattr(video, "ndim", 5) != 3: return self.from_instances(self.encode(video))
+        check_bag(video, self.backbone.dim, who="model (videos have 5 axes)")
+        if getattr(self, "tail", None) is not None and video.shape[1] != self.n_instances:
+            raise MicaclError(f"model: expected features of {self.n_instances} instances, found {video.shape[1]}")
+        return self.from_instances(video.to(self.fc.weight.dtype))
 
     @classmethod
     def from_pretrained(cls, where, **options):  # folder, or id on the Hugging Face hub -> model in evaluation mode

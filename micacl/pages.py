@@ -6,12 +6,14 @@ Docs: https://micacl.github.io/micacl/pages.html.md"""
 
 # %% auto #0
 __all__ = ['tag', 'paragraph', 'section', 'note', 'percent', 'number_table', 'details', 'webp', 'moving_picture', 'inline_svg',
-           'figure', 'html_page']
+           'figure', 'html_page', 'safe_name', 'FreeNames', 'any_terminal']
 
 # %% ../nbs/12a_pages.ipynb #3cfe5939
-import base64, io, re
+import base64, contextlib, errno, io, itertools, os, re, shutil, sys, unicodedata
 from html import escape
+from pathlib import Path
 import numpy as np
+from .core import derive_seed
 
 # %% ../nbs/12a_pages.ipynb #bad4c8f5
 def tag(
@@ -142,3 +144,106 @@ def html_page(
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
             f'<meta name="viewport" content="width=device-width,initial-scale=1">{tag("title", escape(title))}{tag("style", _CSS)}</head>\n'
             f'<body>{tag("header", tag("h1", escape(title)), paragraph(lead))}\n{tag("main", *sections)}</body></html>\n')
+
+# %% ../nbs/12a_pages.ipynb #5243c656
+_REFUSED = r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]'     # by Windows; the last ones are bytes that are not UTF-8
+_DEVICES = r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\.|$)"
+
+def _escaped(found):
+    "The bytes of a character as web addresses write them."
+    c = found[0]
+    raw = bytes([ord(c) - 0xDC00]) if "\udc80" <= c <= "\udcff" else c.encode("utf-8", "surrogatepass")
+    return "".join(f"%{b:02X}" for b in raw)
+
+def safe_name(
+    name: str,         # of a file or folder, without the ending that is put behind it
+    most: int = 255,   # bytes that it may have (UTF-8)
+) -> str:              # the same, unless something is wrong with it
+    "A name that every system accepts: `%3A` for `:` as in web addresses, a hash in place of what is too long."
+    safe = re.sub(_REFUSED, _escaped, name).rstrip(" .") or "_"
+    if re.match(_DEVICES, safe, re.IGNORECASE): safe = f"_{safe}"
+    if len(raw := safe.encode()) <= most: return safe
+    end = f"~{derive_seed(name):016x}"[:9]
+    return raw[:most - len(end)].decode(errors="ignore") + end
+
+# %% ../nbs/12a_pages.ipynb #93ede7d2
+def _key(name): return unicodedata.normalize("NFC", name).casefold()
+
+def _longest(folder):
+    "Bytes that a name in a folder may have."
+    try: most = os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError): most = 255         # Windows can't be asked
+    return min(most, 255) if most > 0 else 255
+
+class FreeNames:
+    "Names for files that are made of other files. Every system accepts them, and no two are the same."
+    def __init__(self,
+        folder,       # where the files go
+        endings,      # what is put behind a name, such as (".json", ".csv")
+        sources=(),   # the files they are made of; those that lie in the folder are not replaced
+    ):
+        paths = [Path(p(s)) for s in sources for p in (os.path.abspath, os.path.realpath)]      # a link, and its end
+        here = [p for p in paths if os.path.realpath(p.parent) == os.path.realpath(folder)]
+        self.used = {_key(p.stem) for p in here if p.suffix.lower() in endings}
+        self.most = _longest(folder) - max(map(len, endings))
+
+    def of(self, path) -> tuple:   # the name; what is wrong with the path's own, or ""
+        "A name after a path: its own, with its ending, or with a number."
+        path = Path(os.path.abspath(path))                           # . and .. have a name only so
+        for own in itertools.chain((path.stem, path.name), (f"{path.name}-{i}" for i in itertools.count(2))):
+            if _key(name := safe_name(own, self.most)) not in self.used: break
+        self.used.add(_key(name))
+        why = "too long for them" if len(os.fsencode(own)) > self.most else "not allowed on every system"
+        return name, "" if name == own else why
+
+# %% ../nbs/12a_pages.ipynb #69704183
+class _Output:
+    "Standard output or error that takes any text, and that leads nowhere where it was closed."
+    def __init__(self, stream): self._stream = open(os.devnull, "w") if _closed(stream) else stream
+    def __getattr__(self, name): return getattr(self._stream, name)
+    def write(self, text):
+        "A text, with `?` for what the encoding lacks, and for bytes of file names that are no text."
+        text = text.encode("utf-8", "replace").decode()
+        try: return self._stream.write(text)
+        except UnicodeEncodeError:
+            known = getattr(self._stream, "encoding", None) or "ascii"
+            return self._stream.write(text.encode(known, "replace").decode(known))
+    def end(self):
+        "Leave nothing to write for the end of the process, where nobody would hear of an error."
+        try: self.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+def _closed(stream):
+    if stream is None or getattr(stream, "closed", False): return True
+    try: os.write(stream.fileno(), b"")
+    except (AttributeError, ValueError): return False                # no file behind it, as in a notebook
+    except OSError as e: return e.errno == errno.EBADF
+    return False
+
+# %% ../nbs/12a_pages.ipynb #b1f0fe98
+def _number(name, default):
+    "A whole number of the environment; what is none counts as not set."
+    try: return int(os.environ[name])
+    except (KeyError, ValueError): return default
+
+def _clean_environment():
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):      # Accelerate reads them too
+        if _number(name, None) is None: os.environ.pop(name, None)
+    for name, value in list(os.environ.items()):
+        if name.startswith("ACCELERATE_") and not value.strip(): del os.environ[name]
+    if shutil.get_terminal_size().columns < 40: os.environ["COLUMNS"] = "40"
+
+@contextlib.contextmanager
+def any_terminal():
+    "While the block runs, whatever standard output and error are, they can be written to."
+    _clean_environment()
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3: pass     # else a file would get the number of a closed output
+    os.close(fd)
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = outputs = [_Output(s) for s in before]
+    try: yield
+    finally:
+        for output in outputs: output.end()
+        sys.stdout, sys.stderr = before

@@ -9,7 +9,7 @@ __all__ = ['Prediction', 'caveat', 'predict_video', 'to_dict', 'to_json', 'write
            'save_plot', 'write_prediction', 'predict_videos', 'predict_upload', 'upload_widget']
 
 # %% ../nbs/13_predict.ipynb #8818d950
-import csv, json, math, os, tempfile, textwrap
+import csv, errno, json, math, os, re, tempfile, textwrap
 from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from .core import MicaclError, atomic_write, write_json, _plain
 from .datasets import Problem
 from .frames import ClipError
 from .video import frame_indices
-from .runs import load_run
+from .sharing import load_model
+from .pages import FreeNames
 from .plots import INK, MARKERS, MUTED, OKABE_ITO, SERIES, STYLE, BookFigure, _dress, _label, _text
 from .tracking import crop_face, find_faces, follow_face, slide, stream_frames, _dlib_detector, _fit
 
@@ -48,10 +49,11 @@ class Prediction:
 
 # %% ../nbs/13_predict.ipynb #a6bae8cb
 def caveat(
-    dataset: str,   # what the model was trained on
-) -> str:           # goes with every output
+    dataset: str | None,   # what the model was trained on; None: not known
+) -> str:                  # goes with every output
     "What the scores are worth."
-    own = "trained on drawn faces (SynFEW); scores on real faces are a demonstration, not a measurement" if dataset == "synfew" else f"trained on {dataset}"
+    drawn = "trained on drawn faces (SynFEW); scores on real faces are a demonstration, not a measurement"
+    own = drawn if dataset == "synfew" else f"trained on {dataset or 'unknown data'}"
     return f"{own}. A score says how much a window looks like the training clips of a label; it does not say what a person feels."
 
 # %% ../nbs/13_predict.ipynb #d7dd3a51
@@ -76,7 +78,7 @@ def _crops(frames, size, crop, detect, every, seen):
 
 # %% ../nbs/13_predict.ipynb #049b25a8
 def predict_video(
-    run,                            # run folder, or what `load_run` returned
+    run,                            # run folder or folder of a shared model, or what `load_run` returned
     video,                          # video file, folder of pictures, or picture
     crop: bool = True,              # find the face and cut it out; False: the pictures are faces already
     window: float = 2.5,            # W, seconds; 0 = the whole video as one clip (held in memory)
@@ -86,10 +88,8 @@ def predict_video(
     device: str = "cpu",            # where the model runs
 ) -> Prediction:
     "Score a video, window by window, in memory that does not grow with the frames."
-    model, config, info = load_run(run) if isinstance(run, (str, os.PathLike)) else run
-    window = window or math.inf
-    stride = window / 2 if stride is None else stride
-    if not (window > 0 and 0 < stride <= window and every > 0): raise MicaclError(f"predict: expected a window above 0 and a stride above 0 that is not longer, found window {window}, stride {stride}, every {every}")
+    model, config, info = load_model(run) if isinstance(run, (str, os.PathLike)) else run
+    window, stride = _windows(window, stride, every)
     if crop and detect is find_faces: _dlib_detector()                      # say early that it is missing
     model, notes, seen, n, rows, pictures, keep, k = model.eval().to(device), [], {}, [0], array("d"), [], 1, 0
     sizes = [2, 1, len(info["classes"]), config.n_instances, config.n_frames, 3 * config.n_frames]
@@ -103,6 +103,14 @@ def predict_video(
     about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"], model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)
     spans, share, p, w, times, boxes = np.split(np.array(rows).reshape(k, -1), np.cumsum(sizes)[:-1], axis=1)
     return Prediction(str(video), list(info["classes"]), spans, p, w, times, boxes.reshape(k, -1, 3), share[:, 0], pictures, n[0], about, notes + _about_faces(seen, p))
+
+def _windows(window=2.5, stride=None, every=0.25, **others):
+    window = window or math.inf
+    stride = window / 2 if stride is None else stride
+    if not (window > 0 and 0 < stride <= window and every > 0):
+        raise MicaclError("predict: expected a window above 0 and a stride above 0 that is not longer, "
+                          f"found window {window}, stride {stride}, every {every}")
+    return window, stride
 
 # %% ../nbs/13_predict.ipynb #481c064c
 def _about_faces(seen, p):
@@ -184,7 +192,8 @@ def _lines(ax, p):
     for rank, c in enumerate(peak):
         color, marker = (SERIES[rank], MARKERS[rank]) if rank < 6 else (MUTED, "x")
         ax.plot(t, p.probabilities[:, c], color=color, marker=marker, ms=4 if len(t) < 60 else 0, lw=1.5)
-        ax.annotate(_text(p.classes[c]), (1.01, heights[c]), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=color)
+        at = dict(xy=(1.01, heights[c]), xycoords=("axes fraction", "data"), va="center")
+        ax.annotate(_text(_shown(p.classes[c])), **at, fontsize=9, color=color)
 
 def _bars(ax, p):
     N = p.weights.shape[1]
@@ -206,9 +215,12 @@ def plot_prediction(
     for ax in (mid, low): _dress(ax)
     _thumbs(top, p); _lines(mid, p); _bars(low, p)
     mid.set(xlim=(0, p.duration), ylim=(-0.03, 1.03)); low.set_ylim(0, max(0.75, np.nanmax(np.nan_to_num(p.weights)) + 0.05))
-    _label(top, Path(p.video).name); _label(mid, ylabel="probability"); _label(low, xlabel="seconds", ylabel="weight")
-    fig.supxlabel("\n".join(textwrap.wrap(_text(p.caveat), 120)), fontsize=8, color=INK)
+    _label(top, _shown(Path(p.video).name))
+    _label(mid, ylabel="probability"); _label(low, xlabel="seconds", ylabel="weight")
+    fig.supxlabel("\n".join(textwrap.wrap(_text(_shown(p.caveat)), 120)), fontsize=8, color=INK)
     return fig
+
+def _shown(text): return text.encode("utf-8", "backslashreplace").decode()      # what is no text can't be drawn
 
 # %% ../nbs/13_predict.ipynb #8309b47a
 def save_plot(
@@ -218,13 +230,14 @@ def save_plot(
     "The picture as a file; the words for it are inside."
     with atomic_write(file, "wb") as f: plot_prediction(p).savefig(f, format=Path(file).suffix[1:].lower(), metadata={"Description": describe(p).encode("ascii", "replace").decode()})
 
+_ENDINGS = (".json", ".csv", ".png")
 def write_prediction(
     p: Prediction,
     folder,        # made if needed
     name: str,     # of the files, without the ending
 ) -> list:         # paths: .json, .csv, .png
     "Write all three."
-    files = [Path(folder) / f"{name}{s}" for s in (".json", ".csv", ".png")]
+    files = [Path(folder) / f"{name}{s}" for s in _ENDINGS]
     write_json(files[0], to_dict(p)); write_csv(files[1], p); save_plot(p, files[2])
     return files
 
@@ -237,59 +250,80 @@ def _writable(folder):
 def _check_plot(plot, videos, out):
     if len(videos) != 1: raise MicaclError(f"--plot: expected one VIDEO, found {len(videos)}; the pictures of all of them are written to {out}")
     if Path(plot).suffix.lower() not in (".png", ".svg"): raise MicaclError(f"--plot: expected a name that ends in .png or .svg, found {plot}")
+    if Path(plot).resolve() == videos[0].resolve(): raise MicaclError("--plot: expected a new file, found the VIDEO")
     _writable(Path(plot).absolute().parent)
+
+# %% ../nbs/13_predict.ipynb #063c6b4c
+_FOR_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)    # disk full, over quota, read-only, a file's limit
+
+def _problem(video, e, out):
+    "What to say of a video that failed. What concerns all videos is raised again."
+    if isinstance(e, MicaclError): return Problem(video, str(e).removeprefix(" ".join(f"{video}:".split()) + " "))
+    if e.errno in _FOR_ALL: raise e
+    _writable(out)
+    found = f"{e.filename or video}: {e.strerror or e}"
+    return Problem(video, f"expected to read it and to write its files, found {found}; mend that and predict it again")
 
 # %% ../nbs/13_predict.ipynb #a5508550
 def predict_videos(
-    run,                   # run folder
+    run,                   # run folder, or folder of a shared model
     videos,                # video files
     out="predictions",     # folder for the files
     quiet: bool = False,   # print nothing
     plot=None,             # the picture goes to this file too (one video only)
     **options,             # of `predict_video`
 ) -> tuple:                # ([Prediction], [Problem]): a video is in one of the two
-    "Predict and write many videos with one model; one that cannot be read does not stop the others."
-    loaded, videos, done, problems, names = load_run(run), [*map(Path, videos)], [], [], set()
-    _writable(out)
+    "Predict and write many videos with one model; one that cannot be read or written does not stop the others."
+    loaded, videos, done, problems = load_model(run), [*map(Path, videos)], [], []
+    _windows(**options); _writable(out)
     if plot is not None: _check_plot(plot, videos, out)
     if options.get("crop", True) and options.get("detect", find_faces) is find_faces: _dlib_detector()
+    names = FreeNames(out, _ENDINGS, videos)
     for video in videos:
-        try: p = predict_video(loaded, video, **options)
-        except ClipError as e: problems.append(Problem(video, str(e).removeprefix(f"{video}: "))); continue
-        p.about["run"] = str(run)
-        name = next(n for n in (video.stem, video.name, *(f"{video.name}-{i}" for i in range(2, len(done) + 4))) if n.casefold() not in names); names.add(name.casefold())
-        files = write_prediction(p, out, name); done.append(p)
-        if plot is not None: save_plot(p, plot); files.append(plot)
+        try:
+            p = predict_video(loaded, video, **options)
+            p.about["run"] = str(run)
+            name, why = names.of(video)
+            if why: p.notes.append(f"the files are named {name}: the video's own name is {why}")
+            files = write_prediction(p, out, name)
+            if plot is not None: save_plot(p, plot); files.append(plot)
+        except (MicaclError, OSError) as e: problems.append(_problem(video, e, out)); continue
+        done.append(p)
         if not quiet: print(describe(p)); print(f"  written: {', '.join(map(str, files))}")
     return done, problems
 
 # %% ../nbs/13_predict.ipynb #d012aeed
 def predict_upload(
-    run,         # run folder, or what `load_run` returned
-    upload,      # one item of a FileUpload's value: name and content
+    run,         # run folder, folder of a shared model, or what `load_model` returned
+    upload,      # one item of a FileUpload's value, of ipywidgets 8 or 7: name and content
     **options,   # of `predict_video`
 ) -> Prediction:
     "Score an uploaded video; the upload is not kept."
+    name = upload["name"] if "name" in upload else upload["metadata"]["name"]         # ipywidgets 8, ipywidgets 7
+    ending = suffix if re.fullmatch(r"\.\w{1,9}", suffix := Path(name).suffix, re.ASCII) else ""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"upload{Path(upload['name']).suffix}"
+        path = Path(folder) / f"upload{ending}"
         path.write_bytes(bytes(upload["content"]))
-        try: return replace(predict_video(run, path, **options), video=upload["name"])
-        except ClipError as e: raise MicaclError(str(e).replace(str(path), upload["name"])) from None
+        try: return replace(predict_video(run, path, **options), video=name)
+        except ClipError as e: raise MicaclError(str(e).replace(str(path), name)) from None
 
 def upload_widget(
-    run,         # run folder, or what `load_run` returned
+    run,         # run folder, folder of a shared model, or what `load_model` returned
     **options,   # of `predict_video`
 ):               # a widget
     "A button for a video and the picture of its scores (needs ipywidgets)."
     try: from ipywidgets import FileUpload, Output, VBox
-    except ImportError: raise MicaclError("upload_widget: needs ipywidgets, which is not installed; pip install 'micacl[notebooks]'") from None
+    except ImportError: raise MicaclError("upload_widget: expected ipywidgets 8 (7.5 or later will do), found none; "
+                                          "pip install 'micacl[notebooks]'") from None
     from IPython.display import display
-    button, place, loaded = FileUpload(accept="video/*", multiple=False), Output(), load_run(run) if isinstance(run, (str, os.PathLike)) else run
+    loaded = load_model(run) if isinstance(run, (str, os.PathLike)) else run
+    button, place = FileUpload(accept="video/*", multiple=False), Output()
     def show(change):
         place.clear_output()
         with place:
-            for upload in change["new"]:
+            new = change["new"]                                                      # ipywidgets 7: items by name
+            for upload in new.values() if isinstance(new, dict) else new:
                 try: p = predict_upload(loaded, upload, **options); display(plot_prediction(p)); print(describe(p))
-                except MicaclError as e: print(e)
+                except (MicaclError, OSError) as e: print(e)
     button.observe(show, "value")
     return VBox([button, place])

@@ -14,11 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from . import metrics
-from .core import Config, MicaclError, Stream, atomic_write, read_json
+from .core import MicaclError, Stream, atomic_write, read_json
+from .config import Config
 from .synfew import generate, read_truth
 from .datasets import load_table
 from .video import frame_indices, read_frames
+from .cache import clip_content
 from .runs import read_history
+from .evaluation import recorded_clips
 from .training import train
 from .plots import plot_confusion, plot_curves, plot_long_tail, plot_recalls, plot_weights
 from .pages import details, figure, html_page, inline_svg, moving_picture, note, number_table, paragraph, percent, section, tag
@@ -35,8 +38,8 @@ def _read_run(run):
     try:
         with np.load(run / "predictions.npz", allow_pickle=False) as z: predictions = {k: z[k] for k in z.files}
     except (OSError, ValueError) as e: raise MicaclError(f"{run / 'predictions.npz'}: expected the scores of the test clips, found none that can be read ({e}); evaluate the run again") from None
-    tests = results["tests"]
-    return SimpleNamespace(path=run, info=info, results=results, tests=tests, predictions=predictions, classes=info["classes"],
+    tests, contents = results["tests"], {row["id"]: row["content"] for row in recorded_clips(run) or ()}
+    return SimpleNamespace(path=run, info=info, contents=contents, results=results, tests=tests, predictions=predictions, classes=info["classes"],
                            rows=read_history(run), name=NAMES.get(results["model"], results["model"]),
                            main="test_balanced" if "test_balanced" in tests else next(iter(tests)))
 
@@ -91,7 +94,7 @@ def _difference(run, base):
     if base is None or run.main not in base.tests: return ""
     a, b = _answers(run, run.main), _answers(base, run.main)
     shared = [k for k in a if k in b and a[k][0] == b[k][0]]
-    if not shared: return note("The baseline was tested on other clips: no difference is computed.")
+    if not shared or run.tests[run.main].get("clips") != base.tests[run.main].get("clips"): return note("The baseline was tested on other clips: no difference is computed.")
     d, low, high = paired_difference([a[k][0] for k in shared], [a[k][1] for k in shared], [b[k][1] for k in shared])
     verdict = "The interval holds 0: from these clips alone the two can’t be told apart." if low <= 0 <= high else "The interval does not hold 0."
     return paragraph(f"UAR of {run.name} minus UAR of {base.name} on {run.main}: {100 * d:+.1f} points, 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}], "
@@ -109,10 +112,10 @@ def _what_was_run(run, base):
     return section("What was run", tag("div", number_table("Settings, data and versions", (), rows), class_="facts"))
 
 # %% ../nbs/12b_report.ipynb #caf7ac69
-def _frames(clip):
-    "The frames of a clip, or None if they can't be read."
-    try: return np.asarray(read_frames(clip.path))
-    except MicaclError: return None
+def _frames(run, clip):
+    "The frames of a clip; None if they can't be read, or are not those that the run has seen."
+    try: return np.asarray(read_frames(clip.path)) if run.contents.get(clip.id) in (None, clip_content(clip.path)) else None
+    except (MicaclError, OSError): return None
 
 def _samples(run, table):
     "A moving picture of each class."
@@ -121,7 +124,7 @@ def _samples(run, table):
     for c, name in enumerate(run.classes):
         mine = np.flatnonzero(train.labels == c)
         order = mine[Stream(run.info["config"]["seed"], "report", c).permutation(len(mine))]
-        clip, frames = next(((train[int(k)], f) for k in order[:5] if (f := _frames(train[int(k)])) is not None), (None, None))
+        clip, frames = next(((train[int(k)], f) for k in order[:5] if (f := _frames(run, train[int(k)])) is not None), (None, None))
         if clip: out.append(tag("figure", moving_picture(frames, f"Clip {clip.id} of the training set, labelled {name}"), tag("figcaption", tag("b", escape(name)), escape(f" {clip.id}"))))
     return section("What the clips look like", tag("div", *out, class_="clips"), note("A training clip of each class, chosen at random. The label is the data set’s, right or wrong."))
 
@@ -184,13 +187,14 @@ def _weights(run, table):
     p, s = run.predictions, run.tests[run.main]
     if table is None: return ""
     if np.ptp(p["weights"]) < 1e-6: return section("Where the model looks", paragraph("This model gives every instance the same weight."))
-    clips, truth, out = {c.id: c for c in table}, read_truth(table.root) if "positive" in p else {}, []
+    clips, truth, out = {c.id: c for c in table}, _truth(table) if "positive" in p else {}, []
     for k in _choose(run):
         clip, answer = clips.get(str(p["id"][k])), run.classes[p["logits"][k].argmax()]
-        frames = None if clip is None else _frames(clip)
+        frames = None if clip is None else _frames(run, clip)
         if frames is None: continue
         at = np.asarray(frame_indices(len(frames), p["weights"].shape[1], run.info["config"]["instance_length"]))
-        apex = truth[clip.id].apex[at] if clip.id in truth else None
+        known = truth.get(clip.id)
+        apex = known.apex[at] if known is not None and len(known.apex) == len(frames) else None
         true, w = run.classes[p["y"][k]], ", ".join(f"{v:.2f}" for v in p["weights"][k])
         alt = f"{len(at)} frames of clip {clip.id} with instance weights {w}" + ("" if apex is None else f"; the apex covers {int(apex.sum())} of the frames")
         picture = inline_svg(plot_weights(frames[at], p["weights"][k], apex), alt, f"w{k}")
@@ -199,6 +203,10 @@ def _weights(run, table):
     auc = s.get("instance_auc")
     text = "" if auc is None else paragraph(f"On {s['instance_auc_clips']} clips of {run.main} in which some instances lie in the apex and others do not, a random apex instance outweighs a random other one in {percent(auc)} % of the cases (instance AUC; 50 % is chance).")
     return section("Where the model looks", text, *out, note("Chosen at random among the clips named rightly and wrongly. The weights say what the model used, not why."))
+
+def _truth(table):
+    try: return read_truth(table.root)
+    except (MicaclError, OSError): return {}      # taken away since; the frames and weights remain
 
 # %% ../nbs/12b_report.ipynb #234a9ab0
 def _limits(run, table):
@@ -226,7 +234,7 @@ def write_report(
     r, base = _read_run(run), None if baseline is None else _read_run(baseline)
     if base and base.classes != r.classes: raise MicaclError(f"{baseline}: expected the classes of {run} ({', '.join(r.classes)}), found {', '.join(base.classes)}; give a run on the same data")
     where = Path(data or r.info["data"])
-    table = load_table(where) if data is not None else _still_there(where, r.info["dataset"])
+    table = load_table(where) if data is not None else _still_there(where, r.info)
     s, dataset = r.tests[r.main], NAMES.get(r.info["dataset"], r.info["dataset"])
     lead = (f"{r.name} was trained to tell {len(r.classes)} expressions apart in short videos of faces. On {s['n_test']} clips that it had not seen ({r.main}) "
             f"it reached a UAR of {percent(s['uar'])} % and a WAR of {percent(s['war'])} %." + (f" Beside it stands {base.name}, the baseline." if base else ""))
@@ -236,10 +244,11 @@ def write_report(
     with atomic_write(out) as f: f.write(page)
     return out
 
-def _still_there(where, dataset):
+def _still_there(where, info):
     "The clips that a run was trained on; None if they are gone or not what they were. The report needs them for pictures only."
-    try: return load_table(where, dataset)
+    try: (table := load_table(where, info["dataset"])).protocol(info["fold"])
     except (MicaclError, OSError): return None
+    return table if list(table.classes) == info["classes"] else None
 
 # %% ../nbs/12b_report.ipynb #4cc271d4
 DEMO = dict(data=dict(n_train=1000, n_test=350), run=dict(epochs=8))
@@ -251,7 +260,7 @@ def demo_config(
     seed: int = Config.seed,  # of the training
 ) -> Config:
     "Each model with the learning rate that it prefers (chapter 21); mean pooling is trained with cross entropy alone."
-    return Config(model=model, seed=seed, **{**OWN[model], **settings["run"]})
+    return Config(seed=seed, **{"model": model, **OWN[model], **settings["run"]})
 
 def demo(
     out,                     # folder for the data, the two runs and the report

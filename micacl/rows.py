@@ -129,25 +129,30 @@ def _text_of(file, take):
         if stat.S_ISDIR(mode): raise OSError(errno.EISDIR, "a folder")
         if not stat.S_ISREG(mode): raise OSError(errno.EINVAL, "a pipe or a device")          # it may have no end
         with open(file, "rb") as f: raw = f.read(MAX_FILE + 1)
-        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")                                         # Excel's 'Unicode text'
-        if len(raw) <= MAX_FILE: return raw.decode("utf-16" if utf16 else "utf-8-sig")
+        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff") and raw[2:4] != b"\0\0"     # Excel's 'Unicode text'
+        if not utf16: raw = raw.rstrip(b"\0")                                              # a write that broke off
+        if len(raw) <= MAX_FILE:
+            if not utf16 and raw.count(0) > len(raw) // 4: raise UnicodeError             # UTF-16 or 32, unmarked
+            return raw.decode("utf-16" if utf16 else "utf-8-sig")
         fault = f"expected a list of at most {MAX_FILE >> 20} MB, found {size / 1e6:.0f} MB; is this the list?"
     except OSError as e:
         fault = f"expected a list file, found none that can be read ({e.strerror}); check the path and who may read it"
-    except UnicodeDecodeError: fault = "expected UTF-8 text, found another encoding; save it as 'CSV UTF-8'"
+    except UnicodeError: fault = "expected UTF-8 text, found another encoding; save it as 'CSV UTF-8'"
     take.bad(file, fault, "list")
     return ""
 
 def _lines_of(file, take, header):
-    "The lines of a list file, whatever ends them; lines that are too long are emptied."
+    "The lines of a list file, whatever ends them; lines that are too long or no text are emptied."
     lines = _text_of(file, take).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for i, line in enumerate(lines):
         if line.startswith("\ufeff"): lines[i] = line.lstrip("\ufeff")          # of a second file that was appended
-        if len(line) > MAX_LINE:
-            take.bad(f"{take.relative(file)}:{i + 1}", f"expected a line of at most {MAX_LINE:,} letters, found {len(line)}; "
-                     "check for missing line breaks", "row")
-            if header and not any(lines[:i]): return []
-            lines[i] = ""
+        long = len(line) > MAX_LINE
+        if not long and "\0" not in line: continue
+        fault = "text, found a zero byte; write the line again"
+        if long: fault = f"a line of at most {MAX_LINE:,} letters, found {len(line)}; check for missing line breaks"
+        take.bad(f"{take.relative(file)}:{i + 1}", f"expected {fault}", "row")
+        if long and header and not any(lines[:i]): return []
+        lines[i] = ""
     return lines
 
 # %% ../nbs/01a_rows.ipynb #e1169b60
@@ -226,7 +231,6 @@ SYNONYMS = dict(happiness="happy", sadness="sad", anger="angry", surprised="surp
 _MISSING = {"", "nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "#na", "nat"}
 _INTEGER = re.compile(r"([+-]?[0-9]{1,9})(?:[.,]0*)?")       # 1, and 1.0 or 1,0
 _FLOAT = re.compile(r"[+-]?[0-9]\.[0-9]+e[+-][0-9]{2}", re.I)    # 1.000000e+00, as NumPy writes a table
-_INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"               # what comes along when text is copied from a page
 
 def is_missing(value):
     "Whether a value stands for none: nothing, or what programs write for it."
@@ -247,9 +251,11 @@ def cell_text(text):
     "What a cell of a split, a fold or a group says: nothing if it is missing, 1 if it is 1.0."
     return "" if is_missing(text) else _integer(text) or text
 
+_UNSEEN = dict.fromkeys((0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF))      # signs without width, from web pages
+
 def plain_label(text):
     "A label as classes are compared: small letters, single spaces, composed accents, one word an emotion, 1 for 1.0."
-    name = unicodedata.normalize("NFC", " ".join(text.strip(_INVISIBLE).split()).lower())
+    name = unicodedata.normalize("NFC", " ".join(text.translate(_UNSEEN).split()).lower())
     return _integer(name) or SYNONYMS.get(name, name)
 
 def is_number(text):

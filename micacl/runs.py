@@ -6,8 +6,8 @@ Docs: https://micacl.github.io/micacl/runs.html.md"""
 
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
-           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'open_run', 'describe_run',
-           'check_same', 'read_history', 'load_run']
+           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'settle', 'open_run',
+           'describe_run', 'check_same', 'read_history', 'is_shared', 'load_run']
 
 # %% ../nbs/09b_runs.ipynb #eeadfd55
 import contextlib, dataclasses, json, os, shlex, shutil, sys
@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes, save as tensors_to_bytes
 from . import __version__
-from .core import Config, MicaclError, atomic_write, check_config, config_from_dict, derive_seed, read_json, write_json
+from .core import MicaclError, atomic_write, derive_seed, read_json, write_json
+from .config import Config, check_config, config_from_dict
 from .datasets import ClipTable, carve_validation, load_table
-from .video import FrameCache
+from .cache import FrameCache, fingerprint
 from .models import build_model
 
 # %% ../nbs/09b_runs.ipynb #cefd5b9f
@@ -30,15 +31,28 @@ def read_clips(
     config: Config,        # image_size, on_bad_clip
     dataset: str | None = None,   # None = found out
     quiet: bool = False,   # print nothing
+    classes=None,          # class names that the labels are read into, as for `load_table`
 ) -> tuple:                # (ClipTable of usable clips, FrameCache, [what was skipped, a line each])
     "Read a data set and decode every clip once."
-    table = load_table(data, dataset, on_bad=config.on_bad_clip)
-    home = table.root if os.access(table.root, os.W_OK) else Path(home)
-    folder = home / ".micacl-cache" / f"{config.image_size}px"       # a folder a size: runs of two sizes do not evict each other
-    cache = FrameCache.build(table, folder, config.image_size, on_bad=config.on_bad_clip, progress=wants_bars(quiet))
-    skipped = [str(p) for p in (*table.problems, *cache.problems)]
-    for line in [] if quiet else [*(f"note: {n}" for n in (*table.notes, *([f"decoded anew, because the cache did not fit: {cache.why}"] if cache.why else []))), *(f"skipped: {s}" for s in skipped)]: print(line)
+    table = load_table(data, dataset, on_bad=config.on_bad_clip, classes=classes)
+    cache = FrameCache.build(table, _cache_folder(table, home, config), config.image_size,
+                             on_bad=config.on_bad_clip, progress=wants_bars(quiet))
+    notes, skipped = list(table.notes), [str(p) for p in (*table.problems, *cache.problems)]
+    if 0 < cache.decoded < len(table): notes.append(f"{cache.decoded} of {len(table)} clips were decoded: new, or changed since the last time")
+    for line in [] if quiet else [*(f"note: {n}" for n in notes), *(f"skipped: {s}" for s in skipped)]: print(line)
     return cache.readable(table), cache, skipped
+
+def _cache_folder(table, home, config):
+    "Beside the data; elsewhere, a folder a data set, if that one is incomplete and may not be changed."
+    beside = table.root / ".micacl-cache" / f"{config.image_size}px"
+    there = next(p for p in (beside, *beside.parents) if p.exists())
+    if os.access(there, os.W_OK) or _is_complete(beside, table, config): return beside
+    return Path(home) / ".micacl-cache" / f"{derive_seed(os.path.abspath(table.root)):016x}" / beside.name
+
+def _is_complete(folder, table, config):
+    try: problems = FrameCache.open(folder, table, config.image_size).problems
+    except MicaclError: return False
+    return config.on_bad_clip == "skip" or not problems
 
 def wants_bars(quiet):
     "Whether somebody watches: a bar in a log file is a page of noise."
@@ -172,8 +186,6 @@ def read_config(
     try:
         info = read_json(file)
         own, names = info["config"], info["classes"]
-        for f in dataclasses.fields(Config):
-            if f.name in own and not _fits(own[f.name], f.default, 10**18 if f.name == "seed" else _MOST.get(f.name, 10**6)): raise MicaclError(f"{f.name}: expected {_KINDS[type(f.default)]}, found {str(own[f.name])[:40]}")
         if not isinstance(names, list) or not 1 <= len(names) <= 10**4 or not all(isinstance(c, str) for c in names): raise MicaclError("classes: expected a list of names, found something else")
         if missing := {"dataset", "data", "fold", "train_counts", "train_clips"} - info.keys(): raise MicaclError(f"expected {', '.join(sorted(missing))}, found nothing of the kind")
         return config_from_dict(own), info
@@ -181,29 +193,63 @@ def read_config(
         if str(e).startswith(f"{file}: "): raise
         raise MicaclError(f"{file}: expected what a run writes there, found something else ({_first(e)}); the file is damaged or was made by another version, train anew") from None
 
-_MOST = dict(hops=64, wian_layers=64, dilation=1000, n_instances=1000, instance_length=1000, image_size=10**4)       # more is no run but an attack
-_KINDS = {bool: "true or false", int: "a whole number that a run can have", float: "a number that a run can have", str: "a word", tuple: "a short list of whole numbers"}
-def _fits(v, like, most):
-    if isinstance(like, tuple): return isinstance(v, list) and 0 < len(v) <= 16 and all(type(i) is int and 0 < i <= 1000 for i in v)
-    return type(v) is type(like) if isinstance(like, (bool, str)) else type(v) in (int, type(like)) and abs(v) <= (most if isinstance(like, int) else 1e300)
+# %% ../nbs/09b_runs.ipynb #4bd4c702
+def _needs(c):   # of a Config -> choice, why, setting, the value that this setting must have
+    "What a choice needs of other settings."
+    if c.loss in ("ldam", "ldam_drw"): yield f"loss {c.loss}", "has margins between cosines", "head", "cosine"
+    if c.loss == "focal": yield "loss focal", "is defined for one true class", "label_smoothing", 0.0
+    if c.stage2 != "none": yield f"stage2 {c.stage2}", "changes a linear layer", "head", "linear"
+    for name in ("min_lr", "warmup_lr"):
+        if getattr(c, name) > c.lr: yield f"lr {c.lr:g}", "is the highest rate", name, c.lr
+    if c.model != "micacl": return
+    if c.dependency_over == "features":
+        for name in ("geiim", "wian"): yield "dependency_over features", "weighs features in both modules", name, True
+    if c.geiim and c.graph_over == "channels":
+        yield "graph_over channels", "is one graph for all clips", "adjacency", "learned"
+        yield "graph_over channels", "has no temporal neighbours", "neighbours_only", False
+
+# %% ../nbs/09b_runs.ipynb #b6b1b731
+def settle(
+    config: Config,   # as it was asked for
+    asked=(),         # names of settings that were given for certain; the others may have been left at their defaults
+) -> tuple:           # (Config whose settings go together, a line for each setting that was changed)
+    "A choice brings along what it needs, if that was left at its default; else `MicaclError`."
+    needed, notes = {}, []
+    for choice, why, name, value in _needs(check_config(config)):
+        found, (first, other) = getattr(config, name), needed.setdefault(name, (value, choice))
+        if first != value:
+            raise MicaclError(f"{choice} {why}: expected {name} {_said(value)} with it, found {other}, which needs "
+                              f"{name} {_said(first)}; choose one of the two")
+        if found == value: continue
+        if name in asked or found != getattr(Config, name):
+            raise MicaclError(f"{choice} {why}: expected {name} {_said(value)} with it, found {_said(found)}; "
+                              "change one of the two")
+        notes.append(f"{choice} {why}: {name} {_said(found)} -> {_said(value)}")
+    return dataclasses.replace(config, **{name: value for name, (value, _) in needed.items()}), notes
+
+def _said(v): return f"{v:g}" if isinstance(v, float) else v
 
 # %% ../nbs/09b_runs.ipynb #6c597e8c
 def open_run(
     run: Path,               # run folder, held
     config: Config | None,   # None: the run's own when resuming, else the defaults
     resume: bool,            # go on with the run in the folder
-) -> Config:                 # checked
+    quiet: bool = True,      # do not print what a choice brought along
+) -> Config:                 # settled
     "Refuse to overwrite a run; settle the configuration."
     there = sorted(p.name for p in run.iterdir() if not p.name.startswith("."))
     if there and not resume:
         raise MicaclError(f"{run}: expected an empty folder, found {', '.join(there[:3])}; choose another, or go on with the run there: --resume (resume=True)")
     _tidy(run)
     if config is None: config = read_config(run)[0] if "config.json" in there else Config()
-    return check_config(config)
+    config, notes = settle(config)
+    for note in notes:
+        if not quiet: print(f"note: {note}")
+    return config
 
 def _tidy(run):
     "Remove what a killed run left behind: files that were never finished, and all checkpoints but the newest whole one."
-    for name in ("config.json", "metrics.jsonl", "model.safetensors", "predictions.npz", "results.json", "report.html"):
+    for name in ("config.json", "clips.csv", "metrics.jsonl", "model.safetensors", "predictions.npz", "results.json", "report.html"):
         for left in run.glob(f".{name}.*.tmp"): left.unlink(missing_ok=True)
     if (found := find_checkpoint(run)) and found.name != "checkpoint":
         shutil.rmtree(run / "checkpoint", ignore_errors=True); found.rename(run / "checkpoint")
@@ -217,13 +263,18 @@ def describe_run(
     train = data.train
     return dict(config=config.to_dict(), dataset=data.table.dataset, data=str(data.table.source.resolve()), fold=fold, classes=list(train.classes),
                 train_counts=train.counts.tolist(), n_train=len(train), n_validation=len(data.validation),
-                train_clips=f"{derive_seed(*(f'{c.id} {c.label}' for c in train)):016x}",       # the fingerprint
+                train_clips=fingerprint(data.cache, train), validation_clips=fingerprint(data.cache, data.validation),
+                test_clips=fingerprint(data.cache, *data.tests.values()),
                 version=__version__, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 def check_same(run, before: dict, now: dict):
     "`MicaclError` unless two descriptions are of the same run."
     plain = lambda v: list(v) if isinstance(v, tuple) else v
-    old, new = ({**d["config"], **{k: d[k] for k in ("dataset", "fold", "classes", "train_clips")}} for d in (before, now))
+    if "test_clips" in now and "test_clips" not in before:
+        raise MicaclError(f"{run}: expected a run that says which clips it is tested on, found one of an earlier "
+                          "version, whose clips cannot be compared; train into a new folder")
+    same = [k for k in ("dataset", "fold", "classes", "train_clips", "validation_clips", "test_clips") if k in before]
+    old, new = ({**d["config"], **{k: d[k] for k in same}} for d in (before, now))
     for name in sorted(old.keys() | new.keys()):
         if name != "workers" and plain(old.get(name)) != plain(new.get(name)):
             raise MicaclError(f"{run}: the run to resume has {name} = {old.get(name)}, this call has {new.get(name)}; repeat its settings, or train into a new folder")
@@ -241,10 +292,20 @@ def read_history(
     return records
 
 # %% ../nbs/09b_runs.ipynb #c71df9da
+def is_shared(
+    folder,     # any
+) -> bool:      # False for a run, and for a folder without a description
+    "Whether a folder holds a shared model (chapter 10c): its config.json names a format."
+    try: info = read_json(Path(folder) / "config.json")
+    except MicaclError: return False
+    return isinstance(info, dict) and "format" in info
+
 def load_run(
     run,        # run folder
 ) -> tuple:     # (model in eval mode, Config, config.json as a dict together with the epoch of the weights)
     "The trained model of a run folder."
+    if is_shared(run): raise MicaclError(f"{run}: expected a run folder, found a shared model, which only predict and "
+                                         "export can use; give the run that it was made from")
     run, (config, info) = Path(run), read_config(run)
     folder = run if (run / "model.safetensors").exists() else find_checkpoint(run)
     if folder is None: raise MicaclError(f"{run}: expected trained weights, found none; the run has not finished an epoch, resume it")

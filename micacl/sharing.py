@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/sharing.html.md"""
 __all__ = ['FORMAT', 'FILES', 'MODEL_CLASSES', 'KEYS', 'PIXELS', 'LIMITS', 'DRAWN', 'TERMS', 'MOST', 'WEIGHTS_MOST', 'TEXT_MOST',
            'made_with', 'input_of', 'describe', 'front_matter', 'results_text', 'training_text', 'model_card',
            'save_pretrained', 'read_description', 'check_values', 'check_classes', 'empty_model', 'read_matching',
-           'fetch', 'history_of', 'from_pretrained']
+           'fetch', 'history_of', 'from_pretrained', 'load_model']
 
 # %% ../nbs/10c_sharing.ipynb #c1fcd21c
 import hashlib, inspect, json, math, os, re, shutil
@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes, save as tensors_to_bytes
 from torch import nn
 from . import __version__
-from .core import PRESETS, MicaclError, atomic_write, config_from_dict, read_json, write_json
+from .core import MicaclError, atomic_write, read_json, write_json
+from .config import PRESETS, config_from_dict
 from .heads import HEADS
 from .models import MODELS, BagModel, build_model
-from .runs import find_checkpoint
+from .runs import find_checkpoint, is_shared, load_run
 
 # %% ../nbs/10c_sharing.ipynb #e4c533ab
 FORMAT, FILES = "1", ("config.json", "model.safetensors", "README.md")
@@ -134,7 +135,8 @@ def save_pretrained(
     model, folder = what if isinstance(what, nn.Module) else from_pretrained(what), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise MicaclError(f"{folder}: expected a new or empty folder, found something in it; choose another name")
     weights = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
-    info, new = describe(model, weights, classes, image_size, license), folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
+    info = describe(model, weights, classes, image_size, license)
+    new = folder.absolute().with_name(f".{folder.absolute().name[-24:]}.{os.urandom(8).hex()}.tmp")
     _compare(folder, info["model"], empty_model(info, folder, type(model)).state_dict(), model.state_dict())      # what could not be loaded is not written
     try:
         new.mkdir(parents=True)
@@ -201,7 +203,6 @@ def _of_arguments(info, path, kind):
 
 def _of_run(info, path):
     config = replace(config_from_dict(info["config"]), pretrained=False)
-    check_values(path, {k: getattr(config, k) for k in ("n_instances", "instance_length", "kernels", "hops", "dilation", "wian_layers")})
     check_classes(path, info["classes"], len(info["classes"]))
     return build_model(config, len(info["classes"]))
 
@@ -230,10 +231,13 @@ def _compare(path, name, want, found):
 
 # %% ../nbs/10c_sharing.ipynb #6085d1a5
 def fetch(where, revision=None) -> Path:   # folder
-    "A folder as it is; anything else is an id on the Hugging Face hub, from which two files are fetched."
-    where, folder = str(where), Path(where)
+    "A folder as it is; other text, but no `Path`, is an id on the Hugging Face hub, from which two files are fetched."
+    folder = Path(where)
     if folder.is_dir(): return folder
-    if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", where): raise MicaclError(f"{where}: expected a folder, or an id on the hub such as user/name, found neither; check the path")
+    is_id = isinstance(where, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", where, re.ASCII)
+    if folder.exists() or not is_id:
+        raise MicaclError(f"{where}: expected a folder, or an id on the hub such as user/name, found neither; "
+                          "check the path")
     try: return [Path(huggingface_hub.hf_hub_download(where, name, revision=revision)) for name in FILES[:2]][-1].parent
     except LocalEntryNotFoundError: why = "the hub can't be reached and the model was not fetched before; connect to the internet once"
     except EntryNotFoundError: why = f"it has not both of {' and '.join(FILES[:2])}. Weights in other files may need unpickling, which can run code; they are never fetched"
@@ -272,3 +276,18 @@ def from_pretrained(
 def _about_run(run, info, model, digest):
     model.about = dict(zip(("training", "results"), history_of(run, info)), classes=info["classes"], sha256=digest, changed=False)
     return describe(model, tensors_to_bytes(model.state_dict()), image_size=info["config"]["image_size"])
+
+# %% ../nbs/10c_sharing.ipynb #e51e7a4a
+def load_model(
+    folder,     # of a run, or of a shared model
+) -> tuple:     # (model in eval mode, Config, dict with classes, dataset, epoch), as from `load_run`
+    "What prediction needs, from a folder of either kind."
+    if not is_shared(folder): return load_run(folder)
+    model = from_pretrained(Path(folder))
+    about, training, size = model.about, model.about["training"] or {}, model.about["input"]["image_size"]
+    if size < 1: raise MicaclError(f"{folder}: expected an image_size above 0 in config.json, found {size}; "
+                                   "the file is damaged")
+    name = next(k for k, made in MODELS.items() if made.__name__ == about["model"])
+    config = config_from_dict(dict(model=name, pretrained=False, n_instances=model.n_instances,
+                                   instance_length=model.instance_length, image_size=size))
+    return model, config, dict(classes=about["classes"], dataset=training.get("dataset"), epoch=training.get("epoch"))

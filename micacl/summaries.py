@@ -9,7 +9,7 @@ __all__ = ['SCORES', 'pack_labels', 'unpack_labels', 'summarise_runs', 'compare_
 
 # %% ../nbs/10a_summaries.ipynb #bd835045
 import numpy as np
-from .core import MicaclError, frequency_groups
+from .core import MicaclError, check_labels, frequency_groups
 from .metrics import _mean, _recall_of, paired_difference
 
 # %% ../nbs/10a_summaries.ipynb #bbd56d87
@@ -18,11 +18,14 @@ _PLACE = {c: i for i, c in enumerate(_ALPHABET)}
 
 def pack_labels(labels):
     "Labels for a JSON file: a sign a clip, or numbers where there are not enough signs."
+    labels = check_labels(labels)
     return "".join(_ALPHABET[labels]) if max(labels, default=0) < len(_ALPHABET) else labels.tolist()
 
 def unpack_labels(text):
     "The labels again, as (n,) int."
-    return np.array([_PLACE[c] for c in text] if isinstance(text, str) else text, dtype=int)
+    if isinstance(text, str) and (other := set(text) - set(_PLACE)):
+        raise MicaclError(f"labels: expected digits and letters, found {min(other)!r}; the run file is damaged")
+    return check_labels([_PLACE[c] for c in text] if isinstance(text, str) else text)
 
 # %% ../nbs/10a_summaries.ipynb #512aa27f
 SCORES = ("uar", "war", "head", "medium", "tail", "ece", "instance_auc")
@@ -68,7 +71,8 @@ def compare_runs(
     A, B, folds = _by_seed(a, test), _by_seed(b, test), {r["fold"] for r in (*a, *b)}
     seeds = [s for s in A if s in B and A[s].keys() == B[s].keys() == folds]
     column = lambda by, s, key: np.concatenate([unpack_labels(t[key]) for t in by[s].values()])     # (n,)
-    if not seeds or any(not np.array_equal(column(by, s, "y"), column(A, seeds[0], "y")) for by in (A, B) for s in seeds):
+    clips = {(r["fold"], r["tests"][test].get("clips")) for r in (*a, *b)}     # one fingerprint a fold, if all have the same clips
+    if not seeds or len(clips) > len(folds) or any(not np.array_equal(column(by, s, "y"), column(A, seeds[0], "y")) for by in (A, B) for s in seeds):
         raise MicaclError(f"compare: expected runs of both methods on the same clips of {test}, found others; run both with the same seeds, folds and data")
     y, (pa, pb), C = column(A, seeds[0], "y"), (np.stack([column(by, s, "predicted") for s in seeds]) for by in (A, B)), len(a[0]["classes"])
     tail = [c for c in frequency_groups(a[0]["train_counts"])["tail"] if c in y]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 import numpy as np
-from .core import EMOTIONS, MicaclError, read_json
+from .core import EMOTIONS, MicaclError, _numbers, read_json
 from .metrics import _mean, _recall_of
 from .pages import tag
 
@@ -29,24 +29,45 @@ class Result:
     fold: int | None = None    # None: a fixed test set
     seed: int = 0
     dataset: str = ""          # empty where the file does not say
+    clips: str = ""            # fingerprint of the test clips; empty where the file does not say
 
 def _result(r, where, test, method=None):
-    if not isinstance(r, dict) or "tests" not in r: raise MicaclError(f"{where}: expected the results of a run, found something else; give a run folder, its results.json, or the folder of an experiment")
+    if not isinstance(r, dict) or not isinstance(r.get("tests"), dict):
+        raise MicaclError(f"{where}: expected the results of a run, found something else; "
+                          "give a run folder, its results.json, or the folder of an experiment")
     if test not in r["tests"]: raise MicaclError(f"{where}: expected a test set {test}, found {', '.join(r['tests']) or 'none'}; name one of these")
-    t = r["tests"][test]
-    return Result(method or r.get("method") or r.get("model") or Path(where).stem, tuple(t["recall"]), np.array(t["confusion"], dtype=np.int64), r.get("fold"), r.get("seed", 0), r.get("dataset", ""))
+    t, name = r["tests"][test], method or r.get("method") or r.get("model") or Path(where).stem
+    try: classes, matrix = tuple(t["recall"]), np.array(t["confusion"], dtype=np.int64)
+    except (KeyError, TypeError, ValueError) as e:
+        raise MicaclError(f"{where}: expected the recalls and the confusion matrix of {test}, found something else "
+                          f"({type(e).__name__}: {e}); evaluate the run again") from None
+    return Result(name, classes, matrix, r.get("fold"), r.get("seed", 0), r.get("dataset", ""),
+                  t.get("clips", ""))
+
+def _read(path):
+    if path.is_dir() and not (path / "results.json").exists():
+        raise MicaclError(f"{path}: expected a finished run, found no results.json; evaluate the run, "
+                          "and for a shared model give the run that it was made from")
+    return read_json(path / "results.json" if path.is_dir() else path)
 
 def _experiment(folder, test):
     "The runs of the specification that summary.json holds."
     from micacl.experiments import configuration
-    s = read_json(folder / "summary.json")
+    s = _with(folder / "summary.json", "spec", "methods")
     spec, plain, out = s["spec"], lambda c: json.loads(json.dumps(c)), []
     for file in sorted((folder / "runs").glob("*.json")):
-        r = read_json(file)
+        if file.name.startswith("."): continue           # macOS puts a ._name beside a copy
+        if file.name not in s.get("runs", [file.name]): continue       # of other data
+        r = _with(file, "method", "seed", "fold", "config")
         if r["method"] not in s["methods"] or r["seed"] not in spec["seeds"] or r["fold"] not in spec["folds"]: continue
         if plain(r["config"]) == plain(configuration(spec, r["method"], r["seed"], s["methods"][r["method"]]["chosen"]).to_dict()): out.append(_result(r, file, test))
     if not out: raise MicaclError(f"{folder}: expected runs of its summary.json in runs/, found none; run micacl experiment again")
     return out
+
+def _with(file, *keys):
+    if isinstance(r := read_json(file), dict) and set(keys) <= set(r): return r
+    raise MicaclError(f"{file}: expected a file of an experiment, with {', '.join(keys)}, found something else; "
+                      "move it elsewhere")
 
 # %% ../nbs/12c_tables.ipynb #3c62abcc
 def read_results(
@@ -57,14 +78,19 @@ def read_results(
     out = []
     for text in map(str, paths):
         name, _, where = text.rpartition("=") if "=" in text and not os.path.exists(text) else ("", "", text)
-        path = Path(where).expanduser()
+        path = Path(where if os.path.exists(where) else os.path.expanduser(where))
         if (path / "summary.json").is_file(): found = [replace(r, method=f"{name} {r.method}".strip()) for r in _experiment(path, test)]
-        else: found = [_result(read_json(path / "results.json" if path.is_dir() else path), path, test, name)]
+        else: found = [_result(_read(path), path, test, name)]
         out += found
     for key, n in Counter((r.method, r.fold, r.seed) for r in out).items():
         if n > 1: raise MicaclError(f"{key[0]}: expected one run of fold {key[1]} with seed {key[2]}, found {n}; tell the methods apart as NAME=PATH")
     for r in out[1:]:
         if r.classes != out[0].classes: raise MicaclError(f"{r.method}: expected the classes of {out[0].method} ({', '.join(out[0].classes)}), found {', '.join(r.classes)}; make a table for each")
+    tested: dict[tuple, Result] = {}
+    for r in out:
+        first = tested.setdefault((r.dataset, r.fold), r)
+        if r.clips and first.clips and r.clips != first.clips:
+            raise MicaclError(f"{r.method}: expected the test clips of {first.method}, found others; make a table for each, or evaluate both on the same list")
     return out
 
 # %% ../nbs/12c_tables.ipynb #a4db17dd
@@ -86,7 +112,10 @@ def row_of(
     note: str = "", # how it came about
 ) -> Row:
     "The scores of one confusion matrix."
-    M = np.asarray(matrix, dtype=np.int64)
+    M, square = _numbers(matrix), (len(classes),) * 2
+    if M is None or M.shape != square or (M < 0).any() or (M != np.floor(M)).any():
+        raise MicaclError(f"{name or 'matrix'}: expected counts {square}, one row a class, found {matrix!r:.60}")
+    M = M.astype(np.int64)
     r, n = _recall_of(M), M.sum()
     return Row(name, 100 * float(_mean(r)), 100 * float(M.trace() / n) if n else float("nan"), dict(zip(classes, (100 * r).tolist())), note=note)
 

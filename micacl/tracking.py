@@ -13,53 +13,30 @@ from collections import deque
 from pathlib import Path
 import numpy as np, torch
 from .core import MicaclError
-from .frames import ClipError, _ENDINGS, _MOST, _not_huge, _open, _pictures, _short, _upright
+from .frames import _CLIP, _ENDINGS, _MOST, ClipError, _film, _frames, _is_film, _is_folder, _is_picture, _lacks
+from .frames import _load_picture, _open, _pictures, _reading, _rgb, _view
 from .video import _square
 
 # %% ../nbs/12d_tracking.ipynb #0935d97c
 FASTEST = 120      # frames a second
 
 # %% ../nbs/12d_tracking.ipynb #d94afa46
-def _why(e): return _short(e).split(": '")[0]
+_ASKED = dict(todo="check the path, or open it in a player", expected="a video file")
 
-def _decode(box, stream, lost):
-    "Frames in order; what cannot be decoded is left out and named in `lost`."
-    stream.codec_context.options = {"max_pixels": str(_MOST)}
-    packets = box.demux(stream)
-    while True:
-        try: packet = next(packets, None)
-        except (OSError, ValueError) as e: lost.append(_why(e)); return
-        if packet is None: return
-        try: frames = packet.decode()
-        except (OSError, ValueError) as e: lost.append(_why(e)); continue
-        for frame in frames:
-            if frame.is_corrupt: lost.append("a damaged frame")
-            else: yield frame
-
-def _picture(frame, side):
+def _picture(frame, side, view, converter):
     "(H,W,3) uint8, upright, the longer side at most `side`."
     scale = side / max(frame.width, frame.height)
     small = dict(width=max(1, round(frame.width * scale)), height=max(1, round(frame.height * scale)), interpolation="AREA") if scale < 1 else {}
-    return np.rot90(frame.to_ndarray(format="rgb24", **small), getattr(frame, "rotation", 0) // 90)
+    return _rgb(frame, view, converter, **small)
 
 # %% ../nbs/12d_tracking.ipynb #ab584688
-def _stills(path, side):
+def _stills(files, side):
     "The frames of a folder of pictures, or of one picture."
-    try: files = _pictures(path) if path.is_dir() else [path]
-    except ClipError: raise ClipError(path, "a folder without pictures", "name the videos in it, not the folder", "a video file or a folder of pictures") from None
-    for i, file in enumerate(files): yield i / 25, 1 / 25, _still(file, side)
-
-def _still(file, side):
-    from PIL import Image
-    try:
-        with Image.open(file) as p:
-            _not_huge(file, *p.size)
-            p.draft("RGB", (side, side)); p = _upright(p)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: raise ClipError(file, f"no readable picture ({_short(e)})", "open it in a viewer, or leave it out", "a picture") from None
-    p.thumbnail((side, side))
-    return np.array(p)
-
-def _is_stills(path): return path.is_dir() or path.suffix.lower() in _ENDINGS
+    for i, file in enumerate(files):
+        with _reading(file, "picture", **_ASKED):
+            p = _load_picture(file, "open it in a viewer, or leave it out", side)
+            p.thumbnail((side, side))
+        yield i / 25, 1 / 25, np.array(p)
 
 # %% ../nbs/12d_tracking.ipynb #2aadc666
 def stream_frames(
@@ -68,29 +45,31 @@ def stream_frames(
     side: int = 640,             # pixels: larger pictures are made smaller
 ):                               # yields (t, dt, picture): seconds, seconds, (H,W,3) uint8 RGB
     "The frames of a video one after the other, upright, with their times. `ClipError` if there is none."
+    from av.video.reformatter import VideoReformatter
     path, notes = Path(path), [] if notes is None else notes
-    if not path.exists(): raise ClipError(path, "nothing there", "check the path", "a video file")
-    if _is_stills(path): notes.append("pictures, not a video: 25 a second are assumed"); yield from _stills(path, side); return
-    if not path.is_file() or not path.stat().st_size: raise ClipError(path, "an empty file" if path.is_file() else "neither a file nor a folder", "check the path", "a video file")
-    lost, last, shown, passed = [], None, -math.inf, 0
-    try:
-        with _open(path, max_pixels=str(_MOST)) as box:      # a larger frame is refused before there is memory for it
-            if not box.streams.video: raise ClipError(path, "a file without a picture track", "give another file", "a video file")
-            stream = box.streams.video[0]
-            dt, start = 1 / float(stream.average_rate or stream.guessed_rate or 25), 0.0
-            for frame in _decode(box, stream, lost):
-                t = frame.time if frame.time is not None else 0 if last is None else start + last + dt
-                start = t if last is None else start
-                last = t - start if last is None or t - start > last else last + dt       # time never runs backwards
-                if last - shown < 1 / FASTEST - 1e-3: passed += 1; continue
-                shown = last
-                yield last, dt, _picture(frame, side)
-            promised = float(stream.duration * stream.time_base) if stream.duration else 0
-    except (OSError, ValueError) as e: raise ClipError(path, f"no readable video ({_short(e)})", "open it in a player, or convert it to mp4", "a video file") from None
+    folder = _is_folder(path, **_ASKED)
+    if folder or _is_picture(path) or path.suffix.lower() in _ENDINGS and not _is_film(path):
+        files = _pictures(path, "name the videos in it, not the folder", _CLIP) if folder else [path]
+        notes.append("pictures, not a video: 25 a second are assumed"); yield from _stills(files, side); return
+    lost, last, n, shown, passed = [], None, 0, -math.inf, 0
+    with _reading(path, **_ASKED), _open(path) as box:
+        film = _film(box, path, **_ASKED)
+        dt, start, converter = 1 / float(film.average_rate or film.guessed_rate or 25), 0.0, VideoReformatter()
+        for frame in _frames(box, film, path, lost):
+            n += 1
+            t = frame.time if frame.time is not None else 0 if last is None else start + last + dt
+            if last is None: start, view = t, _view(frame)
+            last = t - start if last is None or t - start > last else last + dt       # time never runs backwards
+            if last - shown < 1 / FASTEST - 1e-3: passed += 1; continue
+            shown = last
+            yield last, dt, _picture(frame, side, view, converter)
+        promised, cut = float(film.duration * film.time_base) if film.duration else 0, _lacks(film, path, n)
+        if cut is None and box.format.name != "avi": cut = last is not None and promised > last + dt + 0.5
     if last is None: raise ClipError(path, f"no frame that can be decoded ({lost[0] if lost else 'it holds none'})", f"copy it again, or make its pictures smaller if they have more than {_MOST // 10**6} million pixels", "a video file")
     if passed: notes.append(f"more than {FASTEST} frames a second: {passed} between them were passed over")
-    if lost: notes.append(f"damaged: {len(lost)} pieces could not be decoded and were left out")
-    if promised > last + dt + 0.5: notes.append(f"cut off: it ends at {last + dt:.1f} s of the {promised:.1f} s that it promises; read as far as it goes")
+    if lost: notes.append(f"damaged: {len(lost)} pieces are missing or could not be decoded and were left out")
+    of = f" of the {promised:.1f} s that it promises" if promised > last + dt else ""
+    if cut: notes.append(f"cut off: it ends at {last + dt:.1f} s{of}; read as far as it goes")
 
 # %% ../nbs/12d_tracking.ipynb #404c63ab
 @functools.lru_cache(None)

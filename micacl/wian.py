@@ -86,7 +86,7 @@ class WIAN(nn.Module):
 
     def gates(self, x, w, mask=None): # -> states (B,N,2H), importance (B,N), list of gates s (B,N,2H), one a layer
         "Like forward, and the gate of every layer."
-        check_bag(x, self.dim, mask, "WIAN")
+        check_bag(x, self.dim, mask, "WIAN", self.layers[0].W.weight)
         B, N = x.shape[:2]
         if w.shape not in ((B, N), (B, N, self.hidden)):
             raise MicaclError(f"WIAN: expected a dependency weight of shape {(B, N)}, one number for each instance, or {(B, N, self.hidden)}, "
@@ -109,6 +109,7 @@ class MeanPool(nn.Module):
     "Every instance counts the same."
     def forward(self, x, mask=None): # (B,N,D), (B,N) bool -> bag (B,D), weights (B,N)
         "Mean over the real instances."
+        check_bag(x, None, mask, "MeanPool")
         w = masked_softmax(x.new_zeros(x.shape[:2]), mask)
         return (w[..., None] * zero_padding(x, mask)).sum(1), w                 # (B,N,1) * (B,N,D) -> (B,D)
 
@@ -117,6 +118,7 @@ class MaxPool(nn.Module):
     "Each feature takes its largest value over the instances."
     def forward(self, x, mask=None): # (B,N,D), (B,N) bool -> bag (B,D), weights (B,N)
         "Maximum over the real instances; the weight of an instance is the share of features that it wins."
+        check_bag(x, None, mask, "MaxPool")
         if mask is not None: x = x.masked_fill(~mask[..., None], torch.finfo(x.dtype).min)
         bag, winner = x.max(1)                                                  # (B,D), (B,D)
         return bag, F.one_hot(winner, x.shape[1]).to(x.dtype).mean(1)           # (B,D,N) -> (B,N)
@@ -133,6 +135,7 @@ class GatedAttentionPool(nn.Module):
 
     def forward(self, x, mask=None): # (B,N,D), (B,N) bool -> bag (B,D), weights (B,N)
         "bag = sum_n w_n x_n with w = softmax_n a^T (tanh(V x_n) * sigmoid(U x_n))."
+        check_bag(x, self.V.in_features, mask, "GatedAttentionPool", self.V.weight)
         x = zero_padding(x, mask)
         w = masked_softmax(self.a(self.V(x).tanh() * self.U(x).sigmoid()).squeeze(-1), mask)
         return (w[..., None] * x).sum(1), w
@@ -154,8 +157,9 @@ class TransformerPool(nn.Module):
 
     def forward(self, x, mask=None): # (B,N,D), (B,N) bool -> bag (B,D), weights (B,N)
         "The output of the class token, and the share of its attention that each instance gets."
-        (n, dim), (B, N) = self.place.shape, x.shape[:2]
-        check_bag(x, dim, mask, "TransformerPool")
+        n, dim = self.place.shape
+        check_bag(x, dim, mask, "TransformerPool", self.place)
+        B, N = x.shape[:2]
         if N > n: raise MicaclError(f"TransformerPool: expected at most {n} instances, found {N}; build it with n_instances={N}")
         q = self.token.expand(B, 1, dim)
         z = self.norm1(torch.cat([q, zero_padding(x, mask) + self.place[:N]], 1))          # (B,1+N,D)

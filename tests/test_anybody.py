@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from micacl.core import Config, MicaclError, read_json
+from micacl.core import MicaclError, read_json
+from micacl.config import Config
 from micacl.datasets import check, load_table, make_folds, write_clips
 from micacl.clips import divided_groups
 from micacl.tables import fold_rows, matrix_table, method_rows, read_results, results_table

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from micacl import augment as A
 from micacl.augment import augment, augment_batch, augment_clip, draw, resampling
-from micacl.core import Config
+from micacl.config import Config
 
 CONFIG = Config(image_size=32)
 

@@ -9,7 +9,8 @@ import torch
 
 from micacl import bench as B
 from micacl import cli
-from micacl.core import PRESETS, MicaclError
+from micacl.core import MicaclError
+from micacl.config import PRESETS
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,7 +5,8 @@ import pytest
 
 import micacl
 from micacl import cli
-from micacl.core import PRESETS, Config, MicaclError, read_json
+from micacl.core import MicaclError, read_json
+from micacl.config import PRESETS, Config
 
 PACKAGE = os.path.dirname(os.path.dirname(micacl.__file__))
 TINY = "--no-pretrained --epochs 1 --batch-size 7 --image-size 32 --mccl-dim 16 --quiet".split()

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from micacl import experiments
-from micacl.core import Config, MicaclError, read_json
+from micacl.core import MicaclError, read_json
+from micacl.config import Config
 from micacl.experiments import compare_runs, configuration, cost, grid, one_run, read_spec, run_experiment, run_path, summarise_runs
 from micacl.metrics import paired_difference, uar
 from micacl.models import build_model

@@ -220,11 +220,11 @@ def test_a_class_without_clips(kind):
     (lambda h, x, y: second_stage("crt", CosineLinear(4, 3), x, y, COUNTS), "expected a linear head with a bias, found CosineLinear"),
     (lambda h, x, y: second_stage("lws", nn.Linear(4, 3, bias=False), x, y, COUNTS), "expected a linear head with a bias"),
     (lambda h, x, y: second_stage("logit_adjusted", h, x, y, COUNTS[:2]), "expected 3 class counts, found 2"),
-    (lambda h, x, y: second_stage("crt", h, x, y + 1, COUNTS), "labels (n,) from 0 to 2, found (400, 4) and (400,), labels 1 to 3"),
+    (lambda h, x, y: second_stage("crt", h, x, y + 1, COUNTS), "retrain: labels: expected 0..2, found 1..3; check n_classes"),
     (lambda h, x, y: second_stage("nearest_mean", h, x[:9], y, COUNTS), "found (9, 4) and (400,)"),
     (lambda h, x, y: nearest_mean(x[:0], y[:0], 3), "found (0, 4) and (0,)"),
     (lambda h, x, y: retrain(x[:, 0], y, 3), "expected features (n,D)"),
-    (lambda h, x, y: learn_scales(h.weight, h.bias, x, y - 1), "labels -1 to 1")])
+    (lambda h, x, y: learn_scales(h.weight, h.bias, x, y - 1), "learn_scales: labels: expected 0..2, found -1..1; leave out")])
 def test_errors_are_one_line_and_change_nothing(call, message):
     x, y = blobs()
     head = nn.Linear(4, 3)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from micacl.core import Config
+from micacl.config import Config
 from micacl.experiments import configuration, grid, read_spec
 from micacl.ledger import LEDGER, ledger_rows
 

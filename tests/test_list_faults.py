@@ -93,12 +93,7 @@ def test_a_quote_swallows_no_rows(tmp_path, line, names):
 
 def test_cells_without_an_end_are_named(tmp_path):
     t = load_table(own(tmp_path, rows(2) + f"2.mp4,{'y' * 200_000}\n3.mp4,sa\0d\n4.mp4,sad\n"))
-    assert [c.id for c in t] == ["0.mp4", "1.mp4", "4.mp4"] and [p.where for p in t.problems] == ["clips.csv:4", "clips.csv:5"]
-
-
-def test_a_column_that_stands_twice(tmp_path):
-    root = own(tmp_path, "path,label,label\n0.mp4,happy,sad\n1.mp4,sad,happy\n")
-    with pytest.raises(MicaclError, match="expected one column label, found 2"): load_table(root)
+    assert [c.id for c in t] == ["0.mp4", "1.mp4", "4.mp4"] and sorted(p.where for p in t.problems) == ["clips.csv:4", "clips.csv:5"]
 
 
 def test_line_breaks_in_other_columns_are_read(tmp_path):
@@ -220,10 +215,6 @@ def test_hidden_files_beside_published_lists(tmp_path, clips, files, n):
 def test_notes_beside_numbered_clips(tmp_path):
     t = load_table(write(tmp_path, {**dfew_clips("Clip/original/{i:05d}.mp4"), **{f"Clip/original/{i:05d}.{e}": b"x" for i in LABELS for e in ("json", "txt", "aac", "wav")}, **dfew_lists()}))
     assert {c.path.suffix for c in t} == {".mp4"} and len(t) == 35
-
-
-def test_lists_in_capitals(tmp_path):
-    assert len(load_table(own(tmp_path, rows(), name="MINE.CSV"))) == 12
 
 
 def test_hidden_files_are_no_clips(tmp_path):
@@ -589,3 +580,64 @@ def test_any_bytes_alone(homes, kind, content):
 def test_declared_classes():
     assert declared_classes(["path", "label"]) is None and declared_classes(["path", "Classes=a|B c|\"d|e\""]) == ("a", "B c", "d|e")
     assert declared_classes(['classes=a|"b\rc', "x"]) is not None and declared_classes(["classes=a\rb|c"]) == ()      # damaged: no names
+
+
+# ---------------------------------------------------------------- zero bytes, signs that nobody sees, columns that stand twice
+
+@pytest.mark.parametrize("labels", [("happy", "sad"), ("cat", "dog")])
+def test_zero_bytes_behind_a_list_are_no_text(tmp_path, labels):
+    t = load_table(own(tmp_path, rows(labels=labels).rstrip("\n").encode() + bytes(500)))
+    assert len(t) == 12 and not t.problems and {t.classes[c.label] for c in t} == set(labels)
+
+
+@pytest.mark.parametrize("line", ["11.mp4,dog\0", "1\0001.mp4,dog", "\0\0\0", "11.mp4\0,dog"])
+def test_a_line_with_a_zero_byte_is_named_and_makes_no_class(tmp_path, line):
+    t = load_table(own(tmp_path, rows(11, ("cat", "dog")) + line + "\n"))
+    assert len(t) == 11 and t.classes == ("cat", "dog")
+    assert [(p.where, p.kind) for p in t.problems] == [("clips.csv:13", "row")] and "zero byte" in t.problems[0].message
+
+
+@pytest.mark.parametrize("code", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_a_list_in_another_encoding_is_told_so(tmp_path, code):
+    with pytest.raises(MicaclError, match="another encoding; save it as 'CSV UTF-8'"): load_table(own(tmp_path, rows().encode(code)))
+
+
+def test_signs_without_width_make_no_class(tmp_path):
+    t = load_table(own(tmp_path, rows(10, ("cat", "dog")) + "10.mp4,cat\u200b\n11.mp4,\ufeffdog\u2060\n"))
+    assert t.classes == ("cat", "dog") and t.counts.tolist() == [6, 6] and parse_label("happy\u200e", EMOTIONS) == (0, None)
+
+
+def test_two_columns_of_one_name_must_say_the_same(tmp_path):
+    t = load_table(own(tmp_path, "path,label,Label\n" + "".join(f"{i}.mp4,{a},{a}\n" for i, a in enumerate(["happy", "sad"] * 4)) + "8.mp4,happy,sad\n9.mp4,,sad\n"))
+    assert len(t) == 8 and [(p.where, p.kind) for p in t.problems] == [("clips.csv:10", "contradiction"), ("clips.csv:11", "contradiction")]
+    assert "column label" in t.problems[0].message
+
+
+def test_a_list_with_capital_letters_in_its_name(tmp_path):
+    assert len(load_table(own(tmp_path, rows(), name="CLIPS.CSV"))) == 12
+
+
+@pytest.mark.parametrize("text", ["", "video_name,label\n", "\n \n", b"\0" * 40])
+def test_a_list_without_a_row_is_named(tmp_path, text):
+    "Otherwise a fold loses its test list without a word."
+    write(tmp_path, {**dfew_clips(), **dfew_lists()})
+    file = next(tmp_path.rglob("test*/set_1.csv"))
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    t = load_table(tmp_path)
+    assert [p.kind for p in t.problems] == ["list"] and str(file.relative_to(tmp_path)) in t.problems[0].where
+
+
+@pytest.mark.parametrize("head, row", [("label,video_name", "{y},{n}"), ("video_name,label,source", "{n},{y},web"), ("Label ,frames,Video_Name", "{y},16,{n}"), (",video_name,label", "7,{n},{y}")])
+def test_columns_of_dfew_in_another_order(tmp_path, head, row):
+    write(tmp_path, {**dfew_clips(), **dfew_lists()})
+    before = {c.id: (c.label, c.fold) for c in load_table(tmp_path)}
+    for file in tmp_path.rglob("set_?.csv"):
+        pairs = [line.split(",") for line in file.read_text(encoding="utf-8-sig").split("\n")[1:] if line]
+        file.write_text("\n".join([head, *(row.format(n=n, y=y) for n, y in pairs)]), encoding="utf-8")
+    t = load_table(tmp_path)
+    assert {c.id: (c.label, c.fold) for c in t} == before and not t.problems
+
+
+def test_a_zero_byte_in_the_first_line_leaves_the_other_rows(tmp_path):
+    t = load_table(own(tmp_path, "0\0.mp4,happy\n" + rows(head="").partition("\n")[2]))
+    assert len(t) == 11 and [(p.where, p.kind) for p in t.problems] == [("clips.csv:1", "row")]

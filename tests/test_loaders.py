@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from micacl.augment import augment
-from micacl.core import Config, MicaclError, read_json
+from micacl.core import MicaclError, read_json
+from micacl.config import Config
 from micacl.loaders import EpochOrder, FeatureDataset, InstanceFeatures, make_loader, set_epoch
 from micacl.models import build_model
 from micacl.runs import prepare_data, read_tensors

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from micacl.core import CHOICES, Config, MicaclError, check_config, read_json
+from micacl.core import MicaclError, read_json
+from micacl.config import CHOICES, Config
 from micacl.contrast import CONTRASTS
 from micacl.heads import HEADS, STAGES, CosineLinear, nearest_mean, second_stage
 from micacl.loaders import SAMPLERS, EpochOrder, clip_shares, make_loader
 from micacl.losses import LOSSES
 from micacl.models import BagOutput, build_model
-from micacl.runs import load_run, prepare_data, read_tensors
+from micacl.runs import load_run, prepare_data, read_tensors, settle
 from micacl.training import Interrupted, Objective, bag_features, train
 
 TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, backbone_lr=0.0, label_smoothing=0.0)
@@ -25,10 +26,12 @@ def test_what_can_be_chosen_is_what_exists():
     assert set(CHOICES["stage2"]) == set(STAGES) and CHOICES["sampler"] == SAMPLERS
 
 
-@pytest.mark.parametrize("bad, says", [(dict(loss="ldam"), "expected head cosine"), (dict(loss="ldam_drw"), "expected head cosine"), (dict(loss="focal", label_smoothing=.1), "label_smoothing 0"),
-                                       (dict(stage2="crt", head="cosine"), "expected head linear"), (dict(loss="hinge"), "expected one of ce"), (dict(sampler="x"), "natural, sqrt")])
+@pytest.mark.parametrize("bad, says", [
+    (dict(loss="ldam", head="linear"), "expected head cosine"), (dict(loss="ldam_drw", head="linear"), "expected head cosine"),
+    (dict(loss="focal", label_smoothing=.1), "label_smoothing 0"), (dict(stage2="crt", head="cosine"), "expected head linear"),
+    (dict(loss="hinge"), "expected one of ce"), (dict(sampler="x"), "natural, sqrt")])
 def test_what_does_not_go_together_is_refused(bad, says):
-    with pytest.raises(MicaclError, match=says): check_config(dataclasses.replace(TINY, **bad))
+    with pytest.raises(MicaclError, match=says): settle(dataclasses.replace(TINY, **bad), asked=bad)
 
 
 @pytest.mark.parametrize("loss, contrast", list(itertools.product(LOSSES, CONTRASTS)))

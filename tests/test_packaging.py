@@ -2,8 +2,10 @@
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,24 @@ def test_installed_metadata_follows_settings():
     want = [s for s in cfg["requirements"].splitlines() if s.strip()]
     assert len(core) == len(want)
     assert not any(re.match(r"(nbdev|jupyterlab|pytest|ipywidgets)\b", r) for r in core)
+
+
+def test_a_build_is_quiet_and_holds_the_weights(tmp_path):
+    "About 2 s. What setuptools warns of, whoever installs the package reads."
+    for need in ("build", "setuptools", "wheel"): pytest.importorskip(need)
+    for name in ("pyproject.toml", "setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "micacl", tmp_path / "micacl", ignore=shutil.ignore_patterns("__pycache__"))
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}      # a variable may make Python warn of itself
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "."]
+    r = subprocess.run(build, cwd=tmp_path, env=env, capture_output=True, text=True)
+    said = r.stdout + r.stderr
+    assert r.returncode == 0 and not re.search(r"warning|deprecat|\*{20}", said, re.I), said[-3000:]
+    wheel, = (tmp_path / "dist").glob("*.whl")
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("micacl/")}
+    kinds = (".py", ".safetensors", ".md", ".typed")
+    there = {p.relative_to(tmp_path).as_posix() for p in (tmp_path / "micacl").rglob("*") if p.suffix in kinds}
+    assert names == there and "micacl/weights/r3d_small.safetensors" in names
 
 
 def test_every_chapter_has_its_module():
@@ -86,7 +106,7 @@ def test_rates_of_the_demo_are_those_that_tuning_chose():
 
 
 USER = """import torch
-from micacl.core import Config
+from micacl.config import Config
 from micacl.mccl import MCCL
 from micacl.models import MICACL, build_model
 out = MICACL(n_classes=7, backbone="r3d_small")(torch.rand(2, 16, 3, 64, 64))

@@ -17,7 +17,8 @@ import torch
 from helpers import CLASSES
 from micacl import predict as P
 from micacl import tracking as T
-from micacl.core import Config, MicaclError
+from micacl.core import MicaclError
+from micacl.config import Config
 from micacl.datasets import load_table
 from micacl.loaders import make_loader
 from micacl.models import build_model
@@ -169,7 +170,7 @@ def test_memory_does_not_grow_with_length(tmp_path):
     short, long = (write(tmp_path / f"{n}.mp4", itertools.islice(itertools.cycle(noise(20, 240, 320)), n), fps=2) for n in (40, 400))
     code = '''
 import resource, sys, torch
-from micacl.core import Config
+from micacl.config import Config
 from micacl.models import build_model
 from micacl.predict import predict_video
 torch.set_num_threads(1); c = Config(model="mean", pretrained=False)

@@ -15,7 +15,8 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
 
-from micacl.core import Config, MicaclError, read_json
+from micacl.core import MicaclError, read_json
+from micacl.config import Config
 from micacl.datasets import load_table
 from micacl.heads import STAGES
 from micacl.loaders import SAMPLERS, EpochOrder, InstanceFeatures, make_loader, set_epoch
@@ -37,7 +38,8 @@ import torch
 from torch import nn
 torch.set_num_threads(1); torch.set_default_dtype(torch.float64)
 from micacl import loaders, runs, training
-from micacl.core import MicaclError, config_from_dict, read_json, write_json
+from micacl.core import MicaclError, read_json, write_json
+from micacl.config import config_from_dict
 from micacl.processes import sync_norms
 
 data, home, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["RANK"])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from micacl import metrics, pages, report
-from micacl.core import Config, MicaclError, read_json, write_json
+from micacl.core import MicaclError, read_json, write_json
+from micacl.config import Config
 from micacl.datasets import load_table
 from micacl.metrics import instance_auc, summarise
 from micacl.plots import INK, plot_confusion

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from micacl import runs
-from micacl.core import Config, MicaclError, write_json
+from micacl.core import MicaclError, write_json
+from micacl.config import Config
 from micacl.runs import (check_same, find_checkpoint, hold_folder, kept, load_checkpoint, load_run, open_run, read_config, read_tensors,
                          save_checkpoint, write_tensors)
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from helpers import CLASSES, make, movie
 from micacl import sharing
-from micacl.core import Config, MicaclError, read_json, write_json
+from micacl.core import MicaclError, read_json, write_json
+from micacl.config import Config
 from micacl.metrics import summarise
 from micacl.models import M3DFEL, MICACL, MODELS, BagModel, MeanMIL, build_model
 from micacl.runs import save_checkpoint, write_tensors

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
-from micacl.core import EMOTIONS, Config, MicaclError, write_json
+from micacl.core import EMOTIONS, MicaclError, write_json
+from micacl.config import Config
 from micacl.metrics import summarise
 from micacl.tables import CAUTION, OWN_LIST, PUBLISHED, Result, Row, fold_rows, matrix_table, mean_row, method_rows, pooled, published_rows, read_results, results_table, row_of
 

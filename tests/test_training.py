@@ -17,14 +17,16 @@ import torch
 import torch.nn.functional as F
 
 from micacl import training
-from micacl.core import Config, MicaclError, class_counts, read_json
+from micacl.core import MicaclError, class_counts, read_json
+from micacl.config import Config
 from micacl.metrics import instance_auc, summarise
 from micacl.models import build_model
 from micacl.runs import find_checkpoint, hold_folder, load_run, prepare_data, read_tensors
 from micacl.synfew import read_truth
 from micacl.loaders import EpochOrder, make_loader
 from micacl.training import Interrupted, Objective, evaluate, instance_truth, lr_at, make_accelerator, make_optimizer, predict, train, train_epoch
-from micacl.video import FrameCache, frame_indices
+from micacl.cache import FrameCache
+from micacl.video import frame_indices
 
 TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16)
 
@@ -162,7 +164,7 @@ def test_gradients_are_clipped_and_the_rate_is_set():
 
 def test_run_folder(whole, data):
     run, results = whole
-    assert {p.name for p in run.iterdir()} == {".lock", "config.json", "metrics.jsonl", "results.json", "predictions.npz", "model.safetensors", "checkpoint"}
+    assert {p.name for p in run.iterdir()} == {".lock", "config.json", "clips.csv", "metrics.jsonl", "results.json", "predictions.npz", "model.safetensors", "checkpoint"}
     assert [r["epoch"] for r in curve(run)] == [1, 2, 3] and all(r["loss"] == pytest.approx(r["ce"] + r["mccl"]) for r in curve(run))
     info, d = read_json(run / "config.json"), prepare_data(data, run, TINY, quiet=True)
     assert info["train_counts"] == class_counts(d.train.labels, 7).tolist() and info["n_train"] + info["n_validation"] == 28
@@ -175,7 +177,7 @@ def test_no_pickle_in_a_run_folder(whole):
         if not f.is_file() or f.stat().st_size == 0: continue
         head = f.read_bytes()
         assert not (head[0] == 0x80 and head[1] in range(2, 6)) and b"data.pkl" not in head, f
-        assert f.suffix in (".json", ".jsonl", ".safetensors", ".npz"), f
+        assert f.suffix in (".json", ".csv", ".jsonl", ".safetensors", ".npz"), f
     with np.load(whole[0] / "predictions.npz", allow_pickle=False) as z: assert all(z[k].dtype != object for k in z.files)
 
 
@@ -294,11 +296,13 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(whole, data, tmp_path):
 def test_another_data_set_does_not_overwrite_the_runs_own_results(whole, data, tmp_path):
     run = shutil.copytree(whole[0], tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
     other = shutil.copytree(data, tmp_path / "other", ignore=shutil.ignore_patterns(".micacl-cache"))
+    rows = (other / "clips.csv").read_text().splitlines()
+    (other / "clips.csv").write_text("\n".join(r for r in rows if r != next(r for r in rows if ",test," in r)) + "\n")
     before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
     results = evaluate(run, other)
     assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
     there, = run.glob("evaluations/other-*")
-    assert read_json(there / "results.json")["uar"] == results["uar"] == whole[1]["uar"] and (there / "predictions.npz").exists()
+    assert read_json(there / "results.json")["uar"] == results["uar"] and results["n_test"] == whole[1]["n_test"] - 1 and (there / "predictions.npz").exists()
     evaluate(run, other)
     assert len(list((run / "evaluations").iterdir())) == 1
     evaluate(run, data)
@@ -385,7 +389,7 @@ def test_a_fold_and_a_baseline(data, tmp_path):
     assert results["fold"] == 1 and results["tests"].keys() == {"test"} and results["instance_auc"] == 0.5
     record = curve(tmp_path / "run")[0]
     assert record["mccl"] == 0 and record["loss"] == record["ce"] and record["val_uar"] is None
-    with pytest.raises(MicaclError, match="trained with fold 1"): evaluate(tmp_path / "run", data, fold=2)
+    with pytest.raises(MicaclError, match="trained with fold 1, it has seen all"): evaluate(tmp_path / "run", data, fold=2)
     assert evaluate(tmp_path / "run", data)["uar"] == results["uar"]
 
 

@@ -7,11 +7,13 @@ import av, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from micacl import frames as D, video as V
-from micacl.core import Config, MicaclError, read_json, write_json
+from micacl import frames as D
+from micacl.cache import FrameCache
+from micacl.core import MicaclError
+from micacl.config import Config
 from micacl.datasets import Clip, ClipTable
 from micacl.tracking import stream_frames
-from micacl.video import ClipDataset, ClipError, FrameCache, count_frames, frame_indices, read_frames, to_bags
+from micacl.video import ClipDataset, ClipError, count_frames, frame_indices, read_frames, to_bags
 
 CONFIG = Config(image_size=32)
 
@@ -212,188 +214,6 @@ def test_the_largest_draw_stays_in_the_clip(monkeypatch):
 def test_random_indices_reach_the_whole_segment():
     draws = torch.stack([frame_indices(80, 4, 4, torch.Generator().manual_seed(s)) for s in range(300)])
     assert (draws.min(0).values == torch.arange(16) * 5).all() and (draws.max(0).values == torch.arange(16) * 5 + 4).all()
-
-
-# ---------------------------------------------------------------- cache
-
-def test_cache_equals_decoding(clips, tmp_path):
-    cache = FrameCache.build(clips, tmp_path, 64, progress=False)
-    assert len(cache) == 5 and not cache.problems and [cache.n_frames(c.id) for c in clips] == [40, 5, 1, 17, 12]
-    for i, c in enumerate(clips):
-        assert np.array_equal(cache.frames(c.id), read_frames(c.path).numpy()) and np.array_equal(cache[i], cache.frames(c.id))
-    with pytest.raises(ValueError): cache.frames("a")[0] = 0             # read-only
-    for train in (True, False):
-        with_cache, without = (ClipDataset(clips, replace(CONFIG, image_size=64), train, c) for c in (cache, None))
-        for i in range(5): assert torch.equal(with_cache[i][0], without[i][0]) and with_cache[i][1:] == without[i][1:] == (i, i)
-
-
-def test_cache_square_centre_and_size(tmp_path):
-    frames = np.zeros((2, 20, 40, 3), np.uint8); frames[:, :, 10:30] = 200; frames[:, :, :10] = 50
-    (tmp_path / "x").mkdir()
-    for i, f in enumerate(frames): Image.fromarray(f).save(tmp_path / "x" / f"{i}.png")
-    t = ClipTable([Clip("x", tmp_path / "x", 0)])
-    for size in (20, 10): assert (FrameCache.build(t, tmp_path / "c", size, progress=False)[0] == 200).all()
-    assert len(list((tmp_path / "c").glob("frames-*"))) == 1              # the one of the other size is gone
-
-
-def test_cache_most_frames(clips, tmp_path):
-    cache = FrameCache.build(clips, tmp_path, 64, max_frames=4, progress=False)
-    assert [cache.n_frames(c.id) for c in clips] == [4, 4, 1, 4, 4]
-    assert np.array_equal(cache.frames("a"), read_frames(clips[0].path, frame_indices(40, 4, 1)).numpy())
-    assert FrameCache.build(clips, tmp_path, 64, progress=False).n_frames("a") == 40
-
-
-def test_cache_is_refused_or_made_anew(clips, tmp_path):
-    build = lambda t, size=32: FrameCache.build(t, tmp_path, size, progress=False)
-    with pytest.raises(MicaclError, match="no index.json; build"): FrameCache.open(tmp_path, clips, 32)
-    build(clips)
-    when = (tmp_path / "index.json").stat().st_mtime_ns
-    build(clips), build(clips[1:3])                                      # a part of it fits too
-    assert (tmp_path / "index.json").stat().st_mtime_ns == when
-    with pytest.raises(MicaclError, match="16 px, found 32 px"): FrameCache.open(tmp_path, clips, 16)
-    with pytest.raises(MicaclError, match="clip new .*no such clip"): FrameCache.open(tmp_path, ClipTable([*clips, Clip("new", clips[0].path, 0)]), 32)
-    moved = ClipTable([Clip("a", clips[1].path, 0)])                     # the same id, another file
-    with pytest.raises(MicaclError, match="another version"): FrameCache.open(tmp_path, moved, 32)
-    index = read_json(tmp_path / "index.json")
-    write_json(tmp_path / "index.json", {**index, "version": 0})
-    with pytest.raises(MicaclError, match="version 2, found 0"): FrameCache.open(tmp_path, clips, 32)
-    build(clips)
-    assert read_json(tmp_path / "index.json")["version"] == 2
-    data = tmp_path / read_json(tmp_path / "index.json")["file"]
-    data.write_bytes(data.read_bytes()[:-1])
-    with pytest.raises(MicaclError, match="bytes of frames"): FrameCache.open(tmp_path, clips, 32)
-    assert np.array_equal(build(clips, 64).frames("b"), read_frames(clips[1].path).numpy())
-
-
-def test_cache_notices_a_changed_clip(tmp_path):
-    p = write_video(tmp_path / "x.mp4", picture_frames(5))
-    t = ClipTable([Clip("x", p, 0)])
-    FrameCache.build(t, tmp_path / "c", 64, progress=False)
-    write_video(p, picture_frames(6))
-    with pytest.raises(MicaclError, match="another version"): FrameCache.open(tmp_path / "c", t, 64)
-    assert FrameCache.build(t, tmp_path / "c", 64, progress=False).n_frames("x") == 6
-
-
-def test_cache_broken_clips(clips, tmp_path):
-    (tmp_path / "half.mp4").write_bytes(clips[0].path.read_bytes()[:900])
-    t = ClipTable([clips[1], Clip("half", tmp_path / "half.mp4", 1), clips[2]])
-    for _ in range(2):                                                   # built, then opened
-        cache = FrameCache.build(t, tmp_path / "c", 32, progress=False)
-        assert [c.id for c in cache.readable(t)] == ["b", "c"] and "half" not in cache
-        assert len(cache.problems) == 1 and str(cache.problems[0]).startswith(f"{tmp_path}/half.mp4: expected") and str(cache.problems[0]).count("half.mp4") == 1
-    data = ClipDataset(t, CONFIG, True, cache)
-    assert len(data) == 2 and data[1][1:] == (2, 1) and data.table[1].id == "c"
-    with pytest.raises(ClipError): FrameCache.build(t, tmp_path / "c", 32, on_bad="stop", progress=False)
-    with pytest.raises(ClipError): FrameCache.build(t, tmp_path / "d", 32, on_bad="stop", progress=False)
-    assert not (tmp_path / "d/index.json").exists() and [p.name for p in (tmp_path / "d").iterdir()] == [".lock"]
-    with pytest.raises(MicaclError, match="none among 1; the first: .*half"): FrameCache.build(t[1:2], tmp_path / "e", 32, progress=False)
-
-
-def test_a_clip_that_was_mended_in_place_is_decoded_when_broken_ones_must_not_be(tmp_path):
-    "A picture inside a folder is replaced: neither the folder nor its stamp changes."
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        for i, x in enumerate(picture_frames(3), 1): Image.fromarray(x).save(tmp_path / name / f"{i}.png")
-    bad = tmp_path / "b" / "2.png"; good = bad.read_bytes(); bad.write_bytes(good[:200])
-    t = ClipTable([Clip(n, tmp_path / n, 0) for n in "ab"], root=tmp_path)
-    assert len(FrameCache.build(t, tmp_path / "c", 32, progress=False).problems) == 1
-    bad.write_bytes(good)
-    cache = FrameCache.build(t, tmp_path / "c", 32, on_bad="stop", progress=False)
-    assert not cache.problems and len(cache) == 2 and cache.n_frames("b") == 3
-
-
-def test_cache_interrupted_build_leaves_nothing_usable(clips, tmp_path):
-    many = ClipTable([Clip(str(i), clips[0].path, 0) for i in range(60)])
-    child = os.fork()
-    if not child:                                                        # dies in the middle, as if it were killed
-        count, load = [], V._load_small
-        def dying(*a, **k):
-            count.append(1)
-            if len(count) > 40: os._exit(9)
-            return load(*a, **k)
-        V._load_small = dying
-        FrameCache.build(many, tmp_path, 32, progress=False)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    left = [p.name for p in tmp_path.iterdir() if p.name != ".lock"]
-    assert left and all(n.endswith(".tmp") for n in left)
-    with pytest.raises(MicaclError, match="no index.json"): FrameCache.open(tmp_path, clips, 32)
-    FrameCache.build(clips, tmp_path, 32, progress=False)
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".json", ".u8"]
-
-
-def test_cache_that_cannot_be_written(clips, tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(MicaclError, match="choose another folder"): FrameCache.build(clips, tmp_path / "file", 32, progress=False)
-
-
-def test_a_changed_byte_is_noticed_and_the_cache_given_up(clips, tmp_path):
-    build = lambda: FrameCache.build(clips, tmp_path, 32, progress=False)
-    cache = build()
-    file, start = cache._file, cache.entries["d"]["start"]
-    whole = file.read_bytes()
-    file.write_bytes(whole[:start + 77] + bytes([whole[start + 77] ^ 1]) + whole[start + 78:])
-    cache = build()                                                      # opened as it is: its size is right
-    assert np.array_equal(cache.frames("a"), np.frombuffer(whole, np.uint8)[:40 * 32 * 32 * 3].reshape(40, 32, 32, 3))
-    with pytest.raises(MicaclError, match="clip d as it was decoded, found other bytes") as e: cache.frames("d")
-    assert "\n" not in str(e.value) and not (tmp_path / "index.json").exists()
-    build().frames("d")
-    assert file.read_bytes() == whole
-
-
-@pytest.mark.parametrize("change", [dict(file="../x"), dict(file=7), dict(clips=[]), dict(clips={"a": 3}), dict(broken=None), dict(bytes="many")])
-def test_an_index_that_nobody_wrote_is_one_line(clips, tmp_path, change):
-    FrameCache.build(clips, tmp_path, 32, progress=False)
-    index = read_json(tmp_path / "index.json")
-    for wrong in ({**index, **change}, {k: v for k, v in index.items() if k not in change}, list(index)):
-        write_json(tmp_path / "index.json", wrong)
-        with pytest.raises(MicaclError, match="build the cache again") as e: FrameCache.open(tmp_path, clips, 32)
-        assert "\n" not in str(e.value)
-    clip = index["clips"]["a"]
-    write_json(tmp_path / "index.json", {**index, "clips": {**index["clips"], "a": {**clip, "frames": 10**9}}})
-    with pytest.raises(MicaclError, match="places of its clips"): FrameCache.open(tmp_path, clips, 32)
-
-
-def test_a_long_clip_is_decoded_in_portions(clips, tmp_path, monkeypatch):
-    whole = FrameCache.build(clips, tmp_path / "a", 64, progress=False)
-    seen = []
-    monkeypatch.setattr(D, "_PORTION", 64 * 64 * 3 * 7); monkeypatch.setattr(V, "_LONG", 64 * 64 * 3 * 15)       # 7 frames at a time; a, d are long
-    square = V._square
-    monkeypatch.setattr(V, "_square", lambda x, size: seen.append(len(x)) or square(x, size))
-    parts = FrameCache.build(clips, tmp_path / "b", 64, progress=False)
-    assert parts._file.read_bytes() == whole._file.read_bytes() and parts.entries == whole.entries
-    assert max(seen) == 7 and sum(seen) == 75 and not isinstance(V._load_small(clips[0].path, 64, None), list)
-
-
-def test_a_long_clip_that_breaks_off_leaves_no_frames(clips, tmp_path, monkeypatch):
-    def torn():
-        yield np.zeros((3, 32, 32, 3), np.uint8)
-        raise ClipError(clips[3].path, "damaged data")
-    load = V._load_small
-    monkeypatch.setattr(V, "_load_small", lambda path, *a, **k: torn() if path == clips[3].path else load(path, *a, **k))
-    cache = FrameCache.build(clips, tmp_path, 32, progress=False)
-    assert "d" not in cache and len(cache.problems) == 1 and cache._file.stat().st_size == (40 + 5 + 1 + 12) * 32 * 32 * 3
-    assert cache.entries["e"]["start"] == 46 * 32 * 32 * 3 and cache.frames("e").any()
-
-
-def test_two_builds_at_the_same_time_both_end_right(clips, tmp_path):
-    many = ClipTable([Clip(str(i), clips[0].path, 0) for i in range(30)])
-    children = []
-    for _ in range(3):
-        child = os.fork()
-        if not child:
-            try: os._exit(0 if len(FrameCache.build(many, tmp_path, 32, progress=False)) == 30 else 1)
-            except BaseException: os._exit(2)
-        children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children] == [0, 0, 0]
-    cache = FrameCache.open(tmp_path, many, 32)
-    assert all(np.array_equal(cache[i], cache[0]) for i in range(30))
-
-
-def test_a_rebuilt_cache_says_why(clips, tmp_path):
-    assert FrameCache.build(clips, tmp_path, 32, progress=False).why == ""
-    assert FrameCache.build(clips, tmp_path, 32, progress=False).why == ""
-    assert "found 32 px" in FrameCache.build(clips, tmp_path, 16, progress=False).why
 
 
 # ---------------------------------------------------------------- pictures that lie
