@@ -112,10 +112,18 @@ def _file(folder, name): return Path(folder, name[:2], name)       # 256 folders
 
 def _mapped(file, n):
     "The n bytes of a file, mapped into memory; None if it is gone or shorter. No file handle stays open."
-    try: x = torch.from_file(os.fspath(file), shared=False, size=n, dtype=torch.uint8).numpy()
+    try: x = _from_file(os.fspath(file), n).numpy()
     except (RuntimeError, OSError): return None
     x.setflags(write=False)
     return x
+
+def _from_file(file, n):
+    try: file.encode()
+    except UnicodeEncodeError:         # a folder's name that is not UTF-8: PyTorch opens the file by its number
+        fd = os.open(file, os.O_RDONLY)
+        try: return torch.from_file(f"/dev/fd/{fd}", shared=False, size=n, dtype=torch.uint8)
+        finally: os.close(fd)
+    return torch.from_file(file, shared=False, size=n, dtype=torch.uint8)
 
 # %% ../nbs/03a_cache.ipynb #cac4e012
 def _listed(folder, size):

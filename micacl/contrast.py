@@ -11,8 +11,8 @@ __all__ = ['CONTRASTS', 'supcon', 'bcl_terms', 'bcl', 'Contrast', 'SupCon', 'BCL
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .core import MicaclError, check_counts
-from .mccl import MCCL, _check_bags, gather_batch, label_tensor, log_form, pairs
+from .core import MicaclError, check_counts, check_number
+from .mccl import MCCL, TEMPERATURES, _check_bags, gather_batch, label_tensor, log_form, pairs
 
 # %% ../nbs/07b_contrast.ipynb #5e18dca0
 def supcon(
@@ -21,11 +21,20 @@ def supcon(
     temperature: float = 0.1,  # tau
 ) -> torch.Tensor:  # scalar; exactly 0, with a gradient of 0, if no anchor has a partner
     "Supervised contrastive loss, the mean over the anchors that have partners (Khosla et al., 2020, equation 2)."
+    _check_embeddings("supcon", temperature, z)
     y = label_tensor(y, device=z.device)
     if z.ndim != 2 or len(z) != len(y):
         raise MicaclError(f"supcon: expected z (B,D) and y (B,), found {tuple(z.shape)} and {tuple(y.shape)}")
     P, A = pairs(y)
     return log_form(z @ z.T / temperature, P, A, z.new_ones(len(z)))
+
+def _check_embeddings(name, temperature, *all_z):
+    check_number(temperature, f"{name}: temperature", *TEMPERATURES)
+    for z in all_z:
+        fits = isinstance(z, torch.Tensor) and z.ndim == 2 and z.is_floating_point() and z.layout == torch.strided
+        if not fits or z.dtype != all_z[0].dtype or z.shape[1] != all_z[0].shape[1]:
+            found = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, torch.Tensor) else type(z).__name__
+            raise MicaclError(f"{name}: expected features (B,D) and prototypes (C,D), tensors of one floating type, found {found}")
 
 # %% ../nbs/07b_contrast.ipynb #a72734df
 def bcl_terms(
@@ -36,6 +45,7 @@ def bcl_terms(
     classes: torch.Tensor | None = None,  # (C,) labels of the prototypes; None: 0 .. C-1
 ) -> torch.Tensor:  # (B,) L_i of every anchor; 0 for one without a prototype or a clip of its class
     "Balanced contrastive loss, anchor by anchor (Zhu et al., 2022)."
+    _check_embeddings("bcl", temperature, z, prototypes)
     y = label_tensor(y, len(prototypes) if classes is None else None, z.device)
     everyone = torch.arange(len(prototypes), device=z.device)
     classes = everyone if classes is None else label_tensor(classes, device=z.device)
@@ -70,9 +80,11 @@ class Contrast(nn.Module):
         temperature: float = 0.1,  # tau
     ):
         n_c = check_counts(class_counts)
-        if not temperature > 0: raise MicaclError(f"{type(self).__name__}: expected a temperature above 0, found {temperature}")
+        name = type(self).__name__
+        for what, v in (("dim", dim), ("out_dim", out_dim)): check_number(v, f"{name}: {what}", 1, whole=True)
         super().__init__()
-        self.n_classes, self.dim, self.temperature = len(n_c), dim, temperature
+        self.n_classes, self.dim = len(n_c), dim
+        self.temperature = check_number(temperature, f"{name}: temperature", *TEMPERATURES)
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
 
     def embed(self,

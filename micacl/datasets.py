@@ -141,9 +141,16 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 def _closed(why): return f"expected a clip, found none that can be read ({why}); check who may read it", "unreadable"
 
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"II*\0", b"MM\0*")
+
+def _begins_as_picture(path):
+    try:
+        with open(path, "rb") as f: head = f.read(12)
+    except OSError: return False                                 # whoever decodes it will say why
+    return head[:2] == b"BM" or head[8:] == b"WEBP" or head.startswith(_PICTURE_STARTS)
+
 def _hollow(path):
     "(what is plainly wrong with a clip, its kind), without decoding it; None if nothing is."
-    from micacl.frames import _is_film      # not above: it loads PyTorch
     try:
         mode, size = (s := os.stat(path)).st_mode, s.st_size
         if stat.S_ISDIR(mode):
@@ -155,7 +162,7 @@ def _hollow(path):
         return "expected a video or a folder of pictures, found a pipe or a device; remove its row", "unreadable"
     if not size: return "expected a video, found an empty file; copy it again or remove its row", "empty"
     if not os.access(path, os.R_OK): return _closed("Permission denied")
-    if str(path).lower().endswith(_PICTURES) and not _is_film(path):
+    if str(path).lower().endswith(_PICTURES) and _begins_as_picture(path):      # some films are called .jpg
         return ("expected a video or a folder of pictures, found one picture; put it into a folder, and name the folder "
                 "in the list"), "unreadable"
     return None

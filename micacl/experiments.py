@@ -129,6 +129,8 @@ def run_path(folder, data, method, fold, config) -> Path:
     "The file of a run. Its name follows from all that the run depends on, so a changed specification never finds old results."
     key = derive_seed("run", __version__, str(data), str(fold), json.dumps(config.to_dict(), sort_keys=True))
     slug = "".join(ch if ch.isalnum() else "-" for ch in method.lower()).strip("-")
+    if len(raw := slug.encode()) > 100:      # file names have a limit, in bytes
+        slug = raw[:100].decode(errors="ignore") + f"-{derive_seed(method):016x}"
     return Path(folder) / "runs" / f"{slug}-seed{config.seed}-{key:016x}.json"
 
 def one_run(folder, data, method, fold, config) -> Path:

@@ -11,7 +11,7 @@ __all__ = ['HEADS', 'STAGES', 'CosineLinear', 'nearest_mean', 'tau_normalise', '
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .core import MicaclError, check_counts, check_labels, derive_seed
+from .core import MicaclError, check_counts, check_labels, check_number, derive_seed
 from .losses import adjust_logits
 
 # %% ../nbs/07c_heads.ipynb #bf936d54
@@ -23,8 +23,8 @@ class CosineLinear(nn.Module):
         scale: float = 30.,  # s
     ):
         super().__init__()
-        if not scale > 0: raise MicaclError(f"cosine head: expected a scale above 0, found {scale}")
-        self.scale = scale
+        for name, v in (("dim", dim), ("n_classes", n_classes)): check_number(v, f"cosine head: {name}", 1, whole=True)
+        self.scale = check_number(scale, "cosine head: scale", 1e-30, 1e30)   # above 0
         self.weight = nn.Parameter(torch.empty(n_classes, dim))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear
 
@@ -53,6 +53,8 @@ def nearest_mean(
 def _check(name, x, y, n_classes):  # -> y (n,) int64, where x is; read once a training, so on a GPU too
     if not isinstance(x, torch.Tensor):
         raise MicaclError(f"{name}: expected features as a tensor, found {type(x).__name__}; use torch.as_tensor(x)")
+    n_classes = check_number(n_classes, f"{name}: n_classes", 1, 2**31, whole=True)
+    if not x.is_floating_point(): raise MicaclError(f"{name}: expected features of a floating type, found {x.dtype}; use x.float()")
     y = torch.from_numpy(check_labels(y, n_classes, f"{name}: labels")).to(x.device)
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
         raise MicaclError(f"{name}: expected features (n,D) and labels (n,), n above 0, "
@@ -65,6 +67,9 @@ def tau_normalise(
     tau: float = 0.7,  # 0: as trained, 1: all of length 1
 ) -> tuple:  # W (C,D), b (C,) of zeros
     "w_c / |w_c|^tau, without bias (Kang et al., 2020, section 4)."
+    if not isinstance(W, torch.Tensor) or W.ndim != 2 or not W.is_floating_point():
+        raise MicaclError(f"tau_normalise: expected weights (C,D) as a tensor of a floating type, found {W!r:.60}")
+    tau = check_number(tau, "tau", -100, 100)
     length = W.norm(dim=1, keepdim=True).clamp(min=torch.finfo(W.dtype).tiny)
     return W / length ** tau, W.new_zeros(len(W))
 

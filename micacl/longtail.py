@@ -15,7 +15,7 @@ __all__ = ['long_tailed', 'class_groups', 'g_mean', 'reversed_shares', 'shifted_
 import numpy as np
 import torch
 import torch.nn.functional as F
-from .core import MicaclError, check_counts, check_labels, derive_seed, frequency_groups
+from .core import MicaclError, check_array, check_counts, check_labels, check_number, derive_seed, frequency_groups
 from .mccl import MCCL
 from .losses import LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LDAM, LogitAdjusted, WeightedCE, adjust_logits, build_loss, log_prior
 from .contrast import BCL, CONTRASTS, SupCon
@@ -35,11 +35,11 @@ def long_tailed(
     seed: int = 0,       # which members stay
 ) -> np.ndarray:         # positions that stay, ascending
     "Thin a data set out to an exponential long tail; every class keeps at least one member."
-    y = check_labels(y)
+    y, imbalance = check_labels(y), check_number(imbalance, "long_tailed: imbalance", 1)
     members = np.unique(y)
-    if not imbalance >= 1 or not len(y) or len(members) <= y.max():
-        raise MicaclError(f"long_tailed: expected an imbalance of at least 1 and members of every class from 0 on, "
-                          f"found {imbalance} and members of {members.tolist()!s:.80}")
+    if not len(y) or len(members) <= y.max():
+        raise MicaclError("long_tailed: expected members of every class from 0 on, "
+                          f"found members of {members.tolist()!s:.80}")
     n_c = np.bincount(y)
     n_first, rng = n_c.min(), np.random.default_rng(derive_seed(seed, "long tail"))
     keep = [max(1, round(n_first * imbalance ** (-c / max(len(n_c) - 1, 1)))) for c in range(len(n_c))]
@@ -54,9 +54,11 @@ def class_groups(
     n_c = check_counts(n_c, zeros=True)
     if rule is None: return frequency_groups(n_c)
     if isinstance(rule, dict):
+        rule = {name: check_labels(numbers, None, f"group {name}").tolist() for name, numbers in rule.items()}
         if sorted(c for own in rule.values() for c in own) != list(range(len(n_c))) or set(rule) - {"head", "medium", "tail"}: raise MicaclError(f"groups: expected each of the {len(n_c)} classes in one group, head, medium or tail; found {rule}")
         return {name: sorted(rule.get(name, [])) for name in ("head", "medium", "tail")}
-    many, few = rule
+    try: many, few = (check_number(v, "groups") for v in rule)
+    except (TypeError, ValueError): many, few = 0, 1
     if few > many: raise MicaclError(f"groups: expected (many, few) with many at least as large, found {rule}")
     pick = lambda where: np.flatnonzero(where).tolist()
     return dict(head=pick(n_c > many), medium=pick((n_c <= many) & (n_c >= few)), tail=pick(n_c < few))
@@ -66,9 +68,8 @@ def g_mean(
     recall,      # (C,) recall of each class; NaN is left out
 ) -> float:      # 0..1; NaN without any
     "Geometric mean of the recalls (Kubat & Matwin, 1997)."
-    r = np.asarray(recall, dtype=float)
+    r = check_array(recall, "g_mean: recalls", 1)
     r = r[~np.isnan(r)]
-    if np.ndim(recall) != 1: raise MicaclError(f"g_mean: expected recalls (C,), found shape {np.shape(recall)}")
     if ((r < 0) | (r > 1)).any():
         raise MicaclError(f"g_mean: expected recalls of 0 to 1, found {r.min():.4g} to {r.max():.4g}; not per cents")
     return float(np.prod(r) ** (1 / len(r))) if len(r) else float("nan")
@@ -88,7 +89,7 @@ def shifted_accuracy(
     shares,          # (C,) of the classes in the test that is imagined; any scale
 ) -> np.ndarray:     # (...), 0..1
     "Accuracy under other class shares, if the classes themselves stay as they are."
-    recall = np.atleast_1d(np.asarray(recall, dtype=float))
+    recall = np.atleast_1d(check_array(recall, "shifted_accuracy: recalls"))
     q = check_counts(shares, recall.shape[-1], "shares", whole=False)
     return np.where(q > 0, recall, 0) @ (q / q.sum())
 
@@ -99,20 +100,20 @@ def mean_angles(
     n_classes: int,  # C
 ) -> np.ndarray:     # (C,C) degrees; NaN for a class without examples
     "Angles between class means, seen from their centre."
-    x, y = _with_labels(x, y, n_classes)
+    x, y = _with_labels(x, y, check_number(n_classes, "n_classes", 1, 2**15, whole=True))
     mu = torch.stack([x[y == c].mean(0) for c in range(n_classes)])           # NaN where there is none
     z = F.normalize(mu - mu[mu.isfinite().all(1)].mean(0), dim=1)
     return torch.rad2deg((z @ z.T).clamp(-1, 1).acos()).numpy()
 
 def _with_labels(x, y, n_classes=None):   # -> (n,D) float64, (n,) int64
-    x, y = torch.as_tensor(x).double(), torch.from_numpy(check_labels(y, n_classes))
+    x, y = torch.from_numpy(check_array(x, "features")), torch.from_numpy(check_labels(y, n_classes))
     if x.ndim != 2 or len(x) != len(y):
         raise MicaclError(f"expected features (n,D) and labels (n,), found {tuple(x.shape)} and {tuple(y.shape)}")
     return x, y
 
 def simplex_angle(n_classes: int) -> float:   # C -> degrees
     "The angle between any two of C directions that keep as far apart as they can (Papyan et al., 2020)."
-    if not n_classes >= 2: raise MicaclError(f"simplex_angle: expected two classes or more, found {n_classes}")
+    n_classes = check_number(n_classes, "simplex_angle: n_classes", 2, whole=True)
     return float(np.degrees(np.arccos(-1 / (n_classes - 1))))
 
 # %% ../nbs/11_longtail.ipynb #fd7de7a3
@@ -132,6 +133,6 @@ def uniformity(
     t: float = 2.,   # sharpness
 ) -> float:          # at most 0; lower is more spread
     "log of the mean of exp(-t |a-b|^2) over pairs (Wang & Isola, 2020, equation 2)."
-    z = F.normalize(torch.as_tensor(z).double(), dim=1)
+    z, t = F.normalize(torch.from_numpy(check_array(z, "uniformity: features", 2)), dim=1), check_number(t, "uniformity: t")
     if len(z) < 2: raise MicaclError(f"uniformity: expected two examples or more, found {len(z)}")
     return float((-t * torch.pdist(z).square()).exp().mean().log())

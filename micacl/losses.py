@@ -12,7 +12,7 @@ __all__ = ['LOSSES', 'LogitLoss', 'CrossEntropy', 'WeightedCE', 'ClassBalanced',
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .core import MicaclError, check_counts
+from .core import MicaclError, check_counts, check_number
 from .mccl import category_weights, label_tensor
 
 # %% ../nbs/07a_losses.ipynb #61fcab9a
@@ -23,8 +23,7 @@ class LogitLoss(nn.Module):
                  smoothing: float = 0.,  # label smoothing: this share of the target is spread over all classes
                  ):
         super().__init__()
-        _within("smoothing", smoothing, 0, 1)
-        self.n_c, self.smoothing = torch.from_numpy(check_counts(class_counts)), smoothing
+        self.n_c, self.smoothing = torch.from_numpy(check_counts(class_counts)), check_number(smoothing, "smoothing", below=1)
         self.progress = 1.0  # share of training that is behind; the training loop sets it, for what starts late
         self.register_buffer("W", None, persistent=False)
 
@@ -44,7 +43,11 @@ class LogitLoss(nn.Module):
         "Divided by B, not by the sum of the weights."
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.n_c):
             name, found = type(self).__name__, tuple(getattr(logits, "shape", ()))
-            raise MicaclError(f"{name}: expected scores (B, {len(self.n_c)}), found {type(logits).__name__} {found}")
+            raise MicaclError(f"{name}: expected scores (B, {len(self.n_c)}) as a tensor, "
+                              f"found {type(logits).__name__} {found}")
+        if not logits.is_floating_point() or logits.layout != torch.strided:
+            raise MicaclError(f"{type(self).__name__}: expected scores of a floating type, found {logits.dtype}, "
+                              f"{logits.layout}")
         y = label_tensor(y, len(self.n_c), logits.device)
         if y.shape != logits.shape[:1] or not len(y):
             raise MicaclError(f"{type(self).__name__}: expected scores (B, {len(self.n_c)}) and labels (B,), B above 0, found {tuple(logits.shape)} and {tuple(y.shape)}")
@@ -52,10 +55,6 @@ class LogitLoss(nn.Module):
         return loss.mean() if w is None else (w.to(loss)[y] * loss).mean()
 
 # %% ../nbs/07a_losses.ipynb #a9efc043
-def _within(name, v, low, high):
-    if not low <= v < high:
-        raise MicaclError(f"{name}: expected {low} {'or more' if high == float('inf') else f'up to below {high}'}, found {v}")
-
 def _wide(logits): return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 # %% ../nbs/07a_losses.ipynb #4db34c81
@@ -81,7 +80,6 @@ class ClassBalanced(LogitLoss):
                  beta: float = 0.999,  # 1 - 1/N; 0: all weights 1; towards 1: weights of 1/n_c
                  ):
         super().__init__(class_counts, smoothing)
-        _within("beta", beta, 0, 1)
         self._keep("W", category_weights(self.n_c, "effective", beta))
 
 # %% ../nbs/07a_losses.ipynb #e44e701d
@@ -95,8 +93,7 @@ class Focal(LogitLoss):
                  ):
         super().__init__(class_counts, smoothing)
         if smoothing: raise MicaclError(f"focal: expected no label smoothing, found {smoothing}; the loss is defined for one true class. Set label_smoothing=0")
-        _within("gamma", gamma, 0, float("inf"))
-        self.gamma = gamma
+        self.gamma = check_number(gamma, "gamma")
         if alpha is None: return
         self._keep("W", torch.as_tensor(check_counts(alpha, len(self.n_c), "alpha", whole=False)))
 
@@ -118,9 +115,8 @@ class LDAM(LogitLoss):
                  beta: float = 0.9999,  # of these weights
                  ):
         super().__init__(class_counts, smoothing)
-        for name, v, high in (("max_margin", max_margin, float("inf")), ("scale", scale, float("inf")), ("beta", beta, 1)): _within(name, v, 0, high)
-        if deferred is not None: _within("deferred", deferred, 0, 1)
-        self.scale, self.deferred = scale, deferred
+        max_margin, self.scale = check_number(max_margin, "max_margin"), check_number(scale, "scale")
+        self.deferred = None if deferred is None else check_number(deferred, "deferred", below=1)
         m = torch.where(self.n_c > 0, self.n_c.clamp(min=1) ** -0.25, 0.)  # a class that does not occur sets no standard
         self._keep("margins", max_margin * m / m.max())
         self._keep("W", category_weights(self.n_c, "effective", beta))
@@ -147,8 +143,7 @@ class LogitAdjusted(LogitLoss):
                  tau: float = 1.,  # 0: cross entropy; 1: the balanced error
                  ):
         super().__init__(class_counts, smoothing)
-        _within("tau", tau, 0, float("inf"))
-        self._keep("shift", tau * log_prior(self.n_c))
+        self._keep("shift", check_number(tau, "tau") * log_prior(self.n_c))
 
     def change(self, logits, y): return logits + self.shift.to(logits)
 
@@ -170,7 +165,9 @@ def adjust_logits(logits: torch.Tensor,  # (..., C) scores of a network trained 
                   target=None,  # (C,) shares expected in the test, in any unit; None: all alike
                   ) -> torch.Tensor:  # (..., C)
     "Post hoc: f - tau (log pi - log target) (Menon et al., 2021, equation 9)."
-    shift = log_prior(class_counts)
+    shift, tau = log_prior(class_counts), check_number(tau, "tau", -1e6, 1e6)
+    if not isinstance(logits, torch.Tensor):
+        raise MicaclError(f"adjust_logits: expected scores as a tensor, found {type(logits).__name__}; use torch.as_tensor(logits)")
     if logits.shape[-1:] != shift.shape: raise MicaclError(f"adjust_logits: expected scores of {len(shift)} classes, found {tuple(logits.shape)}")
     if target is not None:
         rho = torch.from_numpy(check_counts(target, len(shift), "target", whole=False))
@@ -187,5 +184,5 @@ def build_loss(name: str,  # a key of LOSSES
                smoothing: float = 0.,  # label smoothing
                ) -> LogitLoss:
     "The loss that a configuration names, with the settings of its paper; ldam and ldam_drw want a cosine head of scale 30."
-    if name not in LOSSES: raise MicaclError(f"loss: expected one of {', '.join(LOSSES)}, found {name!r}")
+    if not isinstance(name, str) or name not in LOSSES: raise MicaclError(f"loss: expected one of {', '.join(LOSSES)}, found {name!r}")
     return LOSSES[name](class_counts, smoothing, **(dict(deferred=0.8) if name == "ldam_drw" else {}))

@@ -10,8 +10,8 @@ __all__ = ['confusion', 'recalls', 'uar', 'war', 'group_recall', 'bootstrap_inte
 
 # %% ../nbs/09_metrics.ipynb #763de5a6
 import numpy as np
-from .core import EMOTIONS, MicaclError, _numbers, check_counts, check_labels, class_counts, derive_seed
-from .core import frequency_groups
+from .core import EMOTIONS, MicaclError, _numbers, check_array, check_counts, check_labels, check_number, class_counts
+from .core import derive_seed, frequency_groups
 
 # %% ../nbs/09_metrics.ipynb #2da497d9
 def confusion(
@@ -21,6 +21,7 @@ def confusion(
 ) -> np.ndarray:                      # (C, C) int64, rows are the truth
     "Count which class was called what."
     from sklearn.metrics import confusion_matrix     # here, because importing it takes a second
+    n_classes = check_number(n_classes, "n_classes", 1, 2**15, whole=True)
     y, predicted = _both(y, predicted, n_classes)
     if not y.size: return np.zeros((n_classes, n_classes), dtype=np.int64)
     return confusion_matrix(y, predicted, labels=range(n_classes)).astype(np.int64)
@@ -73,8 +74,7 @@ def group_recall(
     groups: dict | None = None, # group -> class numbers; None: thirds by rank of `train_counts`
 ) -> dict:          # {"head": float, "medium": float, "tail": float}; NaN for an empty group
     "Mean recall of the frequent, the middling and the rare classes."
-    recall = np.asarray(recall, dtype=float)
-    if recall.ndim != 1: raise MicaclError(f"group_recall: expected recalls (C,), found shape {recall.shape}")
+    recall = check_array(recall, "group_recall: recalls", 1)
     C = len(recall)
     if groups is None: groups = frequency_groups(check_counts(train_counts, C, "train_counts", zeros=True))
     return {name: float(_mean(recall[check_labels(classes, C, f"group {name}")])) for name, classes in groups.items()}
@@ -97,6 +97,7 @@ def bootstrap_interval(
 ) -> dict:                            # uar (2,), war (2,), recall (C, 2): lower and upper end; NaN without clips
     "Percentile intervals over clips, resampled within each class."
     M = confusion(y, predicted, n_classes)
+    draws, level = check_number(draws, "draws", 1, 10**7, whole=True), check_number(level, "level", below=1)
     if not M.sum(): return dict(uar=np.full(2, np.nan), war=np.full(2, np.nan), recall=np.full((n_classes, 2), np.nan))
     r = _recall_of(_bootstrap_draws(M, draws, seed))          # (draws, C)
     n_c, ends = M.sum(1), [(1 - level) / 2, (1 + level) / 2]
@@ -116,7 +117,8 @@ def paired_difference(
 ) -> dict:                            # difference A - B, interval (2,), p (bootstrap, two-sided), p_seeds (paired t-test), by_seed (S,)
     "Paired bootstrap over clips and seeds of a difference in UAR."
     from scipy.stats import ttest_1samp     # likewise
-    y = check_labels(y, n_classes)
+    draws, level = check_number(draws, "draws", 1, 10**7, whole=True), check_number(level, "level", below=1)
+    y = check_labels(y, check_number(n_classes, "n_classes", 1, 2**15, whole=True))
     a, b = (np.atleast_2d(check_labels(p, n_classes, "predictions", ndim=None)) for p in (a, b))
     if a.shape != b.shape or a.shape[1:] != y.shape: raise MicaclError(f"paired_difference: expected predictions (S, {len(y)}) of both methods, found {a.shape} and {b.shape}")
     n_c, S = class_counts(y, n_classes), len(a)
@@ -143,7 +145,7 @@ def reliability(
     bins: int = 15,  # of equal width
 ) -> tuple:          # counts, mean confidence, accuracy: (bins,) each; NaN in an empty bin
     "What the model claimed and what came true, by confidence."
-    p = _rows("probabilities", probabilities)
+    p, bins = _rows("probabilities", probabilities), check_number(bins, "bins", 1, 10**7, whole=True)
     y = check_labels(y, p.shape[1])
     if len(p) != len(y): raise MicaclError(f"probabilities: expected a row for each of {len(y)} labels, found {len(p)}")
     if not (p >= 0).all() or (abs(p.sum(1) - 1) > _ROUNDING).any():
@@ -181,7 +183,7 @@ def instance_auc(
     positive,    # (n, N) True where the instance carries the expression
 ) -> tuple:      # (mean AUC over the clips that have both kinds; NaN without any), number of those clips
     "Do the weights rank the instances that carry the expression first?"
-    w, pos = np.asarray(weights, dtype=float), check_labels(positive, 2, "positive", ndim=None).astype(bool)
+    w, pos = check_array(weights, "instance_auc: weights", 2), check_labels(positive, 2, "positive", ndim=None).astype(bool)
     if w.shape != pos.shape or w.ndim != 2: raise MicaclError(f"instance_auc: expected two (n, N) arrays, found {w.shape} and {pos.shape}")
     if np.isnan(w).any():
         raise MicaclError("instance_auc: the instance weights hold NaN; the model is damaged, train it again")

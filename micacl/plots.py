@@ -15,7 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
-from .core import MicaclError, frequency_groups
+from .core import MicaclError, check_counts, frequency_groups
 
 # %% ../nbs/12_plots.ipynb #5d473481
 OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73",
@@ -62,7 +62,8 @@ def _label(ax, title="", xlabel="", ylabel=""):
     ax.set_title(_text(title), loc="left", fontsize=11, fontweight="bold", color=INK)
     ax.set_xlabel(_text(xlabel), fontsize=9.5, color=INK); ax.set_ylabel(_text(ylabel), fontsize=9.5, color=INK)
 
-def _text(s): return str(s).replace("$", r"\$")   # matplotlib reads $...$ as mathematics
+def _text(s):   # matplotlib reads $...$ as mathematics; a name that is no text (surrogates) can't be drawn
+    return str(s).encode(errors="replace").decode().replace("$", r"\$")
 
 def _legend(ax, **kwargs):
     ax.legend(frameon=False, fontsize=9, labelcolor=INK, **kwargs)
@@ -114,7 +115,8 @@ def plot_long_tail(
     title: str = "Training clips per class",      # the imbalance ratio is added
 ) -> Figure:                                      # bars from the largest class to the smallest
     "How many clips each class has, largest first."
-    n_c, group = np.asarray(n_c), {c: g for g, cs in frequency_groups(n_c).items() for c in cs}
+    n_c = check_counts(n_c, len(classes), zeros=True).astype(int)
+    group = {c: g for g, cs in frequency_groups(n_c).items() for c in cs}
     order = np.argsort(-n_c, kind="stable")
     fig, ax = _new(6, 2.6)
     bars = ax.bar(range(len(n_c)), n_c[order], color=[GROUPS[group[c]] for c in order], width=.75)

@@ -544,3 +544,37 @@ def test_what_lies_among_the_runs_of_an_experiment(run, tmp_path):
 def test_results_that_are_damaged_are_one_line(tmp_path, tests):
     write_json(tmp_path / "results.json", dict(tests=tests))
     with pytest.raises(MicaclError, match="expected the re"): read_results(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are text on Windows")
+def test_frames_are_read_from_a_folder_whose_name_is_no_text(tmp_path):
+    from micacl.cache import _mapped
+    folder = tmp_path / "d\udce9"
+    try: folder.mkdir()
+    except OSError: pytest.skip("this file system takes names in UTF-8 only")
+    (folder / "x.u8").write_bytes(b"abc")
+    assert bytes(_mapped(folder / "x.u8", 3)) == b"abc"
+    assert _mapped(folder / "x.u8", 4) is None and _mapped(folder / "y.u8", 3) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no devices in folders on Windows")
+def test_a_device_is_written_to_and_stays_a_device(tmp_path):
+    from micacl.core import write_json
+    import threading
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_json(pipe, [1])
+    reader.join(10)
+    assert got == ["[\n 1\n]\n"] and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_very_long_name_of_a_method_fits_into_a_file_name(tmp_path):
+    from micacl.config import Config
+    from micacl.experiments import run_path
+    for name in ("m" * 500, "喜" * 300, "喜" * 300 + "\udce9"):
+        file = run_path(tmp_path, "d", name, None, Config())
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("{}")
+    assert len({run_path(tmp_path, "d", "m" * 200 + end, None, Config()).name for end in "ab"}) == 2

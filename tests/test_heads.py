@@ -60,7 +60,7 @@ def test_cosine_head_gradient():
 
 @pytest.mark.parametrize("scale", [0., -1., float("nan")])
 def test_cosine_head_errors(scale):
-    with pytest.raises(MicaclError, match="scale above 0"): CosineLinear(4, 3, scale=scale)
+    with pytest.raises(MicaclError, match="scale: expected a number"): CosineLinear(4, 3, scale=scale)
 
 # ---- nearest mean
 

@@ -498,3 +498,93 @@ def test_labels_and_counts_by_hand():
     assert check_counts([0, 0], zeros=True).tolist() == [0, 0]
     assert check_counts([.5, .5], whole=False).tolist() == [.5, .5]
     assert label_tensor([0, 1], 2).dtype == torch.int64
+
+
+NO_NUMBERS = ["a", None, [0.1], NAN, math.inf, True]
+
+
+@pytest.mark.parametrize("v", NO_NUMBERS + [0, -1, 1e-300])
+def test_a_temperature_that_is_none_is_refused(v):
+    z, y = F.normalize(torch.randn(4, 16), dim=1), [0, 1, 1, 2]
+    n = [5, 4, 3]
+    for make in (lambda: MCCL(n, 16, tau0=v), lambda: MCCL(n, 16, tau0=v, temperature="class"), lambda: temperature(n, v),
+                 lambda: class_temperatures(n, v, "fixed"), lambda: CONTRASTS["bcl"](n, 16, temperature=v),
+                 lambda: CONTRASTS["supcon"](n, 16, temperature=v), lambda: supcon(z, y, v), lambda: bcl(z, y, z[:3], v),
+                 lambda: lt.CosineLinear(16, 3, v)):
+        with pytest.raises(MicaclError, match="expected a number"): make()
+
+
+@pytest.mark.parametrize("v", NO_NUMBERS)
+def test_a_setting_of_a_loss_that_is_no_number_is_refused(v):
+    n, s = [5, 4, 3], torch.randn(4, 3)
+    makes = [lambda: lt.LDAM(n, scale=v), lambda: lt.LDAM(n, max_margin=v), lambda: lt.LDAM(n, beta=v),
+             lambda: lt.ClassBalanced(n, beta=v), lambda: Focal(n, gamma=v), lambda: lt.LogitAdjusted(n, tau=v),
+             lambda: lt.CrossEntropy(n, v), lambda: category_weights(n, "effective", v), lambda: adjust_logits(s, n, v),
+             lambda: lt.tau_normalise(s, v), lambda: lt.uniformity(s, v)]
+    if v is not None: makes.append(lambda: lt.LDAM(n, deferred=v))
+    for make in makes:
+        with pytest.raises(MicaclError, match="expected a number"): make()
+
+
+@pytest.mark.parametrize("v", [0, -1, "a", 16.5, None, True])
+def test_a_length_that_is_none_is_refused(v):
+    for make in (lambda: MCCL([3, 2], v), lambda: CONTRASTS["bcl"]([3, 2], v), lambda: CONTRASTS["supcon"]([3, 2], v),
+                 lambda: CONTRASTS["bcl"]([3, 2], 16, out_dim=v), lambda: lt.CosineLinear(16, v)):
+        with pytest.raises(MicaclError, match="expected a whole number"): make()
+    for scales in (v, (v,), "12", ()):
+        with pytest.raises(MicaclError, match="MCCL"): MCCL([3, 2], 16, scales=scales)
+
+
+@pytest.mark.parametrize("v", [0, -1, 1.5, "a", None, NAN, True])
+def test_counts_of_bins_draws_and_classes_are_checked(v):
+    y, p = [0, 1, 1, 2], np.full((4, 3), 1 / 3)
+    for make in (lambda: ece(y, p, v), lambda: reliability(y, p, v), lambda: recalls(y, y, v), lambda: class_counts(y, v),
+                 lambda: bootstrap_interval(y, y, 3, draws=v), lambda: paired_difference(y, y, y, v),
+                 lambda: lt.mean_angles(p, y, v), lambda: lt.simplex_angle(v), lambda: confusion(y, y, 2**40)):
+        with pytest.raises(MicaclError, match="expected a whole number"): make()
+
+
+@pytest.mark.parametrize("change", ["long", "bool", "complex", "sparse", "list"])
+def test_scores_and_features_of_another_kind_are_refused(change):
+    kind = dict(long=lambda x: x.long(), bool=lambda x: x > 0, complex=lambda x: x + 0j, sparse=lambda x: x.to_sparse(),
+                list=lambda x: x.tolist())[change]
+    x, y, n = torch.randn(4, 16), [0, 1, 1, 2], [5, 4, 3]
+    for name in LOSSES:
+        with pytest.raises(MicaclError): build_loss(name, n)(kind(x[:, :3]), y)
+    for make in CONTRASTS.values():
+        with pytest.raises(MicaclError): make(n, 16)(kind(x), y)
+    with pytest.raises(MicaclError): supcon(kind(x), y)
+    with pytest.raises(MicaclError): bcl(x, y, kind(x[:3]))
+
+
+def test_labels_of_small_types_without_an_upper_limit():
+    y = torch.tensor([0, 1, 1, 0])
+    for kind in (torch.bool, torch.half, torch.bfloat16, torch.int8): assert war(y.to(kind), y) == 1
+    with pytest.raises(MicaclError): war(y.to("meta"), y)
+    with pytest.raises(MicaclError): check_counts(torch.tensor([1, 2], device="meta"))
+
+
+def test_measures_read_tensors_of_every_type():
+    r = torch.tensor([.5, .25, 1.], requires_grad=True)
+    for v in (r, r.detach().bfloat16(), r.detach().half(), r.detach().numpy(), r.tolist()):
+        assert lt.g_mean(v) == pytest.approx(.5) and lt.shifted_accuracy(v, [1, 1, 1]) == pytest.approx(1.75 / 3)
+        assert group_recall(v, [9, 5, 1])["head"] == .5
+        assert instance_auc([v] if isinstance(v, list) else v[None], [[0, 0, 1]]) == (1, 1)
+    for measure in (lt.g_mean, lt.uniformity, lambda v: lt.shifted_accuracy(v, [1]), lambda v: group_recall(v, [1]),
+                    lambda v: instance_auc(v, [[1]]), lambda v: lt.alignment(v, [0]), lambda v: adjust_logits(v, [1])):
+        for v in ("a", None, [[1], [2, 3]]):
+            with pytest.raises(MicaclError): measure(v)
+
+
+@pytest.mark.parametrize("rule", ["ab", (1,), (1, 2, 3), 3, (5, 10), {"head": 0}, {"head": ["a"]}, {"head": [0]}, {"x": [0, 1, 2]}])
+def test_groups_of_classes_that_are_none(rule):
+    with pytest.raises(MicaclError): lt.class_groups([9, 5, 1], rule)
+
+
+def test_plots_take_counts_as_a_dict_and_names_that_are_no_text():
+    from micacl.plots import plot_long_tail
+    figure = plot_long_tail({1: 3, 0: 9}, ["a\udce9", "$b$"])
+    figure.canvas.draw()
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["a?", r"\$b\$"]
+    with pytest.raises(MicaclError): plot_long_tail([NAN, 1], ["a", "b"])
+    with pytest.raises(MicaclError): plot_long_tail([1, 2, 3], ["a", "b"])

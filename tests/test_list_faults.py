@@ -285,7 +285,7 @@ def test_separators_in_paths(tmp_path):
 
 def test_one_picture_as_a_clip(tmp_path):
     root = own(tmp_path, rows() + "one.PNG,happy\ntwo.jpg,sad\n")
-    write(root, {"one.PNG": b"x", "two.jpg": b"x"})
+    write(root, {"one.PNG": b"\x89PNG\r\n\x1a\n", "two.jpg": b"\xff\xd8\xff\xe0"})
     report = check(root)
     assert report.ok and report.kinds == dict(unreadable=2) and "expected a video or a folder of pictures, found one picture" in str(report)
 

@@ -36,7 +36,7 @@ def test_long_tailed_keeps_one_and_refuses_what_it_cannot_do():
     assert np.bincount(np.repeat([0, 1], 5)[lt.long_tailed(np.repeat([0, 1], 5), 1000)]).tolist() == [5, 1]
     assert len(lt.long_tailed([0, 0, 0], 10)) == 3      # one class
     for y, imbalance in (([0, 0, 2], 2), ([0, 1], .5), ([0, 1], math.nan)):
-        with pytest.raises(MicaclError, match="long_tailed: expected"): lt.long_tailed(y, imbalance)
+        with pytest.raises(MicaclError, match="long_tailed: "): lt.long_tailed(y, imbalance)
 
 
 def test_groups_by_rank_by_thresholds_and_by_name():

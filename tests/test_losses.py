@@ -285,7 +285,7 @@ def test_nothing_goes_into_a_checkpoint_but_everything_moves():
     (lambda: CrossEntropy([.9, .1]), "whole numbers"), (lambda: log_prior([.9, .1]), "whole numbers"), (lambda: CrossEntropy(5), "class_counts"),
     (lambda: CrossEntropy(COUNTS, 1.), "smoothing"), (lambda: CrossEntropy(COUNTS, -.1), "smoothing"), (lambda: CrossEntropy(COUNTS, math.nan), "smoothing"),
     (lambda: ClassBalanced(COUNTS, beta=1.), "beta"), (lambda: ClassBalanced(COUNTS, beta=-.1), "beta"), (lambda: LDAM(COUNTS, beta=1.), "beta"),
-    (lambda: Focal(COUNTS, smoothing=.1), "label_smoothing=0"), (lambda: Focal(COUNTS, gamma=-1), "gamma: expected 0 or more"),
+    (lambda: Focal(COUNTS, smoothing=.1), "label_smoothing=0"), (lambda: Focal(COUNTS, gamma=-1), "gamma: expected a number of 0 or more"),
     (lambda: Focal(COUNTS, alpha=[1, 2]), "alpha: expected 4"), (lambda: Focal(COUNTS, alpha=[1, 2, 3, -1]), "alpha"),
     (lambda: LDAM(COUNTS, max_margin=-.5), "max_margin"), (lambda: LDAM(COUNTS, scale=-1), "scale"), (lambda: LDAM(COUNTS, deferred=1.5), "deferred"),
     (lambda: LogitAdjusted(COUNTS, tau=-1), "tau"),
