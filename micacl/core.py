@@ -11,6 +11,7 @@ __all__ = ['EMOTIONS', 'MicaclError', 'check_labels', 'check_array', 'check_numb
 # %% ../nbs/00_core.ipynb #fdcc5487
 import contextlib, hashlib, json, math, numbers, os, random, stat
 from pathlib import Path
+from typing import Any
 import numpy as np
 
 # %% ../nbs/00_core.ipynb #b36acb15
@@ -72,7 +73,7 @@ def check_number(
     whole: bool = False,        # only integers
 ):                              # -> the same as plain Python
     "One number; `MicaclError` for another kind or one that is out of bounds."
-    v = value.tolist() if hasattr(value, "tolist") else value
+    v: Any = value.tolist() if hasattr(value, "tolist") else value
     kind = numbers.Integral if whole else numbers.Real
     if not isinstance(v, kind) or isinstance(v, bool) or not least <= v < below:      # NaN is never in bounds
         bounds = f"of {least:g} or more" if below == math.inf else f"from {least:g} to below {below:g}"
