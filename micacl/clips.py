@@ -146,17 +146,15 @@ class Intake(Place):
     def add(self, where, id, rel, label, split="", fold=0, group=""):
         "Add the clip at a path of the list, unless its file is not there or it stands earlier."
         path, fault = self.locate(rel)
-        if fault := fault or self.repeated(id, path): return self.bad(where, *fault)
-        self.keep(where, path, Clip(id, Path(path), label, split, fold, group))
-
-    def repeated(self, id, path):
-        "(what is wrong, its kind) with a clip whose id or file stands earlier; None if neither does."
-        first = self._ids.get(id) or self._files.get(os.path.normcase(path))
-        return first and (f"clip {id} stands at {first} already; remove one of the two", "duplicate")
+        fault = fault or self.keep(where, path, Clip(id, Path(path), label, split, fold, group))
+        if fault: self.bad(where, *fault)
 
     def keep(self, where, path, clip):
-        "Keep a clip that is neither missing nor repeated."
-        self._ids[clip.id] = self._files[os.path.normcase(path)] = where
+        "Keep a clip whose file is there. (what is wrong, its kind) if its id or its file stands earlier."
+        file = os.path.normcase(path)
+        if first := self._ids.get(clip.id) or self._files.get(file):
+            return f"clip {clip.id} stands at {first} already; remove one of the two", "duplicate"
+        self._ids[clip.id] = self._files[file] = where
         self.clips.append(clip)
 
     def table(self, classes, dataset):

@@ -85,8 +85,8 @@ def _read_row(where, cells, head, divided, take):
         return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell that holds "
                             "what separates the cells", "row"))
     r = dict(zip(head, cells))
-    differ = [n for n, c in zip(head, cells) if c != r[n] and n in _KEYS and plain_label(c) != plain_label(r[n])]
-    if differ:
+    twice = zip(head, cells) if len(r) < min(len(head), len(cells)) else ()
+    if differ := [n for n, c in twice if n in _KEYS and plain_label(c) != plain_label(r[n])]:
         return _Row(where, (f"expected one value for column {differ[0]}, found two, as the list has two columns of that "
                             "name; remove one", "contradiction"))
     rel, fold = r.get("path", ""), cell_text(r.get("fold", "")) or "0"
@@ -118,8 +118,9 @@ def _accept(rows, classes, take):
     read = label_reader(classes)
     for r in rows:
         label, wrong = (None, None) if r.fault else read(r.label)
-        if fault := r.fault or wrong and (wrong, "label") or take.repeated(r.id, r.path): take.bad(r.where, *fault)
-        else: take.keep(r.where, r.path, Clip(r.id, Path(r.path), label, r.split, r.fold, r.group))
+        fault = r.fault or wrong and (wrong, "label")
+        fault = fault or take.keep(r.where, r.path, Clip(r.id, Path(r.path), label, r.split, r.fold, r.group))
+        if fault: take.bad(r.where, *fault)
 
 # %% ../nbs/01d_custom.ipynb #0cea221f
 def read_csv(root, take, file=None, dataset="csv"):

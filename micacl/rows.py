@@ -82,7 +82,7 @@ class Place:
             return None, (f"path {rel!r} names a drive without a folder; name the clip relative to {self.root}", "outside")
         path = os.path.normpath(os.path.join(self.root, rel) if whole else f"{self.root}/{rel}")    # each .. undoes a name
         folder, name = os.path.split(path)
-        inside, names = self._folder(folder)
+        inside, names = self._folders.get(folder) or self._folder(folder)
         if not inside and not (self.anywhere and whole):
             if path == self.root:
                 return None, (f"expected a clip, found {rel!r}, the data folder itself; name a clip in it", "row")
