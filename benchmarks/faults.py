@@ -341,7 +341,7 @@ for _file in ("model.safetensors", "objective.safetensors", "optimizer.safetenso
 def _(r): finished(r); r.go(f"{GO_ON} --lr 0.5")
 
 
-@fault("training", "a clip changes while it trains", "a training clip is replaced by another video after the first epoch, and the run is killed and resumed", status=0, says=["decoded anew", "another version of it"], lost="nothing; the later epochs see the new clip", long=True)
+@fault("training", "a clip changes while it trains", "a training clip is replaced by another video after the first epoch, and the run is killed and resumed", says=["the run to resume has", "train into a new folder"], lost="the run: with another clip it would be another run", long=True)
 def _(r):
     data = r.data()
     r.go(TRAIN, during=after_epoch(r, kill_quietly))
@@ -463,7 +463,8 @@ def _(r): (finished(r) / "config.json").write_text("[" * 100_000); r.go("evaluat
 def _(r):
     run = finished(r); (r.folder / "data").rename(r.folder / "other")
     before = (run / "results.json").read_bytes()
-    (r.folder / "other" / "more").mkdir()
+    file = r.own(r.folder / "other" / "clips.csv")
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")          # one test clip less
     r.go("evaluate run other")
     assert (run / "results.json").read_bytes() == before and len(list(run.glob("evaluations/other-*/results.json"))) == 1
 
@@ -566,7 +567,7 @@ data_fault("mp4: header of 65,535 x 65,535 pixels", "sizes in the header of an m
 data_fault("mp4: header alone tells the size", "the same, and the stream's own description is taken away", named("x.mp4", patched(".mp4", "libx264", mp4_sps)), "1 skipped", memory=400)
 data_fault("avi: header of 100,000 x 100,000 pixels", "sizes in the header of an avi are changed", named("x.avi", patched(".avi", "mpeg4", avi_size)), "clips cached", memory=400)
 data_fault("mp4: 2^31 frames", "the header of an mp4 promises 2^31 frames", named("x.mp4", patched(".mp4", "libx264", mp4_count)), "1 skipped", memory=400)
-data_fault("a true bomb", "a video of 8,320 x 8,320 pixels in a small file", named("x.mov", true_bomb), ["8320 x 8320 pixels", "1 skipped"], memory=400)
+data_fault("a true bomb", "a video of 8,320 x 8,320 pixels in a small file", named("x.mov", true_bomb), ["damaged data", "1 skipped"], memory=400)
 data_fault("a picture that claims 30,000 x 30,000 pixels", "a PNG of a hundred bytes with that size in its header", lambda r: (rows(r, "p,happy,train"), bomb_png(r.folder / "d" / "p", 30_000)), ["1 skipped"])
 data_fault("a long clip", "a video of 5,000 frames among the clips; all of them are kept, decoded in portions", named("long.mp4", lambda p: video(p, 5000, 128)), ["5 clips cached"], seconds=60, memory=300, long=True)
 data_fault("a folder without pictures", "a clip is a folder that holds a text file", lambda r: (rows(r, "p,happy,train"), (r.folder / "d" / "p").mkdir(), (r.folder / "d" / "p" / "readme.txt").write_text("x")), ["without pictures", "1 skipped"])
@@ -588,7 +589,7 @@ data_fault("names that nobody likes", "file names with an emoji, a line break, a
            [video(r.folder / "d" / n) for n in ("😀 clip.mp4", "two\nlines.mp4", "é è.mp4", "it's.mp4")]), ["8 clips cached", "0 skipped"])
 data_fault("a table of a million columns", "the first line of the CSV has a million columns, and so has a second", lambda r: rows(r, "x.mp4,happy,train" + "," * 10**6, head="path,label,split," + ",".join(f"c{i}" for i in range(10**6))), ["list.csv:1", "expected a line of at most"], status=1, seconds=30, memory=700)
 data_fault("a line of 50 MB", "a line of 50 million letters in the CSV", lambda r: rows(r, "x" * 50_000_000 + ",happy,train"), ["1 skipped"], seconds=30, memory=700)
-data_fault("a quote that never ends", "a quotation mark is opened and 50 million letters follow", lambda r: rows(r, '"' + "x,y\n" * 12_500_000), "", status=(0, 1), seconds=40, memory=1200, long=True)
+data_fault("a quote that never ends", "a quotation mark is opened and 50 million letters follow", lambda r: rows(r, '"' + "x,y\n" * 12_500_000), "lines; is this the list?", status=1, seconds=40, memory=1200, long=True)
 data_fault("zero bytes in the table", "a path with a zero byte in it", lambda r: rows(r, "a\0b.mp4,happy,train"), "1 skipped")
 
 

@@ -74,8 +74,8 @@ def check_number(
 ):                              # -> the same as plain Python
     "One number; `MicaclError` for another kind or one that is out of bounds."
     v: Any = value.tolist() if hasattr(value, "tolist") else value
-    kind = numbers.Integral if whole else numbers.Real
-    if not isinstance(v, kind) or isinstance(v, bool) or not least <= v < below:      # NaN is never in bounds
+    right = isinstance(v, numbers.Integral if whole else numbers.Real) and not isinstance(v, bool)
+    if not right or not least <= v < below:      # NaN is never in bounds
         bounds = f"of {least:g} or more" if below == math.inf else f"from {least:g} to below {below:g}"
         raise MicaclError(f"{name}: expected a {'whole ' * whole}number {bounds}, found {value!r:.60}")
     return v

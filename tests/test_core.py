@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from micacl.core import (PRESETS, Config, MicaclError, Stream, atomic_write, check_config, class_counts, config_from_dict,
+from micacl.config import PRESETS, Config, check_config, config_from_dict
+from micacl.core import (MicaclError, Stream, atomic_write, class_counts,
                          derive_seed, frequency_groups, read_json, seed_everything, write_json)
 
 DFEW = [1956, 1515, 2135, 1738, 1175, 116, 721]

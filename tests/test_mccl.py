@@ -407,7 +407,7 @@ def test_it_learns_to_separate():
 @pytest.mark.parametrize("options, message", [
     (dict(dim=250), "scale 4 does not divide dim 250"), (dict(out_dim=6), "scale 4 does not divide out_dim 6"),
     (dict(form="ln"), "found 'ln'"), (dict(class_weight="big"), "found 'big'"), (dict(temperature="warm"), "found 'warm'"), (dict(scales=()), "at least one scale"),
-    (dict(class_counts=[0, 0]), "not all 0"), (dict(class_counts=[3, -1]), "not negative"), (dict(scales=(0,)), "scale 0")])
+    (dict(class_counts=[0, 0]), "not all 0"), (dict(class_counts=[3, -1]), "not negative"), (dict(scales=(0,)), "a scale: expected a whole number of 1 or more, found 0")])
 def test_errors_are_one_line(options, message):
     with pytest.raises(MicaclError) as e: MCCL(**{"class_counts": DFEW_ALL, "dim": 16, **options})
     assert message in str(e.value) and "\n" not in str(e.value)

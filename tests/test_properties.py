@@ -136,7 +136,8 @@ HOSTILE = {
     "a long line": ("path,label\nclips/1.mp4,happy\n" + "x" * (60 << 20) + "\nclips/2.mp4,sad\n", "clips.csv:3: expected a line of at most 1,000,000 letters, found 62914560", 2),
     "a long line of cells": ("path,label\nclips/1.mp4,happy\n" + "a," * (30 << 20) + "\nclips/2.mp4,sad\n", "clips.csv:3: expected a line", 2),
     "long lines of cells": ("path,label\n" + ("a," * 450_000 + "\n") * 60 + "clips/2.mp4,sad\n", "clips.csv:2: expected at most 1,000 cells", 1),
-    "100 MB": ("path,label\n" + "x" * 100_000_000, "expected a list of at most 64 MB, found 100 MB", None),
+    "100 MB": ("path,label\n" + "x" * 100_000_000, "expected a list of at most 64 MB and 2,000,000 lines, found 100 MB", None),
+    "a quote and millions of lines": ('path,label\n"' + "x,y\n" * 12_500_000, "found 50 MB and 12,500,001 lines; is this the list?", None),
 }
 
 
