@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from .core import EMOTIONS, MicaclError, atomic_write, class_counts, derive_seed
 from .rows import (MAX_CELLS, MAX_FILE, MAX_LINE, SYNONYMS, Place, is_missing, is_number, parse_label, plain_label,
-                         read_rows, slashed, within)
+                         read_rows, slashed, split_line, within)
 _all_ = ["MAX_CELLS", "MAX_FILE", "MAX_LINE", "SYNONYMS", "Place", "is_number", "parse_label", "plain_label", "read_rows"]   # of the page before
 
 # %% ../nbs/01b_clips.ipynb #75567f5c
@@ -146,17 +146,15 @@ class Intake(Place):
     def add(self, where, id, rel, label, split="", fold=0, group=""):
         "Add the clip at a path of the list, unless its file is not there or it stands earlier."
         path, fault = self.locate(rel)
-        if fault := fault or self.repeated(id, path): return self.bad(where, *fault)
-        self.keep(where, path, Clip(id, Path(path), label, split, fold, group))
-
-    def repeated(self, id, path):
-        "(what is wrong, its kind) with a clip whose id or file stands earlier; None if neither does."
-        first = self._ids.get(id) or self._files.get(os.path.normcase(path))
-        return first and (f"clip {id} stands at {first} already; remove one of the two", "duplicate")
+        fault = fault or self.keep(where, path, Clip(id, Path(path), label, split, fold, group))
+        if fault: self.bad(where, *fault)
 
     def keep(self, where, path, clip):
-        "Keep a clip that is neither missing nor repeated."
-        self._ids[clip.id] = self._files[os.path.normcase(path)] = where
+        "Keep a clip whose file is there. (what is wrong, its kind) if its id or its file stands earlier."
+        file = os.path.normcase(path)
+        if first := self._ids.get(clip.id) or self._files.get(file):
+            return f"clip {clip.id} stands at {first} already; remove one of the two", "duplicate"
+        self._ids[clip.id] = self._files[file] = where
         self.clips.append(clip)
 
     def table(self, classes, dataset):
@@ -243,7 +241,7 @@ def class_column(classes):
 def declared_classes(head):
     "The class names in a list of column names; None if no column holds them."
     cell = next((c for c in head if c.lower().startswith(_CLASSES)), None)
-    return None if cell is None else tuple(next(csv.reader([cell[len(_CLASSES):]], delimiter="|")))
+    return None if cell is None else tuple(split_line(cell[len(_CLASSES):], "|"))
 
 # %% ../nbs/01b_clips.ipynb #af10abb7
 def _row_of(clip, classes, folder):

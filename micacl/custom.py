@@ -49,6 +49,7 @@ def _numbers(n):
 
 # %% ../nbs/01d_custom.ipynb #915f68a7
 _COLUMNS = ("path", "label", "split", "fold", "group")
+_KEYS = (*_COLUMNS, "clip")
 @functools.lru_cache(10_000)
 def _is_split(text): return (s := cell_text(text).lower()) in ("", "train", "val") or s.startswith("test")
 
@@ -60,8 +61,9 @@ def _headed(rows, take):
     is_row = there[:1] == [True] or first[1:] and first[1] in {cells[1] for _, cells in rows[1:] if len(cells) > 1}
     if not any(there[:20]) or not is_row: return None, rows
     good = [cells for (_, cells), ok in zip(rows, there) if ok]        # the other rows say nothing about the columns
-    if all(len(r) == 3 and is_number(r[1]) and is_number(r[2]) for r in good): head = ("path", "frames", "label")
-    else: head = _COLUMNS[:max((len(r) for r in good if len(r) == 2 or _is_split(r[2])), default=2)]
+    frames = [r for r in good if len(r) == 3 and is_number(r[1]) and is_number(r[2])]
+    plain = [r for r in good if len(r) == 2 or _is_split(r[2])]
+    head = ("path", "frames", "label") if len(frames) > len(plain) else _COLUMNS[:max(map(len, plain), default=2)]
     take.notes.append(f"the list has no header; its columns were taken as {','.join(head)}")
     return head, rows
 
@@ -83,8 +85,8 @@ def _read_row(where, cells, head, divided, take):
         return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell that holds "
                             "what separates the cells", "row"))
     r = dict(zip(head, cells))
-    differ = [n for n, c in zip(head, cells) if n in (*_COLUMNS, "clip") and plain_label(c) != plain_label(r[n])]
-    if differ:
+    twice = zip(head, cells) if len(r) < min(len(head), len(cells)) else ()
+    if differ := [n for n, c in twice if n in _KEYS and plain_label(c) != plain_label(r[n])]:
         return _Row(where, (f"expected one value for column {differ[0]}, found two, as the list has two columns of that "
                             "name; remove one", "contradiction"))
     rel, fold = r.get("path", ""), cell_text(r.get("fold", "")) or "0"
@@ -116,8 +118,9 @@ def _accept(rows, classes, take):
     read = label_reader(classes)
     for r in rows:
         label, wrong = (None, None) if r.fault else read(r.label)
-        if fault := r.fault or wrong and (wrong, "label") or take.repeated(r.id, r.path): take.bad(r.where, *fault)
-        else: take.keep(r.where, r.path, Clip(r.id, Path(r.path), label, r.split, r.fold, r.group))
+        fault = r.fault or wrong and (wrong, "label")
+        fault = fault or take.keep(r.where, r.path, Clip(r.id, Path(r.path), label, r.split, r.fold, r.group))
+        if fault: take.bad(r.where, *fault)
 
 # %% ../nbs/01d_custom.ipynb #0cea221f
 def read_csv(root, take, file=None, dataset="csv"):

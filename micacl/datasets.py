@@ -139,11 +139,15 @@ def _short_of(counts, published):
 # %% ../nbs/02_datasets.ipynb #f9447810
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+def _closed(why): return f"expected a clip, found none that can be read ({why}); check who may read it", "unreadable"
+
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"II*\0", b"MM\0*")
+
 def _begins_as_picture(path):
     try:
         with open(path, "rb") as f: head = f.read(12)
     except OSError: return False                                 # whoever decodes it will say why
-    return head[:2] == b"BM" or head[8:] == b"WEBP" or head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n"))
+    return head[:2] == b"BM" or head[8:] == b"WEBP" or head.startswith(_PICTURE_STARTS)
 
 def _hollow(path):
     "(what is plainly wrong with a clip, its kind), without decoding it; None if nothing is."
@@ -153,10 +157,11 @@ def _hollow(path):
             if any(not is_hidden(e.name) for e in os.scandir(path)): return None
             return "expected pictures, found an empty folder; unpack the clip again or remove its row", "empty"
     except (OSError, ValueError) as e:
-        return f"expected a clip, found none that can be read ({_reason(e)}); check who may read it", "unreadable"
+        return _closed(_reason(e))
     if not stat.S_ISREG(mode):
         return "expected a video or a folder of pictures, found a pipe or a device; remove its row", "unreadable"
     if not size: return "expected a video, found an empty file; copy it again or remove its row", "empty"
+    if not os.access(path, os.R_OK): return _closed("Permission denied")
     if str(path).lower().endswith(_PICTURES) and _begins_as_picture(path):      # some films are called .jpg
         return ("expected a video or a folder of pictures, found one picture; put it into a folder, and name the folder "
                 "in the list"), "unreadable"

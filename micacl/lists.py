@@ -12,7 +12,7 @@ __all__ = ['DFEW_LISTS', 'MAFW_LISTS', 'FERV_LISTS', 'DFEW_CLIPS', 'MAFW_CLIPS',
 import os, posixpath, re
 from pathlib import Path
 from .core import EMOTIONS, MicaclError
-from .rows import is_hidden, label_reader, plain_label, read_rows, slashed, whole_number
+from .rows import ENDINGS, is_hidden, label_reader, plain_label, read_rows, slashed, whole_number
 
 # %% ../nbs/01c_lists.ipynb #d034e3bd
 DFEW_LISTS = (r".*/(?P<part>train|test)[^/]*single[^/]*/set_?(?P<k>[1-5])\.csv", r".*/(?P<part>train|test)/set_?(?P<k>[1-5])\.csv",
@@ -55,7 +55,7 @@ def find_lists(walk, patterns):
     "{(part, fold): list file}; earlier patterns win, and a list called val is a test list where there is no other."
     found = {}
     files = [f"{d}/{n}" for d, names in walk for n in names if n.lower().endswith((".csv", ".txt"))]
-    for m in filter(None, (re.fullmatch(p, f, re.I) for p in patterns for f in files)):
+    for m in filter(None, (re.fullmatch(p, f, re.I | re.S) for p in patterns for f in files)):
         found.setdefault((m["part"].lower(), int(m.groupdict().get("k") or 0)), Path(m[0]))
     for k in [k for part, k in found if part == "val"]: found.setdefault(("test", k), found.pop(("val", k)))
     return {key: f for key, f in found.items() if key[0] != "val"}
@@ -72,7 +72,8 @@ def clip_homes(walk, homes):
 def numbered_clips(walk, homes):
     "(clip folder, {clip number: entry name}): the first that holds numbered clips."
     for d in clip_homes(walk, homes):
-        numbers = {int(stem): name for name in dict(walk)[d] if (stem := name.split(".")[0]).isdecimal()}
+        names = sorted(dict(walk)[d], key=lambda n: "." not in n or n.lower().endswith(ENDINGS))      # clips win over notes
+        numbers = {int(stem): name for name in names if (stem := name.split(".")[0]).isdecimal()}
         if numbers: return Path(d), numbers
     return None, {}
 

@@ -77,8 +77,8 @@ def test_one_bad_row_does_not_change_the_columns_of_a_list_without_a_header(tmp_
 def test_columns_of_a_list_without_a_header(tmp_path):
     t = load_table(own(tmp_path / "a", "0.mp4,happy\n1.mp4,sad,test\n2.mp4,sad,train\n"))
     assert [c.split for c in t] == ["", "test", "train"] and "path,label,split" in t.notes[0]
-    t = load_table(own(tmp_path / "b", "0.mp4 30 0\n1.mp4 30 1\ngone.mp4 happy\n"))
-    assert t.labels.tolist() == [0, 1] and "path,frames,label" in t.notes[0]
+    t = load_table(own(tmp_path / "b", "0.mp4 30 0\n1.mp4 30 1\ngone.mp4 happy\n2.mp4 sad\n3.mp4 30 1 1\n"))
+    assert t.labels.tolist() == [0, 1] and "path,frames,label" in t.notes[0] and [p.kind for p in t.problems] == ["missing", "label", "row"]
 
 
 @pytest.mark.parametrize("line, names", [
@@ -89,6 +89,11 @@ def test_a_quote_swallows_no_rows(tmp_path, line, names):
     assert {"0.mp4", "4.mp4", "5.mp4", "6.mp4"} <= {c.id for c in t} and t.classes == EMOTIONS
     assert len(t) + len(t.problems) == len(lines) - 1, [str(p) for p in t.problems]
     if names: assert [p.where for p in t.problems] == [f"clips.csv:{n}" for n in names] and "quote" in t.problems[0].message
+
+
+def test_cells_without_an_end_are_named(tmp_path):
+    t = load_table(own(tmp_path, rows(2) + f"2.mp4,{'y' * 200_000}\n3.mp4,sa\0d\n4.mp4,sad\n"))
+    assert [c.id for c in t] == ["0.mp4", "1.mp4", "4.mp4"] and sorted(p.where for p in t.problems) == ["clips.csv:4", "clips.csv:5"]
 
 
 def test_line_breaks_in_other_columns_are_read(tmp_path):
@@ -134,7 +139,8 @@ def test_lost_rows_of_the_other_sets_are_named(tmp_path):
 
 @pytest.mark.parametrize("labels, classes, want", [
     (["0", "1", "1.0"], EMOTIONS, [0, 1, 1]), (["0.0", "1.0", "6.0"], EMOTIONS, [0, 1, 6]), (["0,0", "6,00", "1"], EMOTIONS, [0, 6, 1]), (["7.0", "7", "12."], ("7", "12"), [0, 0, 1]),
-    (["calm", "1.0", "1"], ("1", "calm"), [1, 0, 0]), (["calm", "01", "1"], ("1", "calm"), [1, 0, 0]), (["calm", "1.5", "1.50"], ("1.5", "1.50", "calm"), [2, 0, 1])])
+    (["calm", "1.0", "1"], ("1", "calm"), [1, 0, 0]), (["calm", "01", "1"], ("1", "calm"), [1, 0, 0]), (["calm", "1.5", "1.50"], ("1.5", "1.50", "calm"), [2, 0, 1]),
+    (["0.000000000000000000e+00", "1.000000e+00", "1"], EMOTIONS, [0, 1, 1]), (["calm", "1e5", "12e3"], ("12e3", "1e5", "calm"), [2, 1, 0]), (["happy", "happy\u200b", "\u200esad"], EMOTIONS, [0, 0, 1])])
 def test_whole_numbers_written_as_floats(tmp_path, labels, classes, want):
     t = load_table(own(tmp_path, "path;label;split\n" + "".join(f"{i}.mp4;{y};train\n" for i, y in enumerate(labels)), 3))
     assert not t.problems and t.classes == classes and t.labels.tolist() == want
@@ -170,6 +176,7 @@ def test_float_labels_of_published_lists(tmp_path):
 def test_small_readers():
     assert [parse_label(x, EMOTIONS)[0] for x in ("1.0", "6.", "7.0", "-1.0", "1.5", "nan", "inf")] == [1, 6, None, None, None, None, None]
     assert [parse_label(x, ("none", "NA", "10"))[0] for x in ("None", "na", "10.0", "NA", "1")] == [0, 1, 2, 1, 1]      # who declares such a class means it
+    assert parse_label("joy", ("None", "happy"))[0] is None and parse_label("007", ("7", "8"))[0] == 0
     assert [plain_label(x) for x in ("1.0", "+2.00", "Anger", "1.05", "v1.0")] == ["1", "+2", "angry", "1.05", "v1.0"]
     assert [cell_text(x) for x in ("1.0", "007.0", "anna 1.0", "NaN", "")] == ["1", "007", "anna 1.0", "", ""]
     assert [is_missing(x) for x in (None, float("nan"), np.nan, "", " nan", 0, "0", "nano")] == [True] * 5 + [False] * 3
@@ -203,6 +210,11 @@ def test_hidden_files_beside_published_lists(tmp_path, clips, files, n):
     assert not plain.problems and not t.problems and len(t) == n
     assert [(c.id, c.label, c.split, c.fold, c.path.relative_to(tmp_path / "mac")) for c in t] == [(c.id, c.label, c.split, c.fold, c.path.relative_to(tmp_path / "plain")) for c in plain]
     assert check(tmp_path / "mac").kinds == {}
+
+
+def test_notes_beside_numbered_clips(tmp_path):
+    t = load_table(write(tmp_path, {**dfew_clips("Clip/original/{i:05d}.mp4"), **{f"Clip/original/{i:05d}.{e}": b"x" for i in LABELS for e in ("json", "txt", "aac", "wav")}, **dfew_lists()}))
+    assert {c.path.suffix for c in t} == {".mp4"} and len(t) == 35
 
 
 def test_hidden_files_are_no_clips(tmp_path):
@@ -292,13 +304,14 @@ def closed(monkeypatch):
     return names
 
 
-def test_a_clip_that_cannot_be_read_is_named_and_left_out(tmp_path, closed):
+def test_a_clip_that_cannot_be_read_is_named_and_left_out(tmp_path, closed, monkeypatch):
     root = own(tmp_path, rows() + "dir,happy\nsub/x.mp4,sad\n")
     write(root, {"dir/1.png": b"x", "sub/x.mp4": b"x"})
     assert check(root).ok and check(root).kinds == {}
     closed |= {"dir", "sub", "3.mp4"}
+    monkeypatch.setattr(os, "access", lambda path, mode, access=os.access: Path(path).name != "4.mp4" and access(path, mode))
     report = check(root)
-    assert report.ok and report.kinds == dict(unreadable=3) and sum(report.counts["all"]) == 11, str(report)
+    assert report.ok and report.kinds == dict(unreadable=4) and sum(report.counts["all"]) == 10, str(report)
     assert all("Permission denied" in p.message for p in report.problems) and "no such file" not in str(report)
 
 
@@ -553,7 +566,7 @@ def homes(tmp_path_factory):
 
 def test_any_bytes_in_a_list(homes):
     seen = fuzz(homes, 300)
-    assert seen["tables"] > 100 and seen["refused"] > 20 and seen["problems"] > 100, seen
+    assert seen["tables"] > 80 and seen["refused"] > 80 and seen["problems"] > 100, seen
 
 
 @settings(max_examples=60, **SHELL)
@@ -566,6 +579,7 @@ def test_any_bytes_alone(homes, kind, content):
 
 def test_declared_classes():
     assert declared_classes(["path", "label"]) is None and declared_classes(["path", "Classes=a|B c|\"d|e\""]) == ("a", "B c", "d|e")
+    assert declared_classes(['classes=a|"b\rc', "x"]) is not None and declared_classes(["classes=a\rb|c"]) == ()      # damaged: no names
 
 
 # ---------------------------------------------------------------- zero bytes, signs that nobody sees, columns that stand twice

@@ -26,7 +26,7 @@ def there(path):
 @pytest.fixture
 def windows(monkeypatch, tmp_path):
     "The modules see Windows' rules for paths; `C:` is a folder of the current folder. Gives that folder."
-    played = types.SimpleNamespace(path=ntpath, stat=lambda p: os.stat(there(p)), scandir=lambda p: os.scandir(there(p)))
+    played = types.SimpleNamespace(path=ntpath, R_OK=os.R_OK, access=lambda p, mode: os.access(there(p), mode), stat=lambda p: os.stat(there(p)), scandir=lambda p: os.scandir(there(p)))
     for module in (rows, clips, lists, custom, datasets): monkeypatch.setattr(module, "os", played)
     monkeypatch.setattr(clips, "atomic_write", lambda p, *mode: atomic_write(there(p), *mode))
     monkeypatch.chdir(tmp_path)
