@@ -87,7 +87,8 @@ def main():
         for r in list(readers.values())[::1 if k % 2 else -1]: r.epoch()
     found = {name: r.figures() for name, r in readers.items()}
     about = dict(command=f"python benchmarks/cache.py WORK --clips {args.clips} --rounds {args.rounds}" + (" --checkout OTHER" if args.checkout else ""),
-                 commit={name: commit(place, ["micacl"]) for name, place in places.items()}, machine=machine(), seconds=round(time.time() - started))
+                 commit=commit(), machine=machine(), seconds=round(time.time() - started))
+    if args.checkout: about["other_commit"] = commit(args.checkout, ["micacl"])
     if "other" in found:
         pairs = [a["seconds"] / b["seconds"] for a, b in zip(found["this"]["epochs"][1:], found["other"]["epochs"][1:])]
         about["ratio"] = dict(ratio=statistics.median(pairs), low=min(pairs), high=max(pairs))
