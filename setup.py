@@ -1,9 +1,13 @@
 """Package metadata for micacl. Every value comes from settings.ini: edit that file, not this one."""
 import re
+import warnings
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+# of `pip install -e .`: a box about folders that are named like the package, which nobody has here
+warnings.filterwarnings("ignore", "Editable installation")
 
 HERE = Path(__file__).parent
 ini = ConfigParser(delimiters=["="])

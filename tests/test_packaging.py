@@ -55,6 +55,10 @@ def test_a_build_is_quiet_and_holds_the_weights(tmp_path):
     r = subprocess.run(build, cwd=tmp_path, env=env, capture_output=True, text=True)
     said = r.stdout + r.stderr
     assert r.returncode == 0 and not re.search(r"warning|deprecat|\*{20}", said, re.I), said[-3000:]
+    editable = "from setuptools.build_meta import build_editable; build_editable('editable')"       # as `pip install -e .`
+    (tmp_path / "editable").mkdir()
+    r = subprocess.run([sys.executable, "-c", editable], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert r.returncode == 0 and not re.search(r"warning|deprecat|\*{20}", r.stdout + r.stderr, re.I), r.stderr[-3000:]
     wheel, = (tmp_path / "dist").glob("*.whl")
     names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("micacl/")}
     kinds = (".py", ".safetensors", ".md", ".typed")
