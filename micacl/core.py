@@ -77,7 +77,9 @@ def check_number(
     right = isinstance(v, numbers.Integral if whole else numbers.Real) and not isinstance(v, bool)
     if not right or not least <= v < below:      # NaN is never in bounds
         bounds = f"of {least:g} or more" if below == math.inf else f"from {least:g} to below {below:g}"
-        raise MicaclError(f"{name}: expected a {'whole ' * whole}number {bounds}, found {value!r:.60}")
+        try: found = repr(value)[:60]
+        except ValueError: found = "one of thousands of digits"      # which Python refuses to write
+        raise MicaclError(f"{name}: expected a {'whole ' * whole}number {bounds}, found {found}")
     return v
 
 # %% ../nbs/00_core.ipynb #d68082af

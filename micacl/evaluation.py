@@ -47,7 +47,8 @@ def recorded_clips(
     "What a run wrote into its clips.csv."
     file = Path(run) / "clips.csv"
     if not file.is_file(): return None
-    try: rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    try:
+        with open(file, encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f))
     except (OSError, ValueError, csv.Error) as e: rows, found = [{}], f" ({e})"
     else: found = ""
     if not all(row.get("part") and row.get("content") for row in rows):

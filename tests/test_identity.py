@@ -267,3 +267,11 @@ def test_a_test_list_may_lack_a_class_and_one_of_another_class_is_named(data, tm
     write_rows(home / "more.csv", [dict(tests[0], label="d"), *tests[1:]])
     results = evaluate(tmp_path / "run", home / "more.csv")
     assert results["n_test"] == len(tests) - 1 and len(results["skipped"]) == 1 and "d" in results["skipped"][0]
+
+
+def test_names_of_clips_may_hold_any_sign(tmp_path):
+    from micacl.evaluation import recorded_clips
+    names = ["a\u2028b", "c\x85d", 'e"f,g', "h\ni"]
+    with open(tmp_path / "clips.csv", "w", encoding="utf-8", newline="") as f:
+        csv.writer(f, lineterminator="\n").writerows([["part", "id", "label", "content"], *(["train", n, "x", str(i)] for i, n in enumerate(names))])
+    assert [r["id"] for r in recorded_clips(tmp_path)] == names and trained_on(tmp_path) == {"0", "1", "2", "3"}

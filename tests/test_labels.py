@@ -588,3 +588,8 @@ def test_plots_take_counts_as_a_dict_and_names_that_are_no_text():
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["a?", r"\$b\$"]
     with pytest.raises(MicaclError): plot_long_tail([NAN, 1], ["a", "b"])
     with pytest.raises(MicaclError): plot_long_tail([1, 2, 3], ["a", "b"])
+
+
+def test_a_number_that_python_refuses_to_write_is_one_line():
+    from micacl.core import MicaclError, check_number
+    with pytest.raises(MicaclError, match="thousands of digits"): check_number(10**5000, "x", below=10)
