@@ -141,7 +141,8 @@ class _Progress:
         if IN_NOTEBOOK:
             if not self.master.lines: self.master.write(list(cells), table=True)
             return self.master.write(list(cells.values()), table=True)
-        (self.master.write if self.bars else print)("  ".join(f"{k} {v}" for k, v in cells.items()))
+        line = "  ".join(f"{k} {v}" for k, v in cells.items())
+        self.master.write(line) if self.bars else print(line, flush=True)      # a log is read while it grows
 
 # %% ../nbs/10_training.ipynb #1733d971
 class Interrupted(MicaclError):
