@@ -38,7 +38,7 @@ sync: .venv/.dev
 	$(BIN)/python tools/lab.py
 
 lab: .venv/.dev
-	$(BIN)/python -m jupyterlab nbs/00_core.ipynb
+	$(BIN)/python -m jupyterlab nbs/library/core.ipynb
 
 sheets: .venv/.dev
 	$(BIN)/python tools/lab.py

@@ -24,7 +24,7 @@ CONFIG = dict(mccl_weight=0.0, label_smoothing=0.0, epochs=8, lr=LR)
 
 def draw_clips(n, seed=0, profile="balanced", **kw):
     "Plan, acts and clips of a training part, undrawn: [(row, act, clip)]."
-    from micacl.synfew import draw_act, label_counts, plan_split, sample_clip
+    from micacl.data.synfew.generate import draw_act, label_counts, plan_split, sample_clip
     out = []
     for row in plan_split(seed, "train", label_counts(n, profile)):
         act = draw_act(seed, row.index, row.label)
@@ -110,11 +110,11 @@ def units_seen(root):
     "Area under the ROC curve of the pre-trained regressor for every unit, on instances of the balanced test clips: is the unit on (above 0.3) or not (below 0.05)?"
     import torch
     from sklearn.metrics import roc_auc_score
-    from micacl.config import Config
-    from micacl.pretrain import load_regressor, predict_units
-    from micacl.runs import read_clips
-    from micacl.synfew import UNITS, read_truth
-    from micacl.video import frame_indices
+    from micacl.train.config import Config
+    from micacl.train.pretrain import load_regressor, predict_units
+    from micacl.train.run import read_clips
+    from micacl.data.synfew.generate import UNITS, read_truth
+    from micacl.data.bags import frame_indices
     table, cache, _ = read_clips(root, root, Config(), quiet=True)
     model, truth, said, true = load_regressor(), read_truth(root), [], []
     for clip in table.select(split="test_balanced"):
@@ -133,7 +133,7 @@ def units_seen(root):
 
 def networks(work):
     "Train with all frames in order, in random order, with one frame; mean and attention pooling with a long and a brief apex."
-    from micacl.synfew import generate
+    from micacl.data.synfew.generate import generate
     folders = {name: work / name for name in EDITIONS}
     for name, kw in EDITIONS.items():
         generate(folders[name], progress=False, **DATA, **kw); fill_cache(folders[name])
@@ -164,7 +164,7 @@ def main():
     parser.add_argument("work", type=Path); parser.add_argument("--quick", action="store_true"); parser.add_argument("--keep-networks", action="store_true")
     args = parser.parse_args()
     from micacl.core import read_json, write_json
-    from micacl.synfew import VERSION
+    from micacl.data.synfew.generate import VERSION
     found = dict(command="python benchmarks/audits.py WORK", version=VERSION, commit=commit(), machine=machine(), shortcuts=pooled_shortcuts(), oracle=oracle())
     for name, s in found["shortcuts"].items(): print(f"{name}: {s['balanced_accuracy']:.3f}, chance {s['chance']:.3f}, z {s['z']:+.1f}")
     print({k: (v["uar"], v.get("uar_clean")) for k, v in found["oracle"].items() if isinstance(v, dict)}, flush=True)

@@ -4,7 +4,7 @@
     python benchmarks/bench.py WORK data loss          # some parts; the others in the file stay
     python benchmarks/bench.py WORK roofline --checkout OTHER    # one more row: the step of another checkout of the project, before a change for instance
 
-Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are medians of interleaved rounds (`micacl.bench.alternate`),
+Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are medians of interleaved rounds (`micacl.train.bench.alternate`),
 ratios are medians over the rounds with the smallest and the largest. torchcodec is compared where it can be imported; it needs FFmpeg's libraries:
 `pip install --no-deps --target FOLDER torchcodec` and PYTHONPATH=FOLDER are enough, the project itself does not use it. Clips are drawn into WORK and used again.
 """
@@ -28,7 +28,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def config_of(preset, **changes):
-    from micacl.config import PRESETS
+    from micacl.train.config import PRESETS
     return dataclasses.replace(PRESETS[preset](), **changes)
 
 
@@ -38,7 +38,7 @@ def paper_batch():
 
 
 def bench_of(work, config, n_clips=None):
-    from micacl.bench import Workbench
+    from micacl.train.bench import Workbench
     return Workbench(config, work / f"faces-{config.image_size}-{n_clips or 2 * config.batch_size}", n_clips)
 
 
@@ -50,7 +50,7 @@ def device_name():
 # ---- where a step's time goes, under which ceiling
 
 def roofline(work, rounds):
-    from micacl.bench import ceiling, parts
+    from micacl.train.bench import ceiling, parts
     rows = []
     for config, n in ((config_of("small"), rounds), (config_of("paper", batch_size=paper_batch()), max(2, rounds // 2))):
         desk = bench_of(work, config)
@@ -61,7 +61,7 @@ def roofline(work, rounds):
 # ---- the loader
 
 def data(work, rounds):
-    from micacl.bench import loading
+    from micacl.train.bench import loading
     return dict(rows=[dict(preset="small", batch_size=32, clips=128, workers=w, ratios=loading(bench_of(work, config_of("small", workers=w), 128), rounds)) for w in (0, 2)])
 
 
@@ -74,7 +74,7 @@ def _decoders():
     "name -> function of path and indices -> (T,H,W,3) uint8."
     import numpy as np
     import torch
-    from micacl.frames import read_frames
+    from micacl.data.frames import read_frames
     def pyav(path, take, threads=None):      # None: as many as it likes
         import av
         with av.open(str(path)) as box:
@@ -96,11 +96,11 @@ def _decoders():
 
 
 def decoders(work, rounds):
-    from micacl.bench import alternate, ratio
-    from micacl.datasets import load_table
-    from micacl.frames import _probe, count_frames, read_frames
-    from micacl.synfew import generate
-    from micacl.video import frame_indices
+    from micacl.train.bench import alternate, ratio
+    from micacl.data.load import load_table
+    from micacl.data.frames import _probe, count_frames, read_frames
+    from micacl.data.synfew.generate import generate
+    from micacl.data.bags import frame_indices
     rows, found = [], _decoders()
     for size, frames in ((64, 24), (224, 64)):
         generate(work / f"videos-{size}", n_train=16, n_test=0, n_frames=frames, size=size, progress=False)
@@ -153,9 +153,9 @@ def memory20k(work, rounds, n=20_000):
     "One process reads very many clips, three good ones and then a broken one, again and again."
     import psutil
     import numpy as np
-    from micacl import frames
-    from micacl.datasets import load_table
-    from micacl.synfew import generate
+    from micacl.data import frames
+    from micacl.data.load import load_table
+    from micacl.data.synfew.generate import generate
     generate(work / "videos-64", n_train=16, n_test=0, n_frames=24, size=64, progress=False)
     good = [c.path for c in load_table(work / "videos-64")]
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +186,7 @@ def memory20k(work, rounds, n=20_000):
 def _variants(name):
     "name -> (network, how its input is laid out, autocast dtype, is compiled); all of them start from the same weights."
     import torch
-    from micacl.backbone import _ChannelsLast, build_backbone
+    from micacl.nn.backbone import _ChannelsLast, build_backbone
     torch.manual_seed(0)
     net, last = build_backbone(name), torch.channels_last_3d
     off = copy.deepcopy(net)
@@ -201,7 +201,7 @@ def _variants(name):
 def compute(work, rounds):
     "The same training steps with one option changed; all start from the same weights and see the same batch."
     import torch
-    from micacl.bench import _wait
+    from micacl.train.bench import _wait
     device, rows = device_name(), []
     for name, M, S in (("r3d_small", 64, 64), ("r3d_18", 2, 64) if device == "cpu" else ("r3d_18", 256, 112)):
         dice = torch.Generator().manual_seed(0)
@@ -240,7 +240,7 @@ def compute(work, rounds):
 
 def baseline(work, rounds):
     import torch
-    from micacl.bench import alternate, ratio
+    from micacl.train.bench import alternate, ratio
     from plain_m3dfel import PlainM3DFEL, PlainTraining
     device, rows = device_name(), []
     halves = dict(no=None, fp16=torch.float16, bf16=torch.bfloat16) if device == "cuda" else dict(no=None, bf16=torch.bfloat16)
@@ -266,7 +266,7 @@ def baseline(work, rounds):
 
 def loss(work, rounds, sizes=(256, 1024, 4096)):
     import torch
-    from micacl.bench import alternate, peak_bytes, ratio, same_loss
+    from micacl.train.bench import alternate, peak_bytes, ratio, same_loss
     from micacl.mccl import MCCL
     device, rows = device_name(), []
     for B in sizes:
@@ -295,7 +295,7 @@ def _exponent(xs, ys):
 
 def growth(work, rounds):
     "Seconds against one quantity after the other, on the small preset, and the slope of the line in double logarithmic axes."
-    from micacl.bench import alternate, pieces, same_loss
+    from micacl.train.bench import alternate, pieces, same_loss
     desk, rows = bench_of(work, config_of("small", batch_size=16), 128), []
 
     def add(what, xs, functions):
@@ -304,7 +304,7 @@ def growth(work, rounds):
         ys = [float(sorted(t[str(x)])[len(t[str(x)]) // 2]) for x in xs]
         rows.append(dict(cost=what[0], against=what[1], x=xs, seconds=ys, exponent=_exponent(xs, ys)))
 
-    from micacl.loaders import make_loader
+    from micacl.train.loaders import make_loader
     trainee, loaders = desk.trainee(), {n: desk.accelerator.prepare(make_loader(desk.table[:n], desk.config, True, desk.cache)) for n in (16, 32, 64, 128)}
     add(("an epoch", "clips"), loaders, [lambda x=x: trainee.train(x) for x in loaders.values()])
     for what, sizes in (("instance_length", (2, 4, 8, 16)), ("n_instances", (2, 4, 8, 16)), ("batch_size", (4, 8, 16, 32, 64))):
@@ -334,9 +334,9 @@ def use_library(folder):
     sys.path.insert(0, str(folder))
     import micacl
     if Path(micacl.__file__).parent != folder / "micacl": sys.exit(f"{folder}: expected a checkout with micacl in it")
-    if not (folder / "micacl" / "augment.py").exists(): sys.modules["micacl.augment"] = types.SimpleNamespace(augment=None)    # the loader did that then
-    spec = importlib.util.spec_from_file_location("micacl.bench", ROOT / "micacl" / "bench.py")
-    sys.modules["micacl.bench"] = module = importlib.util.module_from_spec(spec)
+    if not (folder / "micacl" / "augment.py").exists(): sys.modules["micacl.data.augment"] = types.SimpleNamespace(augment=None)    # the loader did that then
+    spec = importlib.util.spec_from_file_location("micacl.train.bench", ROOT / "micacl" / "bench.py")
+    sys.modules["micacl.train.bench"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
 

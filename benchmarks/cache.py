@@ -21,9 +21,9 @@ CHILD = '''
 import dataclasses, json, sys, time
 from pathlib import Path
 import psutil, torch; torch.set_num_threads(1)
-from micacl.config import Config
-from micacl.loaders import make_loader, set_epoch
-from micacl.runs import read_clips
+from micacl.train.config import Config
+from micacl.train.loaders import make_loader, set_epoch
+from micacl.train.run import read_clips
 root, epoch = Path(sys.argv[1]), 0
 def held(): return psutil.Process().memory_info()
 def measure(f): start = time.perf_counter(); x = f(); return time.perf_counter() - start, x
@@ -43,7 +43,7 @@ for line in sys.stdin:
 
 def many_clips(work, name, n):
     "A folder with n names for 400 drawn clips, and their list."
-    from micacl.synfew import generate
+    from micacl.data.synfew.generate import generate
     generate(work / "drawn", n_train=400, n_test=0, n_frames=24, size=64, progress=False)
     root, drawn = work / f"{name}-{n}", sorted((work / "drawn").glob("clips/*.mp4"))
     if (root / "clips.csv").exists(): return root

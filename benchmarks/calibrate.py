@@ -39,15 +39,15 @@ def summary(runs):
 
 def dials(tried=None):
     "The dials as the code has them, or as they are tried: strength, keep, apex."
-    from micacl import acting
+    from micacl.data.synfew import acting
     return dict(dict(strength=list(acting.STRENGTH), keep=acting.KEEP, apex=[0.3, 0.6]), **(tried or {}))
 
 
 def make_set(folder, d):
     "The data set of a step, in one process: the dials are set here and nowhere else."
     from common import fill_cache
-    from micacl import acting
-    from micacl.synfew import generate
+    from micacl.data.synfew import acting
+    from micacl.data.synfew.generate import generate
     usual, acting.KEEP = acting.KEEP, d["keep"]
     try: info = generate(folder, progress=False, workers=1, strength=d["strength"], apex=d["apex"], **DATA)
     finally: acting.KEEP = usual

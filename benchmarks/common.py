@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))      # worker processes look for 
 
 def machine():
     "What the figures depend on; imported late, for `bench.py --checkout` chooses the library first."
-    from micacl.experiments import machine
+    from micacl.train.experiments import machine
     return machine()
 
 
@@ -30,8 +30,8 @@ def one_run(job):
     "Train and test once. `job`: data, config (overrides of Config), frames (None, 'shuffled' or 'single')."
     import torch
     from micacl.core import read_json
-    from micacl.config import Config
-    from micacl.training import train
+    from micacl.train.config import Config
+    from micacl.train.loop import train
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     _change_frames(job.get("frames"))
     config = dataclasses.replace(Config(), **job["config"])
@@ -51,7 +51,7 @@ _kept = []      # the library's own function, so that a worker can put it back
 def _change_frames(how):
     "Show the network other frames than those chosen: in random order, or one of them again and again; in training and in tests."
     import torch
-    from micacl import video
+    from micacl.data import bags as video
     if not _kept: _kept.append(video.frame_indices)
     chosen = _kept[0]
 
@@ -79,6 +79,6 @@ def run_many(jobs, processes=None):
 
 def fill_cache(folder):
     "Decode a set once, before several runs want it at the same time."
-    from micacl.config import Config
-    from micacl.runs import read_clips
+    from micacl.train.config import Config
+    from micacl.train.run import read_clips
     read_clips(folder, folder, Config(), quiet=True)

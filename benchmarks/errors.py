@@ -3,7 +3,7 @@
     python benchmarks/errors.py WORK        # eight minutes on 2 cores, two where WORK holds its clips and features already: writes results/errors.json
 
 The first four methods are runs of the ablations over again, with the rates that these chose. Three training sets of 1,200 clips have the same test clips: *as it is*;
-*clean*, the same clips with the label of what the face shows; *equal*, other clips, as many of each class. The backbone is frozen everywhere. nbs/22_errors.ipynb reads
+*clean*, the same clips with the label of what the face shows; *equal*, other clips, as many of each class. The backbone is frozen everywhere. nbs/findings/errors.ipynb reads
 the file.
 """
 import csv
@@ -26,7 +26,7 @@ NO_AUC, LOOKED_INTO = 25, ("MICACL", "balanced softmax")
 
 def training_sets(work):
     "Draw what is missing -> {name of a training set: data}, a folder or a list file."
-    from micacl.synfew import generate, read_clips
+    from micacl.data.synfew.generate import generate, read_clips
     spec = read_spec("ablations")["synfew"]
     generate(work / "data", progress=False, **spec)
     generate(work / "equal-data", progress=False, **{**spec, "profile": "balanced", "n_test": 0})
@@ -53,7 +53,7 @@ def write_list(file, rows, columns=("clip", "path", "label", "split", "fold", "i
 def config_of(method, seed):
     "As in the experiment that the method comes from, with the rate that it chose."
     from micacl.core import read_json
-    from micacl.experiments import configuration
+    from micacl.train.experiments import configuration
     _, experiment, name = METHODS[method]
     spec, chosen = read_spec(experiment), read_json(ROOT / "results" / f"{experiment}.json")["methods"][name]["chosen"]
     return configuration(spec, name, seed, chosen)
@@ -63,7 +63,7 @@ def one_run(work, data, method, fold, config):
     "Train and test once -> probabilities and weights of the test clips, and the counts of the training set."
     from scipy.special import softmax
     from micacl.core import read_json
-    from micacl.training import train
+    from micacl.train.loop import train
     with tempfile.TemporaryDirectory() as folder:
         train(data, Path(folder) / "run", config, fold, quiet=True, features=work / "features")
         info = read_json(Path(folder) / "run" / "config.json")
@@ -74,7 +74,7 @@ def one_run(work, data, method, fold, config):
 
 def all_runs(work, data):
     "{method: [a run for each seed]}; the features of each training set and seed are computed first."
-    from micacl.experiments import _features, run_all
+    from micacl.train.experiments import _features, run_all
     first = list({METHODS[m][0]: (work, data[METHODS[m][0]], m, None, config_of(m, 1)) for m in METHODS}.values())     # a job for each training set
     run_all(first, 1, work=_caches)
     run_all([(*job[:4], config_of(job[2], seed)) for job in first for seed in seeds_of(job[2])], work=_features)
@@ -88,18 +88,18 @@ def seeds_of(method): return SEEDS if METHODS[method][0] == "as it is" else OTHE
 
 
 def _caches(work, data, method, fold, config):
-    from micacl.runs import prepare_data
+    from micacl.train.run import prepare_data
     prepare_data(data, work, config, fold, quiet=True)
 
 
 def truth_of(root):
     "What is true of each test clip -> columns, the votes, and which instances carry the expression."
     from micacl.core import EMOTIONS
-    from micacl.config import Config
-    from micacl.datasets import load_table
-    from micacl.summaries import pack_labels
-    from micacl.synfew import read_clips, read_truth, read_votes
-    from micacl.training import instance_truth
+    from micacl.train.config import Config
+    from micacl.data.load import load_table
+    from micacl.train.summaries import pack_labels
+    from micacl.data.synfew.generate import read_clips, read_truth, read_votes
+    from micacl.train.loop import instance_truth
     rows, votes, truth = [r for r in read_clips(root) if r["split"] == TEST], read_votes(root), read_truth(root)
     emotion = lambda column: pack_labels(np.array([EMOTIONS.index(r[column]) for r in rows]))
     numbers = {k: [round(float(r[k]), d) if d else int(r[k]) for r in rows] for k, d in NUMBERS.items()}
@@ -121,17 +121,17 @@ def training_noise(work):
     "Rows: label of a training clip; columns: what the face shows."
     from micacl.core import EMOTIONS
     from micacl.metrics import confusion
-    from micacl.synfew import read_clips
+    from micacl.data.synfew.generate import read_clips
     at = np.array([[EMOTIONS.index(r[k]) for k in ("label", "clean_label")] for r in read_clips(work / "data") if r["split"] == "train"])
     return confusion(*at.T).tolist()
 
 
 def main(work):
     from micacl.core import EMOTIONS, read_json, write_json
-    from micacl.experiments import machine
+    from micacl.train.experiments import machine
     from micacl.metrics import uar
-    from micacl.summaries import pack_labels, unpack_labels
-    from micacl.synfew import VERSION
+    from micacl.train.summaries import pack_labels, unpack_labels
+    from micacl.data.synfew.generate import VERSION
     before, start = commit(), time.perf_counter()
     work.mkdir(parents=True, exist_ok=True); work = work.resolve()
     data = training_sets(work)

@@ -12,7 +12,7 @@ from common import ROOT, commit
 
 if __name__ == "__main__":
     from micacl.core import write_json
-    from micacl.experiments import run_experiment
+    from micacl.train.experiments import run_experiment
     name, work = sys.argv[1], Path(sys.argv[2])
     before = commit()
     summary = run_experiment(ROOT / "benchmarks" / f"{name}.json", work)

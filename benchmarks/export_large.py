@@ -13,7 +13,7 @@ from common import commit, machine
 def main(out):
     import torch
     from micacl.core import write_json
-    from micacl.export import TOLERANCE, WRITERS, export
+    from micacl.deploy.export import TOLERANCE, WRITERS, export
     from micacl.models import MICACL
     rows = []
     for backbone in ("r3d_small", "r3d_18"):

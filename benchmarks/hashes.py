@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from micacl.synfew import digest, draw_act, generate, label_counts, plan_split, sample_clip
+from micacl.data.synfew.generate import digest, draw_act, generate, label_counts, plan_split, sample_clip
 
 
 def short(x): return hashlib.sha256(x).hexdigest()[:16]

@@ -67,8 +67,8 @@ def start(argv, folder, says, before=None):
 
 def no_report():
     "Drawing the report takes three quarters of the time of a tiny run; it is drawn in one kind of job."
-    import micacl.report
-    micacl.report.write_report = lambda run: Path(run) / "report.html"
+    import micacl.show.report
+    micacl.show.report.write_report = lambda run: Path(run) / "report.html"
 
 
 def before_of(job): return no_report if job.startswith("train") and "report" not in job else None

@@ -23,13 +23,13 @@ SECONDS, FPS, WIDTH, HEIGHT = 20, 25, 640, 360      # of the drawn piece that is
 PROBE = '''
 import json, resource, sys, time
 import torch; torch.set_num_threads(1)
-from micacl.config import Config
+from micacl.train.config import Config
 from micacl.models import build_model
-from micacl.predict import predict_video
+from micacl.deploy.predict import predict_video
 config = Config()
 run = build_model(config, 7).eval(), config, dict(classes=list("abcdefg"), dataset="synfew", epoch=0)
 crop = sys.argv[2] == "crop"
-if crop: from micacl.tracking import _dlib_detector; _dlib_detector()
+if crop: from micacl.deploy.tracking import _dlib_detector; _dlib_detector()
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
 before, start, cpu = peak(), time.perf_counter(), time.process_time()
 p = predict_video(run, sys.argv[1], crop=crop)
@@ -42,9 +42,9 @@ def draw_piece(path):
     "Drawn clips, one after the other, pasted on a wall and moving about."
     import av
     import numpy as np
-    from micacl.datasets import load_table
-    from micacl.tracking import crop_face
-    from micacl.video import read_frames
+    from micacl.data.load import load_table
+    from micacl.deploy.tracking import crop_face
+    from micacl.data.bags import read_frames
     clips, frames = load_table(ROOT / "data" / "synfew-mini"), []
     for clip in clips:
         frames += list(read_frames(clip.path).numpy())

@@ -24,8 +24,8 @@ from common import commit, machine
 DECODE = '''
 import json, os, sys, time
 import torch; torch.set_num_threads(1)
-from micacl.datasets import load_table
-from micacl.video import _load_small
+from micacl.data.load import load_table
+from micacl.data.bags import _load_small
 table = load_table(sys.argv[1])
 def frames_of(c): return sum(map(len, _load_small(c.path, 112, None)))       # what filling the cache does with a clip
 frames_of(table.clips[0])
@@ -39,10 +39,10 @@ import json, os, sys, time
 from pathlib import Path
 import psutil, torch; torch.set_num_threads(1)
 from micacl.core import write_json
-from micacl.datasets import load_table
-from micacl.loaders import SAMPLERS, EpochOrder
-from micacl.cache import open_cache
-from micacl.cache import _file, _places
+from micacl.data.load import load_table
+from micacl.train.loaders import SAMPLERS, EpochOrder
+from micacl.data.cache import open_cache
+from micacl.data.cache import _file, _places
 root, step, out = Path(sys.argv[1]), sys.argv[2], {}
 def held(): return psutil.Process().memory_info().rss / 2**20
 def measure(f):      # -> seconds it took, MiB that its result holds; the result
@@ -66,8 +66,8 @@ EPOCHS = '''
 import json, os, sys
 from pathlib import Path
 import torch; torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-from micacl.config import Config
-from micacl.training import train
+from micacl.train.config import Config
+from micacl.train.loop import train
 train(sys.argv[1], sys.argv[2], Config(epochs=3, batch_size=32, val_fraction=0.0), quiet=True)
 if int(os.environ.get("RANK", 0)) == 0: print(json.dumps([json.loads(s)["seconds"] for s in Path(sys.argv[2], "metrics.jsonl").read_text().splitlines()]))
 '''
@@ -96,7 +96,7 @@ def ask(script, *args, processes=1, threads=1):
 
 
 def decoding(folder):
-    from micacl.synfew import generate
+    from micacl.data.synfew.generate import generate
     rows = []
     for size in (112, 224):
         generate(folder / f"{size}", n_train=84, n_test=0, size=size, progress=False)
@@ -123,9 +123,9 @@ def many_clips(root, n):
 
 
 def two_processes(folder):
-    from micacl.config import PRESETS
+    from micacl.train.config import PRESETS
     from micacl.models import build_model
-    from micacl.synfew import generate
+    from micacl.data.synfew.generate import generate
     generate(folder / "faces", n_train=192, n_test=7, progress=False)
     ways, seconds = {"one process, one core": (1, 1), "one process, two cores": (1, 2), "two processes, two cores": (2, 1)}, {}
     for turn in range(2):

@@ -23,10 +23,10 @@ def measure(run, features, data):
     "Everything about one finished run."
     import torch
     import torch.nn.functional as F
-    from micacl.loaders import InstanceFeatures
+    from micacl.train.loaders import InstanceFeatures
     from micacl.metrics import recalls, uar
-    from micacl.runs import load_run, prepare_data, read_tensors
-    from micacl.training import Objective
+    from micacl.train.run import load_run, prepare_data, read_tensors
+    from micacl.train.loop import Objective
     model, config, info = load_run(run)
     model.freeze_backbone().eval()
     d = prepare_data(data, run, config, quiet=True)
@@ -71,8 +71,8 @@ def compare(runs, a, b, head_a, head_b):
 
 def main(work):
     from micacl.core import read_json, write_json
-    from micacl.config import Config
-    from micacl.training import train
+    from micacl.train.config import Config
+    from micacl.train.loop import train
     before = commit()
     spec, runs, data = read_json(ROOT / "benchmarks" / "ablations.json"), [], work / "data"
     for method, fields in METHODS.items():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from micacl.core import MicaclError, read_json
-from micacl.config import Config
-from micacl.datasets import check, load_table, make_folds, write_clips
-from micacl.clips import divided_groups
-from micacl.tables import fold_rows, matrix_table, method_rows, read_results, results_table
+from micacl.train.config import Config
+from micacl.data.load import check, load_table, make_folds, write_clips
+from micacl.data.table import divided_groups
+from micacl.show.tables import fold_rows, matrix_table, method_rows, read_results, results_table
 
 FIVE = ["Bored", "left, then right", "Łódź ☂", "笑顔", "50 %"]
 SEVENTY = [f"класс №{i} 🙂" if i % 3 else f"mood <{i}> & more_{i}" for i in range(70)]
@@ -70,7 +70,7 @@ def test_what_the_list_says_is_what_is_read(folds):
     assert table.clips == dealt.clips and table.classes == dealt.classes and not table.problems and not table.notes
     assert divided_groups(table) == [] and table.folds == [1, 2, 3] and all(c.path.exists() for c in table)
     assert {c.path.is_dir() for c in table} == {True, False}
-    from micacl.video import read_frames
+    from micacl.data.bags import read_frames
     report = check(file, decode=read_frames, progress=False)
     assert report.ok and not report.problems and report.verdict == f"usable, {len(table)} clips" and sum(report.counts["fold 2"]) == len(table.select(fold=2))
     assert json.loads(json.dumps(report.to_dict()))["classes"] == list(table.classes)
@@ -78,8 +78,8 @@ def test_what_the_list_says_is_what_is_read(folds):
 
 
 def test_trains_with_mccl_tests_every_class_and_reports(folds, tmp_path):
-    from micacl.report import write_report
-    from micacl.training import evaluate, train
+    from micacl.show.report import write_report
+    from micacl.train.loop import evaluate, train
     file, dealt = folds
     C = len(dealt.classes)
     with np.errstate(invalid="raise"): r = train(file, tmp_path / "run", Config(**TINY, mccl_weight=1.0, seed=3), fold=2, quiet=True)

@@ -3,9 +3,9 @@ import hashlib, json
 from pathlib import Path
 import audits, calibrate
 import numpy as np, pytest
-from micacl import labels
+from micacl.data.synfew import labels
 from micacl.core import EMOTIONS
-from micacl.synfew import VERSION, digest, draw_act, generate, label_counts, plan_split, sample_clip
+from micacl.data.synfew.generate import VERSION, digest, draw_act, generate, label_counts, plan_split, sample_clip
 
 ROOT = Path(__file__).parents[1]
 RECORDED = json.loads((ROOT / "results" / "synfew-audits.json").read_text())
@@ -103,7 +103,7 @@ def test_recorded_means_are_those_of_the_runs():
 
 def test_frames_shown_are_changed_as_said():
     import common, torch
-    from micacl import video
+    from micacl.data import bags as video
     own = video.frame_indices
     try:
         plain = torch.as_tensor(own(40, 4, 4, None))

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torchvision.transforms import v2
 
-from micacl import augment as A
-from micacl.augment import augment, augment_batch, augment_clip, draw, resampling
-from micacl.config import Config
+from micacl.data import augment as A
+from micacl.data.augment import augment, augment_batch, augment_clip, draw, resampling
+from micacl.train.config import Config
 
 CONFIG = Config(image_size=32)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torchvision.models.video import R3D_18_Weights, r3d_18
-from micacl.backbone import (KINETICS, Backbone, PlacePool, build_backbone, conv_block, read_weights, save_weights,
+from micacl.nn.backbone import (KINETICS, Backbone, PlacePool, build_backbone, conv_block, read_weights, save_weights,
                              weights_path)
 from micacl.core import MicaclError
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from micacl import bench as B
+from micacl.train import bench as B
 from micacl import cli
 from micacl.core import MicaclError
-from micacl.config import PRESETS
+from micacl.train.config import PRESETS
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,12 +6,13 @@ from pathlib import Path, PureWindowsPath
 import numpy as np, pytest
 from PIL import Image
 
-from micacl import cache as K, frames as D
-from micacl.cache import FrameCache, clip_content, clip_stamp, fingerprint
+from micacl.data import cache as K
+from micacl.data import frames as D
+from micacl.data.cache import FrameCache, clip_content, clip_stamp, fingerprint
 from micacl.core import MicaclError
-from micacl.config import Config
-from micacl.datasets import Clip, ClipTable
-from micacl.video import ClipDataset, ClipError, frame_indices, read_frames
+from micacl.train.config import Config
+from micacl.data.load import Clip, ClipTable
+from micacl.data.bags import ClipDataset, ClipError, frame_indices, read_frames
 from test_video import picture_frames, write_video
 
 CONFIG = Config(image_size=32)

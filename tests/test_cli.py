@@ -6,7 +6,7 @@ import pytest
 import micacl
 from micacl import cli
 from micacl.core import MicaclError, read_json
-from micacl.config import PRESETS, Config
+from micacl.train.config import PRESETS, Config
 
 PACKAGE = os.path.dirname(os.path.dirname(micacl.__file__))
 TINY = "--no-pretrained --epochs 1 --batch-size 7 --image-size 32 --mccl-dim 16 --quiet".split()
@@ -141,24 +141,24 @@ def test_check_of_a_wrong_path_says_unusable(capsys, tmp_path):
     (KeyboardInterrupt(), 130, "the same command goes on")])
 def test_errors_become_one_line(capsys, monkeypatch, error, status, words):
     def fail(*a, **k): raise error
-    monkeypatch.setattr("micacl.synfew.generate", fail)
+    monkeypatch.setattr("micacl.data.synfew.generate.generate", fail)
     code, _, err = run(capsys, "synfew", "out")
     assert code == status and words in one_line(err)
 
 
 def test_a_stopped_training_says_how_to_go_on(capsys, monkeypatch, faces, tmp_path):
     def stop(*a, **k): raise KeyboardInterrupt
-    monkeypatch.setattr("micacl.training._train", stop)
+    monkeypatch.setattr("micacl.train.loop._train", stop)
     status, _, err = run(capsys, "train", faces, "--out", tmp_path / "run", *TINY)
     assert status == 130 and "--resume" in one_line(err)
-    monkeypatch.setattr("micacl.report.generate", lambda *a, **k: None)
+    monkeypatch.setattr("micacl.show.report.generate", lambda *a, **k: None)
     status, _, err = run(capsys, "demo", "--out", tmp_path / "demo")
     assert status == 130 and "the same command goes on" in one_line(err) and "--resume" not in err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     def fail(*a, **k): raise ZeroDivisionError
-    monkeypatch.setattr("micacl.synfew.generate", fail)
+    monkeypatch.setattr("micacl.data.synfew.generate.generate", fail)
     with pytest.raises(ZeroDivisionError): cli.main(["synfew", "out"])
 
 

@@ -19,17 +19,17 @@ import torch
 import micacl
 from helpers import CLASSES
 from micacl import cli
-from micacl import predict as P
+from micacl.deploy import predict as P
 from micacl.core import MicaclError, atomic_write, derive_seed, read_json, write_json
-from micacl.config import Config
-from micacl.frames import ClipError
+from micacl.train.config import Config
+from micacl.data.frames import ClipError
 from micacl.metrics import summarise
 from micacl.models import build_model
-from micacl.pages import FreeNames, safe_name
-from micacl.report import _still_there, write_report
-from micacl.runs import is_shared, load_run, write_tensors
-from micacl.sharing import fetch, load_model, save_pretrained
-from micacl.tables import read_results
+from micacl.show.html import FreeNames, safe_name
+from micacl.show.report import _still_there, write_report
+from micacl.train.run import is_shared, load_run, write_tensors
+from micacl.deploy.sharing import fetch, load_model, save_pretrained
+from micacl.show.tables import read_results
 
 ENV = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(micacl.__file__))}
 LATIN = os.fsdecode(b"caf\xe9")                      # a name whose last byte is not UTF-8
@@ -548,7 +548,7 @@ def test_results_that_are_damaged_are_one_line(tmp_path, tests):
 
 @pytest.mark.skipif(os.name == "nt", reason="names of files are text on Windows")
 def test_frames_are_read_from_a_folder_whose_name_is_no_text(tmp_path):
-    from micacl.cache import _mapped
+    from micacl.data.cache import _mapped
     folder = tmp_path / "d\udce9"
     try: folder.mkdir()
     except OSError: pytest.skip("this file system takes names in UTF-8 only")
@@ -571,8 +571,8 @@ def test_a_device_is_written_to_and_stays_a_device(tmp_path):
 
 
 def test_a_very_long_name_of_a_method_fits_into_a_file_name(tmp_path):
-    from micacl.config import Config
-    from micacl.experiments import run_path
+    from micacl.train.config import Config
+    from micacl.train.experiments import run_path
     for name in ("m" * 500, "喜" * 300, "喜" * 300 + "\udce9"):
         file = run_path(tmp_path, "d", name, None, Config())
         file.parent.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.losses import SupConLoss
 from helpers import needs_gloo, on_two_processes
-from micacl.contrast import BCL, CONTRASTS, Contrast, SupCon, bcl, bcl_terms, supcon
+from micacl.longtail.contrast import BCL, CONTRASTS, Contrast, SupCon, bcl, bcl_terms, supcon
 from micacl.core import MicaclError
 from micacl.mccl import MCCL, category_weights, log_form, pairs
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from micacl.config import PRESETS, Config, check_config, config_from_dict
+from micacl.train.config import PRESETS, Config, check_config, config_from_dict
 from micacl.core import (MicaclError, Stream, atomic_write, class_counts,
                          derive_seed, frequency_groups, read_json, seed_everything, write_json)
 

@@ -4,8 +4,8 @@ import numpy as np, pytest
 from pathlib import Path
 from hypothesis import given, settings, strategies as st
 from micacl.core import EMOTIONS, MicaclError
-from micacl.clips import Intake, divided_groups, make_folds, parse_label, write_clips
-from micacl.datasets import Clip, ClipTable, Problem, carve_validation, check, load_table, protocol
+from micacl.data.table import Intake, divided_groups, make_folds, parse_label, write_clips
+from micacl.data.load import Clip, ClipTable, Problem, carve_validation, check, load_table, protocol
 
 
 def write(root, files):
@@ -606,7 +606,7 @@ def test_check_of_a_whole_copy(tmp_path):
 
 
 def test_published_counts_add_up():
-    from micacl.datasets import _PUBLISHED
+    from micacl.data.load import _PUBLISHED
     for k in range(1, 6): assert sum(np.sum(_PUBLISHED["dfew"][p]) for p in (f"fold {k}", f"train of fold {k}")) == 11697
     assert sum(_PUBLISHED["dfew"]["all"]) == 11697 and sum(_PUBLISHED["dfew"][f"fold {k}"] if k > 1 else sum(_PUBLISHED["dfew"]["fold 1"]) for k in range(1, 6)) == 11697
     assert sum(_PUBLISHED["ferv39k"]["train"]) == 31088 and sum(_PUBLISHED["ferv39k"]["test"]) == 7847 and sum(_PUBLISHED["mafw"]["all"]) == 9172
@@ -719,8 +719,8 @@ def pictures(tmp_path_factory):
 def test_any_classes_train_and_test(pictures, tmp_path, C, options):
     import csv
     from micacl.core import read_json
-    from micacl.config import Config
-    from micacl.training import evaluate, train
+    from micacl.train.config import Config
+    from micacl.train.loop import evaluate, train
     config = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=16, mccl_dim=16, **options)
     names = ODD[:C]
     with open(pictures / f"list {C}.csv", "w", newline="", encoding="utf-8") as f:
@@ -743,8 +743,8 @@ def test_any_classes_train_and_test(pictures, tmp_path, C, options):
 
 
 def test_folds_made_from_groups_train_and_test(pictures, tmp_path):
-    from micacl.config import Config
-    from micacl.training import train
+    from micacl.train.config import Config
+    from micacl.train.loop import train
     names = ["left", "right", "up"]
     (pictures / "grouped.csv").write_text("path,label,group\n" + "\n".join(f'"clips, cut/{i}",{names[i % 3]},p{i // 6}' for i in range(66)))
     table = make_folds(load_table(pictures / "grouped.csv"), 3)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from micacl.summaries import unpack_labels
-from micacl.synfew import VERSION, draw_act, label_counts, plan_split
+from micacl.train.summaries import unpack_labels
+from micacl.data.synfew.generate import VERSION, draw_act, label_counts, plan_split
 
 FILE = Path(__file__).parents[1] / "results" / "errors.json"
 R = json.loads(FILE.read_text())

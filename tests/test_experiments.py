@@ -11,14 +11,14 @@ import time
 import numpy as np
 import pytest
 
-from micacl import experiments
+from micacl.train import experiments
 from micacl.core import MicaclError, read_json
-from micacl.config import Config
-from micacl.experiments import compare_runs, configuration, cost, grid, one_run, read_spec, run_experiment, run_path, summarise_runs
+from micacl.train.config import Config
+from micacl.train.experiments import compare_runs, configuration, cost, grid, one_run, read_spec, run_experiment, run_path, summarise_runs
 from micacl.metrics import paired_difference, uar
 from micacl.models import build_model
-from micacl.summaries import pack_labels, unpack_labels
-from micacl.training import Interrupted, train
+from micacl.train.summaries import pack_labels, unpack_labels
+from micacl.train.loop import Interrupted, train
 
 BASE = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=8, mccl_weight=0.0)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from helpers import CLASSES, make, movie as longer
-from micacl import export as E
+from micacl.deploy import export as E
 from micacl.core import MicaclError
-from micacl.export import export
+from micacl.deploy.export import export
 from micacl.models import MODELS
-from micacl.sharing import from_pretrained, save_pretrained
+from micacl.deploy.sharing import from_pretrained, save_pretrained
 
 BOTH = ("attention", "m3dfel", "micacl", "transformer")     # in both formats; of the two that differ least, mean is exported as torch and max as onnx below
 

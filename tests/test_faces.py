@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from micacl.core import MicaclError, Stream
-from micacl.faces import BEARDS, GLASSES, HAIR_STYLES, UNIT_NAMES, UNITS, Face, Scene, geometry, random_face, random_scene, render
-from micacl.paint import blur, bump, cover, grain_offsets, grain_tile, lambert, outline, ramp, sincos
+from micacl.data.synfew.faces import BEARDS, GLASSES, HAIR_STYLES, UNIT_NAMES, UNITS, Face, Scene, geometry, random_face, random_scene, render
+from micacl.data.synfew.paint import blur, bump, cover, grain_offsets, grain_tile, lambert, outline, ramp, sincos
 
 PLAIN = Face(hair_style="bald", eye_tilt=0.0)
 LIGHT = Scene(light=(0.0, -0.6, 0.8))

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 from micacl.core import MicaclError
-from micacl.heads import HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage, tau_normalise
-from micacl.losses import adjust_logits
+from micacl.longtail.classifiers import HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage, tau_normalise
+from micacl.longtail.losses import adjust_logits
 
 COUNTS = [300, 80, 20]
 

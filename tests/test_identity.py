@@ -4,19 +4,19 @@ import csv, dataclasses, os, shutil
 import numpy as np
 import pytest
 
-from micacl.cache import fingerprint
+from micacl.data.cache import fingerprint
 from micacl.core import MicaclError, read_json, write_json
-from micacl.config import Config
-from micacl.experiments import run_experiment
-from micacl.loaders import InstanceFeatures
+from micacl.train.config import Config
+from micacl.train.experiments import run_experiment
+from micacl.train.loaders import InstanceFeatures
 from micacl.models import build_model
-from micacl.report import write_report
-from micacl.evaluation import trained_on
-from micacl.runs import prepare_data
-from micacl.summaries import compare_runs
-from micacl.synfew import generate
-from micacl.tables import read_results
-from micacl.training import evaluate, train
+from micacl.show.report import write_report
+from micacl.train.evaluation import trained_on
+from micacl.train.run import prepare_data
+from micacl.train.summaries import compare_runs
+from micacl.data.synfew.generate import generate
+from micacl.show.tables import read_results
+from micacl.train.loop import evaluate, train
 
 TINY = Config(model="mean", n_instances=2, image_size=32, pretrained=False, batch_size=8, epochs=1, warmup_epochs=0.0, mccl_weight=0.0, seed=7)
 FROZEN = dataclasses.replace(TINY, backbone_lr=0.0)
@@ -270,7 +270,7 @@ def test_a_test_list_may_lack_a_class_and_one_of_another_class_is_named(data, tm
 
 
 def test_names_of_clips_may_hold_any_sign(tmp_path):
-    from micacl.evaluation import recorded_clips
+    from micacl.train.evaluation import recorded_clips
     names = ["a\u2028b", "c\x85d", 'e"f,g', "h\ni"]
     with open(tmp_path / "clips.csv", "w", encoding="utf-8", newline="") as f:
         csv.writer(f, lineterminator="\n").writerows([["part", "id", "label", "content"], *(["train", n, "x", str(i)] for i, n in enumerate(names))])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lab
-from micacl.check import EXERCISES, CheckFailed, check, exercise, find_exercise, prove
+from micacl.lab.checker import EXERCISES, CheckFailed, check, exercise, find_exercise, prove
 from micacl.core import MicaclError
 
 ROOT = Path(__file__).parents[1]
@@ -152,7 +152,7 @@ def test_references_without_a_library_function_agree_with_values_by_hand():
 
 
 def test_class_probability_is_that_of_the_sampler():
-    from micacl.loaders import POWERS, clip_shares
+    from micacl.train.loaders import POWERS, clip_shares
     n_c = torch.tensor([6, 3, 1])
     y = torch.repeat_interleave(torch.arange(3), n_c)
     for name, q in POWERS.items():
@@ -254,7 +254,7 @@ def cell(kind, source, i): return dict(cell_type=kind, id=i, metadata={}, source
 
 
 def small_sheet(folder, solution):
-    cells = [cell("markdown", "# A small sheet", "a"), cell("code", "import numpy as np\nfrom micacl.check import check", "b"),
+    cells = [cell("markdown", "# A small sheet", "a"), cell("code", "import numpy as np\nfrom micacl.lab.checker import check", "b"),
              cell("code", f"def g_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n    return {solution}\n    ### END SOLUTION", "c"), cell("code", 'check("1.4", g_mean)', "d"),
              cell("code", "from ipywidgets import IntSlider, interact\n@interact(n=IntSlider(1, 0, 3))\ndef picture(n): return 6 / n", "e")]
     (folder / "1_small.ipynb").write_text(lab.dump(dict(cells=cells, metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")), nbformat=4, nbformat_minor=5)))

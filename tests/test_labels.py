@@ -8,20 +8,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from micacl import longtail as lt
-from micacl.backbone import build_backbone
-from micacl.contrast import CONTRASTS, bcl, bcl_terms, supcon
+from micacl.nn.backbone import build_backbone
+from micacl.longtail.contrast import CONTRASTS, bcl, bcl_terms, supcon
 from micacl.core import MicaclError, check_counts, check_labels, class_counts, frequency_groups
 from micacl.geiim import GEIIM
-from micacl.heads import learn_scales, nearest_mean, retrain, second_stage
-from micacl.loaders import SAMPLERS, EpochOrder, clip_shares, m_per_class
-from micacl.losses import LOSSES, Focal, adjust_logits, build_loss, log_prior
+from micacl.longtail.classifiers import learn_scales, nearest_mean, retrain, second_stage
+from micacl.train.loaders import SAMPLERS, EpochOrder, clip_shares, m_per_class
+from micacl.longtail.losses import LOSSES, Focal, adjust_logits, build_loss, log_prior
 from micacl.mccl import (MCCL, Scales, category_weights, class_temperatures, label_tensor, log_form_in_blocks, pairs,
                          temperature)
 from micacl.metrics import (bootstrap_interval, confusion, ece, group_recall, instance_auc, paired_difference, recalls,
                             reliability, summarise, uar, war)
 from micacl.models import MODELS, prepare_video
-from micacl.summaries import pack_labels, unpack_labels
-from micacl.tables import row_of
+from micacl.train.summaries import pack_labels, unpack_labels
+from micacl.show.tables import row_of
 from micacl.wian import WIAN, GatedAttentionPool, MaxPool, MeanPool, TransformerPool
 
 C, Y = 5, [0, 1, 1, 4]
@@ -582,7 +582,7 @@ def test_groups_of_classes_that_are_none(rule):
 
 
 def test_plots_take_counts_as_a_dict_and_names_that_are_no_text():
-    from micacl.plots import plot_long_tail
+    from micacl.show.plots import plot_long_tail
     figure = plot_long_tail({1: 3, 0: 9}, ["a\udce9", "$b$"])
     figure.canvas.draw()
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["a?", r"\$b\$"]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from micacl.config import Config
-from micacl.experiments import configuration, grid, read_spec
-from micacl.ledger import LEDGER, ledger_rows
+from micacl.train.config import Config
+from micacl.train.experiments import configuration, grid, read_spec
+from micacl.show.ledger import LEDGER, ledger_rows
 
 ROOT = Path(__file__).parents[1]
 CHOICES = [c for part in LEDGER.values() for c in part]

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
-from micacl import clips, custom, datasets, lists
-from micacl.clips import PROBLEM_KINDS, Clip, ClipTable, Intake, Problem, carve_validation, declared_classes, divided_groups, make_folds, parse_label, plain_label, write_clips
+from micacl.data import table as clips
+from micacl.data import custom
+from micacl.data import load as datasets
+from micacl.data import readers as lists
+from micacl.data.table import PROBLEM_KINDS, Clip, ClipTable, Intake, Problem, carve_validation, declared_classes, divided_groups, make_folds, parse_label, plain_label, write_clips
 from micacl.core import EMOTIONS, MicaclError
-from micacl.datasets import check, load_table
-from micacl.rows import cell_text, is_missing
+from micacl.data.load import check, load_table
+from micacl.data.rows import cell_text, is_missing
 from test_datasets import FOLD, LABELS, dfew_clips, dfew_lists, ferv_clips, ferv_lists, mafw_clips, mafw_lists, write
 
 SHELL = dict(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large])

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from micacl.augment import augment
+from micacl.data.augment import augment
 from micacl.core import MicaclError, read_json
-from micacl.config import Config
-from micacl.loaders import EpochOrder, FeatureDataset, InstanceFeatures, make_loader, set_epoch
+from micacl.train.config import Config
+from micacl.train.loaders import EpochOrder, FeatureDataset, InstanceFeatures, make_loader, set_epoch
 from micacl.models import build_model
-from micacl.runs import prepare_data, read_tensors
-from micacl.training import train
+from micacl.train.run import prepare_data, read_tensors
+from micacl.train.loop import train
 
 TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, backbone_lr=0.0)
 N_C = [400, 100, 4]

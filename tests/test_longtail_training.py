@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from micacl.core import MicaclError, read_json
-from micacl.config import CHOICES, Config
-from micacl.contrast import CONTRASTS
-from micacl.heads import HEADS, STAGES, CosineLinear, nearest_mean, second_stage
-from micacl.loaders import SAMPLERS, EpochOrder, clip_shares, make_loader
-from micacl.losses import LOSSES
+from micacl.train.config import CHOICES, Config
+from micacl.longtail.contrast import CONTRASTS
+from micacl.longtail.classifiers import HEADS, STAGES, CosineLinear, nearest_mean, second_stage
+from micacl.train.loaders import SAMPLERS, EpochOrder, clip_shares, make_loader
+from micacl.longtail.losses import LOSSES
 from micacl.models import BagOutput, build_model
-from micacl.runs import load_run, prepare_data, read_tensors, settle
-from micacl.training import Interrupted, Objective, bag_features, train
+from micacl.train.run import load_run, prepare_data, read_tensors, settle
+from micacl.train.loop import Interrupted, Objective, bag_features, train
 
 TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, backbone_lr=0.0, label_smoothing=0.0)
 LABELS = [0] * 90 + [1] * 30 + [2] * 5

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from micacl.core import MicaclError
-from micacl.losses import (LDAM, LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LogitAdjusted, WeightedCE, adjust_logits,
+from micacl.longtail.losses import (LDAM, LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LogitAdjusted, WeightedCE, adjust_logits,
                            build_loss, log_prior)
 
 DFEW = [1956, 1515, 2135, 1738, 1175, 116, 721]   # fold 1

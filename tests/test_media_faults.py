@@ -6,12 +6,14 @@ from pathlib import Path
 import av, numpy as np, pytest, torch
 from PIL import Image
 
-from micacl import cache as C, frames as F, tracking as T
+from micacl.data import cache as C
+from micacl.data import frames as F
+from micacl.deploy import tracking as T
 from micacl.core import MicaclError
-from micacl.datasets import Clip, ClipTable, check
-from micacl.frames import ClipError, count_frames, read_frames, read_portions
-from micacl.tracking import stream_frames
-from micacl.cache import FrameCache
+from micacl.data.load import Clip, ClipTable, check
+from micacl.data.frames import ClipError, count_frames, read_frames, read_portions
+from micacl.deploy.tracking import stream_frames
+from micacl.data.cache import FrameCache
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 from micacl.core import MicaclError
-from micacl.config import Config
+from micacl.train.config import Config
 from micacl.mccl import MCCL
 from micacl.models import DMIN, M3DFEL, MICACL, MODELS, BagOutput, DMINTail, NormTail, build_model, prepare_video
 

@@ -63,7 +63,7 @@ def test_a_build_is_quiet_and_holds_the_weights(tmp_path):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("micacl/")}
     kinds = (".py", ".safetensors", ".md", ".typed")
     there = {p.relative_to(tmp_path).as_posix() for p in (tmp_path / "micacl").rglob("*") if p.suffix in kinds}
-    assert names == there and "micacl/weights/r3d_small.safetensors" in names
+    assert names == there and "micacl/nn/weights/r3d_small.safetensors" in names
 
 
 def test_every_chapter_has_its_module():
@@ -102,7 +102,7 @@ def test_figures_of_the_readme_come_from_the_results():
 
 def test_rates_of_the_demo_are_those_that_tuning_chose():
     import json
-    from micacl.report import demo_config
+    from micacl.show.report import demo_config
     methods = json.loads((ROOT / "results" / "ablations.json").read_text())["methods"]
     for model, method in (("micacl", "MICACL"), ("mean", "mean pooling, plain CE")):
         config = demo_config(model)
@@ -110,7 +110,7 @@ def test_rates_of_the_demo_are_those_that_tuning_chose():
 
 
 USER = """import torch
-from micacl.config import Config
+from micacl.train.config import Config
 from micacl.mccl import MCCL
 from micacl.models import MICACL, build_model
 out = MICACL(n_classes=7, backbone="r3d_small")(torch.rand(2, 16, 3, 64, 64))

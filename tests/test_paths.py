@@ -6,11 +6,15 @@ import types
 
 import pytest
 
-from micacl import clips, custom, datasets, lists, rows
-from micacl.clips import Clip, ClipTable, Intake, Place, write_clips
+from micacl.data import table as clips
+from micacl.data import custom
+from micacl.data import load as datasets
+from micacl.data import readers as lists
+from micacl.data import rows
+from micacl.data.table import Clip, ClipTable, Intake, Place, write_clips
 from micacl.core import EMOTIONS, MicaclError, atomic_write
-from micacl.datasets import check, load_table
-from micacl.rows import slashed, within
+from micacl.data.load import check, load_table
+from micacl.data.rows import slashed, within
 from test_datasets import FOLD, LABELS, dfew_clips, dfew_lists, ferv_clips, ferv_lists, mafw_clips, mafw_lists, write
 
 

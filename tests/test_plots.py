@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from micacl import plots
+from micacl.show import plots
 from micacl.core import EMOTIONS, MicaclError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (16, 12, 10, 3), dtype=np.uint8)   # (T,H,W,C)
@@ -27,7 +27,7 @@ def titles(fig): return [ax.get_title(loc="left") for ax in fig.axes]
 
 def test_import_changes_nothing_and_needs_no_screen(tmp_path):
     code = ("import matplotlib as m; now = lambda: [(k, m.rcParams[k]) for k in m.rcParams if k != 'backend'];"   # asking for the backend loads pyplot
-            "before = now(); import micacl.plots as p, sys; assert now() == before; assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules;"
+            "before = now(); import micacl.show.plots as p, sys; assert now() == before; assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules;"
             "p.plot_adjacency([[1, 0], [0, 1]]).savefig(sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules")
     path = tmp_path / "a.png"
     subprocess.run([sys.executable, "-c", code, str(path)], check=True, env={k: v for k, v in os.environ.items() if k != "DISPLAY"})

@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from helpers import CLASSES
-from micacl import predict as P
-from micacl import tracking as T
+from micacl.deploy import predict as P
+from micacl.deploy import tracking as T
 from micacl.core import MicaclError
-from micacl.config import Config
-from micacl.datasets import load_table
-from micacl.loaders import make_loader
+from micacl.train.config import Config
+from micacl.data.load import load_table
+from micacl.train.loaders import make_loader
 from micacl.models import build_model
-from micacl.training import make_accelerator, predict
-from micacl.frames import ClipError, read_frames
-from micacl.video import frame_indices
+from micacl.train.loop import make_accelerator, predict
+from micacl.data.frames import ClipError, read_frames
+from micacl.data.bags import frame_indices
 
 MINI = Path(__file__).parents[1] / "data" / "synfew-mini"
 
@@ -170,9 +170,9 @@ def test_memory_does_not_grow_with_length(tmp_path):
     short, long = (write(tmp_path / f"{n}.mp4", itertools.islice(itertools.cycle(noise(20, 240, 320)), n), fps=2) for n in (40, 400))
     code = '''
 import resource, sys, torch
-from micacl.config import Config
+from micacl.train.config import Config
 from micacl.models import build_model
-from micacl.predict import predict_video
+from micacl.deploy.predict import predict_video
 torch.set_num_threads(1); c = Config(model="mean", pretrained=False)
 run = build_model(c, 7).eval(), c, dict(classes=list("abcdefg"), dataset="synfew", epoch=1)
 detect = lambda x: [(100, 60, 90, 90)]
@@ -321,7 +321,7 @@ def avi_claims(path, size):
 HOSTILE = '''
 import resource, sys, time
 from micacl.core import MicaclError
-from micacl.tracking import stream_frames
+from micacl.deploy.tracking import stream_frames
 import av, PIL.Image
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
 for video in sys.argv[1:]:
@@ -422,7 +422,7 @@ def test_timeline_joins_neighbours_without_gaps():
 @pytest.fixture
 def run_folder(run, tmp_path):
     from micacl.core import write_json
-    from micacl.runs import write_tensors
+    from micacl.train.run import write_tensors
     model, config, info = run
     (tmp_path / "run").mkdir()
     write_json(tmp_path / "run" / "config.json", dict(info, config=config.to_dict(), data="", fold=None, train_counts=[1] * 7, train_clips=""))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
-from micacl.backbone import build_backbone, read_weights, weights_path
+from micacl.nn.backbone import build_backbone, read_weights, weights_path
 from micacl.core import MicaclError, derive_seed
-from micacl.pretrain import (UnitHead, augment, data_card, fit, forget_time, load_regressor, new_model, predict_units,
+from micacl.train.pretrain import (UnitHead, augment, data_card, fit, forget_time, load_regressor, new_model, predict_units,
                              pretrain, probe, r_squared, recolour, render_stream, to_instances, unit_loss)
-from micacl.synfew import GENERATOR, UNITS, unit_stream
+from micacl.data.synfew.generate import GENERATOR, UNITS, unit_stream
 
 LOG = json.loads((Path(__file__).parent.parent / "results" / "pretrain-r3d_small.json").read_text(encoding="utf-8"))
 TINY = dict(n=24, epochs=1, n_clips=8, clip_epochs=1, size=32, n_frames=2, batch_size=8, n_held_out=8, workers=1, quiet=True)
@@ -149,7 +149,7 @@ def test_impossible_parameters(tmp_path, change, line):
 
 def test_head_of_other_units_is_refused(tmp_path, monkeypatch):
     pretrain(tmp_path, **TINY)
-    monkeypatch.setattr("micacl.pretrain.UNITS", UNITS[:-1])
+    monkeypatch.setattr("micacl.train.pretrain.UNITS", UNITS[:-1])
     with pytest.raises(MicaclError, match="expected a head for"): load_regressor(tmp_path / "r3d_small.safetensors")
 
 
@@ -159,7 +159,7 @@ def kill():
     while len(multiprocessing.active_children()) < 2: time.sleep(.1)
     time.sleep(3); os.kill(os.getpid(), 9)
 if __name__ == "__main__":
-    from micacl.pretrain import render_stream
+    from micacl.train.pretrain import render_stream
     threading.Thread(target=kill, daemon=True).start()
     render_stream(0, 20_000, workers=2)
 """

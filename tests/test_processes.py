@@ -16,15 +16,15 @@ from accelerate.data_loader import prepare_data_loader
 from torch import nn
 
 from micacl.core import MicaclError, read_json
-from micacl.config import Config
-from micacl.datasets import load_table
-from micacl.heads import STAGES
-from micacl.loaders import SAMPLERS, EpochOrder, InstanceFeatures, make_loader, set_epoch
+from micacl.train.config import Config
+from micacl.data.load import load_table
+from micacl.longtail.classifiers import STAGES
+from micacl.train.loaders import SAMPLERS, EpochOrder, InstanceFeatures, make_loader, set_epoch
 from micacl.models import MODELS, build_model
-from micacl.processes import WholeBatchNorm, check_batch, sync_norms
-from micacl.runs import find_checkpoint, prepare_data, read_tensors
-from micacl.synfew import generate
-from micacl.training import Interrupted, Objective, evaluate, train
+from micacl.nn.distributed import WholeBatchNorm, check_batch, sync_norms
+from micacl.train.run import find_checkpoint, prepare_data, read_tensors
+from micacl.data.synfew.generate import generate
+from micacl.train.loop import Interrupted, Objective, evaluate, train
 
 TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, val_fraction=0.25)
 FROZEN = dataclasses.replace(TINY, epochs=2, backbone_lr=0.0, stage2="crt", sampler="balanced")
@@ -37,10 +37,12 @@ from pathlib import Path
 import torch
 from torch import nn
 torch.set_num_threads(1); torch.set_default_dtype(torch.float64)
-from micacl import loaders, runs, training
+from micacl.train import loaders
+from micacl.train import run as runs
+from micacl.train import loop as training
 from micacl.core import MicaclError, read_json, write_json
-from micacl.config import config_from_dict
-from micacl.processes import sync_norms
+from micacl.train.config import config_from_dict
+from micacl.nn.distributed import sync_norms
 
 data, home, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["RANK"])
 tiny, frozen = (config_from_dict(read_json(home / f"{name}.json")) for name in ("tiny", "frozen"))
@@ -271,7 +273,7 @@ def test_alone_nothing_is_changed():
 
 def test_the_state_keeps_its_names_and_its_tensors(monkeypatch):
     "Both kinds of norm: parameters are the same objects, keys and order are those of one process, and a frozen backbone stays frozen."
-    monkeypatch.setattr("micacl.processes.n_processes", lambda: 2)
+    monkeypatch.setattr("micacl.nn.distributed.n_processes", lambda: 2)
     for kind, device in ((WholeBatchNorm, "cpu"), (nn.SyncBatchNorm, "cuda")):
         model = build_model(dataclasses.replace(TINY, backbone_lr=0.0), 7).train()
         keys, parameters = list(model.state_dict()), list(model.parameters())

@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from micacl.clips import Clip, ClipTable, carve_validation, divided_groups, make_folds
+from micacl.data.table import Clip, ClipTable, carve_validation, divided_groups, make_folds
 from micacl.core import MicaclError
-from micacl.datasets import check, load_table
-from micacl.loaders import SAMPLERS, EpochOrder, clip_shares
-from micacl.video import frame_indices
+from micacl.data.load import check, load_table
+from micacl.train.loaders import SAMPLERS, EpochOrder, clip_shares
+from micacl.data.bags import frame_indices
 
 ROOT = Path(__file__).parents[1]
 SHELL = dict(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large])
@@ -244,7 +244,7 @@ def test_shares_of_every_table(y, sampler, t):
 DECODE = '''
 import json, sys, time
 from pathlib import Path
-from micacl import video
+from micacl.data import bags as video
 from micacl.core import MicaclError
 for path in sorted(Path(sys.argv[1]).iterdir()):
     print(json.dumps(dict(started=path.name)), flush=True)      # if the process dies, this names the file

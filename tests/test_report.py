@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from micacl import metrics, pages, report
+from micacl import metrics
+from micacl.show import html as pages
+from micacl.show import report
 from micacl.core import MicaclError, read_json, write_json
-from micacl.config import Config
-from micacl.datasets import load_table
+from micacl.train.config import Config
+from micacl.data.load import load_table
 from micacl.metrics import instance_auc, summarise
-from micacl.plots import INK, plot_confusion
-from micacl.report import demo, paired_difference, write_report
-from micacl.synfew import generate
-from micacl.training import instance_truth
+from micacl.show.plots import INK, plot_confusion
+from micacl.show.report import demo, paired_difference, write_report
+from micacl.data.synfew.generate import generate
+from micacl.train.loop import instance_truth
 
 VOID = {"meta", "img", "source", "br", "link", "input"}
 EVIL = [   # the reader of CSV files makes class names lower case

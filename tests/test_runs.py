@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from micacl import runs
+from micacl.train import run as runs
 from micacl.core import MicaclError, write_json
-from micacl.config import Config
-from micacl.runs import (check_same, find_checkpoint, hold_folder, kept, load_checkpoint, load_run, open_run, read_config, read_tensors,
+from micacl.train.config import Config
+from micacl.train.run import (check_same, find_checkpoint, hold_folder, kept, load_checkpoint, load_run, open_run, read_config, read_tensors,
                          save_checkpoint, write_tensors)
 
 
@@ -108,7 +108,7 @@ def test_damaged_weights_are_named_in_one_line(tmp_path, content):
 
 # ---- the folder
 
-HOLD = "import sys, time; from pathlib import Path; from micacl.runs import hold_folder\nwith hold_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time; from pathlib import Path; from micacl.train.run import hold_folder\nwith hold_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):

@@ -12,14 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from micacl import cli, experiments
-from micacl.config import CHOICES, FEATURES, PRESETS, SETTINGS, Config, check_config, check_value, config_from_dict
+from micacl import cli
+from micacl.train import experiments
+from micacl.train.config import CHOICES, FEATURES, PRESETS, SETTINGS, Config, check_config, check_value, config_from_dict
 from micacl.core import MicaclError, read_json, write_json
-from micacl.experiments import configuration, grid, read_spec, run_experiment
-from micacl.losses import LDAM
+from micacl.train.experiments import configuration, grid, read_spec, run_experiment
+from micacl.longtail.losses import LDAM
 from micacl.models import build_model
-from micacl.runs import load_run, open_run, read_config, settle
-from micacl.training import Objective, train
+from micacl.train.run import load_run, open_run, read_config, settle
+from micacl.train.loop import Objective, train
 
 INFO = dict(classes=["a", "b"], dataset="csv", data="/x", fold=None, train_counts=[1, 1], train_clips="0")
 TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=8, mccl_dim=16)

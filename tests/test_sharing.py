@@ -18,13 +18,13 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from helpers import CLASSES, make, movie
-from micacl import sharing
+from micacl.deploy import sharing
 from micacl.core import MicaclError, read_json, write_json
-from micacl.config import Config
+from micacl.train.config import Config
 from micacl.metrics import summarise
 from micacl.models import M3DFEL, MICACL, MODELS, BagModel, MeanMIL, build_model
-from micacl.runs import save_checkpoint, write_tensors
-from micacl.sharing import FILES, from_pretrained, made_with, model_card, save_pretrained
+from micacl.train.run import save_checkpoint, write_tensors
+from micacl.deploy.sharing import FILES, from_pretrained, made_with, model_card, save_pretrained
 
 
 def same(a, b, video=None):
@@ -104,7 +104,7 @@ def test_loading_leaves_the_random_numbers_alone(shared):
 def test_loading_never_asks_for_other_weights(tmp_path, monkeypatch):
     a = MICACL(7, "r3d_small", pretrained=True).eval()
     folder = a.save_pretrained(tmp_path / "m")
-    monkeypatch.setattr("micacl.backbone.read_weights", lambda *a: pytest.fail("it read other weights"))
+    monkeypatch.setattr("micacl.nn.backbone.read_weights", lambda *a: pytest.fail("it read other weights"))
     assert same(a, MICACL.from_pretrained(folder)) and "pretrained" not in read_json(folder / "config.json")["arguments"]
 
 

@@ -329,7 +329,7 @@ def test_lab_sheets_are_the_students_copies(site):
 
 
 def test_the_glossary_speaks_of_names_that_exist(site):
-    md, known = (ROOT / "nbs/98_glossary.md").read_text(encoding="utf-8"), {s.name for m in api.modules().values() for s in m.symbols}
+    md, known = (ROOT / "nbs/glossary.md").read_text(encoding="utf-8"), {s.name for m in api.modules().values() for s in m.symbols}
     words = {w for p in (ROOT / "micacl").glob("[a-z]*.py") for w in re.findall(r"\w+", p.read_text(encoding="utf-8"))}
     names = set(re.findall(r"`([^`]+)`", md))
     for n in names: assert re.split(r"[. ]", n)[-1] in words, n

@@ -2,12 +2,13 @@
 import csv, io, shutil
 from pathlib import Path
 import av, numpy as np, pytest
-from micacl import acting, synfew
-from micacl.acting import CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, SLOWER, X60, AU, draw_peaks, ease, envelope, sample_clip, unit_stream
+from micacl.data.synfew import acting
+from micacl.data.synfew import generate as synfew
+from micacl.data.synfew.acting import CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, SLOWER, X60, AU, draw_peaks, ease, envelope, sample_clip, unit_stream
 from micacl.core import EMOTIONS, MicaclError, Stream, class_counts, read_json
-from micacl.faces import UNITS, random_face
-from micacl.labels import TAILS
-from micacl.synfew import (CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate, label_counts, plan_split, read_clips,
+from micacl.data.synfew.faces import UNITS, random_face
+from micacl.data.synfew.labels import TAILS
+from micacl.data.synfew.generate import (CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate, label_counts, plan_split, read_clips,
                            read_truth, read_votes, vote_probabilities)
 
 SMALL = dict(n_train=21, n_test=7, n_frames=6, size=32, progress=False)   # 35 clips

@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from micacl.core import EMOTIONS, MicaclError, write_json
-from micacl.config import Config
+from micacl.train.config import Config
 from micacl.metrics import summarise
-from micacl.tables import CAUTION, OWN_LIST, PUBLISHED, Result, Row, fold_rows, matrix_table, mean_row, method_rows, pooled, published_rows, read_results, results_table, row_of
+from micacl.show.tables import CAUTION, OWN_LIST, PUBLISHED, Result, Row, fold_rows, matrix_table, mean_row, method_rows, pooled, published_rows, read_results, results_table, row_of
 
 CLASSES = ("a", "b", "c")
 
@@ -249,8 +249,8 @@ def test_no_rows_only_rows_and_no_recalls(format):
 
 
 def test_an_experiment_over_folds_becomes_a_row_and_goes_on_where_it_stopped(tmp_path):
-    from micacl.experiments import run_experiment
-    from micacl.synfew import generate
+    from micacl.train.experiments import run_experiment
+    from micacl.data.synfew.generate import generate
     generate(tmp_path / "data", n_train=42, n_test=7, n_frames=8, size=32, workers=1, progress=False)
     spec = dict(data=str(tmp_path / "data"), methods=dict(plain=dict(mccl_weight=0.0)), seeds=[1], folds=[1, 2],
                 base=dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=16))

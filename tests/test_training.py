@@ -16,17 +16,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from micacl import training
+from micacl.train import loop as training
 from micacl.core import MicaclError, class_counts, read_json
-from micacl.config import Config
+from micacl.train.config import Config
 from micacl.metrics import instance_auc, summarise
 from micacl.models import build_model
-from micacl.runs import find_checkpoint, hold_folder, load_run, prepare_data, read_tensors
-from micacl.synfew import read_truth
-from micacl.loaders import EpochOrder, make_loader
-from micacl.training import Interrupted, Objective, evaluate, instance_truth, lr_at, make_accelerator, make_optimizer, predict, train, train_epoch
-from micacl.cache import FrameCache
-from micacl.video import frame_indices
+from micacl.train.run import find_checkpoint, hold_folder, load_run, prepare_data, read_tensors
+from micacl.data.synfew.generate import read_truth
+from micacl.train.loaders import EpochOrder, make_loader
+from micacl.train.loop import Interrupted, Objective, evaluate, instance_truth, lr_at, make_accelerator, make_optimizer, predict, train, train_epoch
+from micacl.data.cache import FrameCache
+from micacl.data.bags import frame_indices
 
 TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16)
 
@@ -269,7 +269,7 @@ def test_interrupted_and_resumed_with_loader_processes(whole, data, tmp_path, mo
 
 KILL = """
 import os, signal, sys, torch
-from micacl import training
+from micacl.train import loop as training
 torch.set_num_threads(1)
 lr_at = training.lr_at
 def deadly(step, per_epoch, config):

@@ -7,13 +7,13 @@ import av, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from micacl import frames as D
-from micacl.cache import FrameCache
+from micacl.data import frames as D
+from micacl.data.cache import FrameCache
 from micacl.core import MicaclError
-from micacl.config import Config
-from micacl.datasets import Clip, ClipTable
-from micacl.tracking import stream_frames
-from micacl.video import ClipDataset, ClipError, count_frames, frame_indices, read_frames, to_bags
+from micacl.train.config import Config
+from micacl.data.load import Clip, ClipTable
+from micacl.deploy.tracking import stream_frames
+from micacl.data.bags import ClipDataset, ClipError, count_frames, frame_indices, read_frames, to_bags
 
 CONFIG = Config(image_size=32)
 

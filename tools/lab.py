@@ -155,7 +155,7 @@ def execute(path, kind):
 
 def check(sheets=SHEETS):
     "All that can be wrong with the lab, as a list of complaints."
-    from micacl.check import find_exercise, prove
+    from micacl.lab.checker import find_exercise, prove
     wrong, numbers = [f"{n}: the student's copy is not what the source makes; run python tools/lab.py" for n in out_of_step(sheets)], []
     for path in sources(sheets):
         wrong += [f"{path.name}: students can read {s!r}" for s in leaks(path)]

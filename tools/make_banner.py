@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from micacl.synfew import sample_clip
+from micacl.data.synfew.generate import sample_clip
 
 OUT = Path(__file__).parents[1] / "nbs" / "images" / "seven.webp"
 SIZE, FRAMES, INDEX = 112, 24, (11, 12, 13, 14, 15, 16, 17)

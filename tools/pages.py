@@ -2,7 +2,7 @@
 
     python tools/pages.py                     # every notebook in nbs/ but the lab's, which tools/lab.py runs; a page that fails fails the command
     python tools/pages.py --save              # also keep the outputs, for readers who do not run anything
-    python tools/pages.py nbs/05_geiim.ipynb  # only these
+    python tools/pages.py nbs/07_geiim.ipynb  # only these
 """
 import argparse
 import os

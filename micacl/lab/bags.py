@@ -9,8 +9,8 @@ __all__ = ['softmax_over_real', 'gated_attention', 'adaptive_adjacency', 'step']
 
 # %% ../../nbs/lab/4_bags.ipynb #dbec86f6
 import torch
-from .. import geiim
-from ..check import exercise
+import micacl.geiim as geiim
+from .checker import exercise
 from ..wian import GatedAttentionPool
 
 # %% ../../nbs/lab/4_bags.ipynb #f2561cdd

@@ -9,8 +9,8 @@ __all__ = ['interval', 'paired_interval', 'calibration_error', 'optimism']
 
 # %% ../../nbs/lab/6_comparison.ipynb #5502ef55
 import numpy as np
-from .. import metrics
-from ..check import exercise
+import micacl.metrics as metrics
+from .checker import exercise
 
 # %% ../../nbs/lab/6_comparison.ipynb #aa96e016
 _rng = np.random.default_rng(0)

@@ -10,8 +10,9 @@ __all__ = ['partners', 'supervised_contrast', 'weighted_contrast', 'grouped', 'p
 # %% ../../nbs/lab/5_contrast.ipynb #aadd4c0e
 import torch
 import torch.nn.functional as F
-from .. import contrast, mccl
-from ..check import exercise
+import micacl.mccl as mccl
+from ..longtail import contrast
+from .checker import exercise
 
 # %% ../../nbs/lab/5_contrast.ipynb #2768dce1
 _dice = torch.Generator().manual_seed(0)

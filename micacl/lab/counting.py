@@ -9,7 +9,7 @@ __all__ = ['class_recalls', 'mean_recall', 'tail_recall', 'g_mean', 'accuracy_un
 
 # %% ../../nbs/lab/1_counting.ipynb #8929f75c
 import numpy as np
-from ..check import exercise
+from .checker import exercise
 from ..metrics import group_recall, recalls, uar
 
 # %% ../../nbs/lab/1_counting.ipynb #26bc69fd

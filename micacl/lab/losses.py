@@ -10,8 +10,8 @@ __all__ = ['effective_weights', 'weighted_ce', 'logit_adjusted', 'margins']
 # %% ../../nbs/lab/2_losses.ipynb #21548897
 import torch
 import torch.nn.functional as F
-from ..check import exercise
-from ..losses import LDAM, LogitAdjusted
+from .checker import exercise
+from ..longtail.losses import LDAM, LogitAdjusted
 from ..mccl import category_weights
 
 # %% ../../nbs/lab/2_losses.ipynb #76c192c9

@@ -9,8 +9,8 @@ __all__ = ['class_probability', 'expected_repeats', 'mean_head', 'shorten']
 
 # %% ../../nbs/lab/3_sampling.ipynb #b496d8b4
 import torch
-from ..check import exercise
-from ..heads import nearest_mean, tau_normalise
+from .checker import exercise
+from ..longtail.classifiers import nearest_mean, tau_normalise
 
 # %% ../../nbs/lab/3_sampling.ipynb #c5de30fb
 _n = torch.tensor([1956, 1515, 2135, 1738, 1175, 116, 721])

@@ -15,7 +15,7 @@ def made(**kw): return Page(**{"part": "Reference", "kind": "page", "colab": "nb
 def plan(modules, chapters):
     "The pages themselves; their bodies are filled in later."
     home = {p.module: p for p in chapters if p.module}
-    pages = [made(source="nbs/98_glossary.md", url="glossary.html", title="Glossary", lead="The signs of the equations, the names in the code, and the words of the field, side by side.")] if (ROOT / "nbs/98_glossary.md").exists() else []
+    pages = [made(source="nbs/glossary.md", url="glossary.html", title="Glossary", lead="The signs of the equations, the names in the code, and the words of the field, side by side.")] if (ROOT / "nbs/glossary.md").exists() else []
     pages += [made(source="results", url="gallery.html", title="Gallery", lead="The figures of the book, and the files that its numbers come from."),
               made(source="CITATION.cff", url="cite.html", title="How to cite", lead="The paper, and this book about it."),
               made(source="micacl", url="api/index.html", title="API reference", lead="Every public name of the library, module by module, with what its parameters mean.")]
