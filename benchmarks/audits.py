@@ -4,7 +4,7 @@
     python benchmarks/audits.py WORK --quick     # without the trained networks, three minutes; prints and writes nothing
     python benchmarks/audits.py WORK --keep-networks     # the same, and written beside the networks of the last full run
 
-The functions without training are those that tests/test_audits.py and the page on audits call.
+The functions without training are those that tests/synfew/test_audits.py and the page on audits call.
 """
 import argparse
 import sys

@@ -6,7 +6,7 @@
 
 Each fault is a function below. It prepares a folder, runs `micacl` in a child process while something goes wrong, and where a run can go on, lets it go on and compares
 what it made with an undisturbed run, to the bit. Expected are an exit status, words in the message, no traceback, bounds for time and memory, and that no file around
-the folder has changed. tests/test_faults.py asserts the same expectations.
+the folder has changed. tests/project/test_faults.py asserts the same expectations.
 """
 import argparse
 import contextlib

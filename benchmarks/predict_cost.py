@@ -24,7 +24,7 @@ PROBE = '''
 import json, resource, sys, time
 import torch; torch.set_num_threads(1)
 from micacl.train.config import Config
-from micacl.models import build_model
+from micacl.train.objective import build_model
 from micacl.deploy.predict import predict_video
 config = Config()
 run = build_model(config, 7).eval(), config, dict(classes=list("abcdefg"), dataset="synfew", epoch=0)

@@ -40,7 +40,7 @@ from pathlib import Path
 import psutil, torch; torch.set_num_threads(1)
 from micacl.core import write_json
 from micacl.data.load import load_table
-from micacl.train.loaders import SAMPLERS, EpochOrder
+from micacl.longtail.samplers import SAMPLERS, EpochOrder
 from micacl.data.cache import open_cache
 from micacl.data.cache import _file, _places
 root, step, out = Path(sys.argv[1]), sys.argv[2], {}
@@ -124,7 +124,7 @@ def many_clips(root, n):
 
 def two_processes(folder):
     from micacl.train.config import PRESETS
-    from micacl.models import build_model
+    from micacl.train.objective import build_model
     from micacl.data.synfew.generate import generate
     generate(folder / "faces", n_train=192, n_test=7, progress=False)
     ways, seconds = {"one process, one core": (1, 1), "one process, two cores": (1, 2), "two processes, two cores": (2, 1)}, {}

@@ -26,7 +26,7 @@ def measure(run, features, data):
     from micacl.train.loaders import InstanceFeatures
     from micacl.metrics import recalls, uar
     from micacl.train.run import load_run, prepare_data, read_tensors
-    from micacl.train.loop import Objective
+    from micacl.train.objective import Objective
     model, config, info = load_run(run)
     model.freeze_backbone().eval()
     d = prepare_data(data, run, config, quiet=True)

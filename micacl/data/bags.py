@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from ..core import MicaclError, derive_seed
 from .load import ClipTable
 from .frames import ClipError, count_frames, read_frames
-from .augment import augment_clip, draw
+from .augment import Sampling, augment_clip, draw
 _all_ = ["ClipError", "count_frames", "read_frames"]      # of the chapter before, offered here as well
 
 # %% ../../nbs/04_video.ipynb #8cd0546f
@@ -43,7 +43,7 @@ class ClipDataset(torch.utils.data.Dataset):
     "The clips of a table as tensors, for a DataLoader."
     def __init__(self,
         table: ClipTable,           # the clips
-        config,                     # Config: image_size, n_instances, instance_length, crop, flip, jitter, seed
+        config: Sampling,           # how many frames, of which size, and how they are augmented
         train: bool,                # random frames and augmentation, or segment centres and nothing
         cache=None,                 # `FrameCache` of the next page; None = decode at every access. Its broken clips are left out of .table
         draws: bool = False,        # True: frames are not augmented, and a training item has the draw for `augment` as its fourth part

@@ -24,7 +24,8 @@ import micacl
 from ..core import MicaclError, atomic_write, read_json, write_json
 from ..train.config import PRESETS, config_from_dict
 from ..longtail.classifiers import HEADS
-from ..models import MODELS, BagModel, build_model
+from ..models import MODELS, BagModel
+from ..train.objective import build_model
 from ..train.run import find_checkpoint, is_shared, load_run
 
 # %% ../../nbs/library/sharing.ipynb #e4c533ab

@@ -26,10 +26,12 @@ from .config import PRESETS
 from ..data.synfew.generate import generate
 from ..data.augment import augment
 from ..mccl import MCCL
-from ..models import MICACL, BagOutput, build_model
+from ..models import MICACL, BagOutput
+from .objective import build_model
 from .loaders import make_loader
 from .run import read_clips
-from .loop import Objective, make_accelerator, make_optimizer, train_epoch
+from .objective import Objective, make_optimizer
+from .loop import make_accelerator, train_epoch
 
 # %% ../../nbs/findings/speed.ipynb #b16a0007
 def alternate(

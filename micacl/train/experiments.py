@@ -24,9 +24,10 @@ from ..data.synfew.generate import _check as check_parameters, end_with_parent, 
 from ..data.cache import fingerprint
 from .loaders import InstanceFeatures
 from .run import hold_folder, prepare_data, read_history, settle
-from ..models import build_model
+from .objective import build_model
 from .summaries import compare_runs, pack_labels, summarise_runs
-from .loop import Interrupted, Objective, make_optimizer, train
+from .loop import Interrupted, train
+from .objective import Objective, make_optimizer
 _all_ = ["compare_runs", "summarise_runs"]     # of chapter 10a
 
 # %% ../../nbs/library/experiments.ipynb #8518d9c9

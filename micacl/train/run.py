@@ -22,7 +22,7 @@ from ..core import MicaclError, atomic_write, derive_seed, read_json, write_json
 from .config import Config, check_config, config_from_dict
 from ..data.load import ClipTable, carve_validation, load_table
 from ..data.cache import FrameCache, fingerprint
-from ..models import build_model
+from .objective import build_model
 
 # %% ../../nbs/library/run.ipynb #cefd5b9f
 def read_clips(

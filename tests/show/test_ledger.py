@@ -1,0 +1,56 @@
+"The ledger names options and ablations that exist, and turns signs the right way."
+import json
+from pathlib import Path
+
+import pytest
+
+from micacl.train.config import Config
+from micacl.train.experiments import configuration, grid, read_spec
+from micacl.show.ledger import LEDGER, ledger_rows
+
+ROOT = Path(__file__).parents[2]
+CHOICES = [c for part in LEDGER.values() for c in part]
+SPECS = sorted(p for p in (ROOT / "benchmarks").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", SPECS, ids=lambda p: p.stem)
+def test_specifications_are_valid_and_their_results_are_of_them(file):
+    spec = read_spec(file)
+    for m in spec["methods"]: configuration(spec, m, 1, grid(spec)[-1])
+    result = ROOT / "results" / file.name
+    assert result.exists(), f"{result} is missing: run {file}"
+    made = json.loads(result.read_text())
+    assert made["failed"] == 0 and made["methods"].keys() == spec["methods"].keys() and "+changes" not in made["commit"]
+    for name in ("methods", "seeds", "synfew", "base", "tune", "frozen", "test"): assert made["spec"].get(name) == spec.get(name), name
+
+
+def test_every_option_is_a_field_and_every_row_an_ablation():
+    spec = read_spec(ROOT / "benchmarks" / "ablations.json")
+    assert {o for c in CHOICES for o in c.options} <= Config().to_dict().keys()
+    assert {r for c in CHOICES for r in c.rows} <= spec["methods"].keys()
+    compared = {a for a, b in spec["compare"] if b == "MICACL"}
+    assert {r for c in CHOICES for r in c.rows} <= compared
+
+
+def test_each_row_changes_only_the_options_of_its_choice():
+    spec, defaults = read_spec(ROOT / "benchmarks" / "ablations.json"), Config().to_dict()
+    for c in CHOICES:
+        for row in c.rows:
+            changed = {k for k, v in spec["methods"][row].items() if k != "like" and v != defaults[k] and list(v if isinstance(v, (list, tuple)) else [v]) != list(defaults[k] if isinstance(defaults[k], tuple) else [defaults[k]])}
+            assert changed and changed <= set(c.options), (row, changed)
+
+
+def test_every_choice_of_the_method_is_in_the_ledger():
+    "A field of the model or the loss that the ledger forgets would be an undocumented choice."
+    about_the_method = [f for f in Config().to_dict() if f.startswith("mccl_") or f in ("adjacency", "neighbours_only", "graph_over", "hops", "kernels", "dilation", "dependency_over", "gate", "wian_layers", "tail", "tau0", "sampler")]
+    assert set(about_the_method) <= {o for c in CHOICES for o in c.options}
+
+
+def test_costs_have_the_sign_of_the_other_reading():
+    d = dict(difference=-.02, interval=[-.03, -.01])
+    rows = ledger_rows("GEIIM", [dict(a="two hops", b="MICACL", uar=d)])
+    assert "two hops: -2.0 [-3.0, -1.0]" in [r[-1] for r in rows]
+    rows = ledger_rows("GEIIM", [dict(a="MICACL", b="two hops", uar=d)])
+    assert "two hops: +2.0 [+1.0, +3.0]" in [r[-1] for r in rows]
+    assert all("not measured" in r[-1] for r in ledger_rows("WIAN", []))
+    assert all(len(r) == 6 for part in LEDGER for r in ledger_rows(part, []))

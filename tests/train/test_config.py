@@ -1,0 +1,817 @@
+"Kinds, bounds and choices stand beside the fields of `Config`, and hold wherever a value comes from."
+
+import copy
+import dataclasses
+import itertools
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from micacl import cli
+from micacl.train import experiments
+from micacl.train.config import (
+    CHOICES, FEATURES, PRESETS, SETTINGS, Config, check_config, check_value, config_from_dict
+)
+from micacl.core import MicaclError, read_json, write_json
+from micacl.train.experiments import configuration, grid, read_spec, run_experiment
+from micacl.longtail.losses import LDAM
+from micacl.train.objective import build_model
+from micacl.train.run import load_run, open_run, read_config, settle
+from micacl.train.objective import Objective
+from micacl.train.loop import train
+
+INFO = dict(classes=["a", "b"], dataset="csv", data="/x", fold=None, train_counts=[1, 1], train_clips="0")
+TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=8, mccl_dim=16)
+NUMBERS = {name: (kind, bounds) for name, (kind, bounds) in SETTINGS.items() if kind in (int, float)}
+LISTS = ("kernels", "mccl_scales")
+
+
+def sources(tmp_path):
+    "Every way by which a value comes into a Config."
+
+    def of_a_run(d):
+        write_json(tmp_path / "config.json", dict(INFO, config={**Config().to_dict(), **d}))
+        return read_config(tmp_path)[0]
+
+    def of_a_spec(d):
+        return configuration(read_spec(dict(data="d", methods=dict(m=d), seeds=[1])), "m", 1)
+
+    def set_later(d):
+        config = Config()
+        for name, v in d.items():
+            setattr(config, name, v)
+        return settle(config)[0]
+
+    return [
+        lambda d: Config(**d),
+        lambda d: dataclasses.replace(Config(), **d),
+        lambda d: config_from_dict({**Config().to_dict(), **d}),
+        of_a_spec,
+        set_later,
+        of_a_run,
+    ]
+
+
+# ---- one value
+
+
+def test_every_field_has_a_kind_and_every_number_finite_bounds():
+    assert list(SETTINGS) == [f.name for f in dataclasses.fields(Config)] and {
+        **NUMBERS,
+        **dict.fromkeys(LISTS),
+    }.keys() | CHOICES.keys() == {n for n in SETTINGS if SETTINGS[n][0] is not bool}
+    for name, (_, bounds) in SETTINGS.items():
+        if name in NUMBERS or name in LISTS:
+            assert math.isfinite(max(bounds.least, bounds.above)) and math.isfinite(min(bounds.most, bounds.below))
+        assert check_value(name, getattr(Config(), name)) == getattr(Config(), name)
+
+
+WRONG = (
+    [
+        ("epochs", v)
+        for v in (
+            2.5,
+            2.0,
+            "3",
+            True,
+            None,
+            math.nan,
+            math.inf,
+            [3],
+            {},
+            b"3",
+            10**5 + 1,
+            10**5000,
+            0,
+            -1,
+            np.float64(3),
+            np.array([3, 4]),
+        )
+    ]
+    + [
+        ("lr", v)
+        for v in (
+            "fast",
+            True,
+            None,
+            math.nan,
+            math.inf,
+            -math.inf,
+            0,
+            -1,
+            1e31,
+            10**400,
+            1j,
+            [0.1],
+            np.float32(np.nan),
+        )
+    ]
+    + [("flip", v) for v in (1, 0, "no", None, 1.0, [True])]
+    + [("model", v) for v in ("vit", "", "MICACL", None, 3, ["micacl"], {}, True)]
+    + [
+        ("kernels", v)
+        for v in (
+            (),
+            [],
+            (2,),
+            (0,),
+            (-1,),
+            (1, 2),
+            (65,),
+            3,
+            "135",
+            None,
+            (1.0,),
+            ("1",),
+            (True,),
+            [[1]],
+            (1,) * 17,
+            {1, 3},
+            np.eye(2, dtype=int),
+        )
+    ]
+    + [("mccl_scales", v) for v in ((), (0,), (3,), (-1,), (1, 2.0), (10**9,), None)]
+    + [("seed", v) for v in (-1, 2**63, 1.5, "1", False, np.uint64(2**63))]
+    + [
+        (name, v)
+        for name in (
+            "min_lr",
+            "warmup_lr",
+            "weight_decay",
+            "clip_norm",
+            "backbone_lr",
+            "warmup_epochs",
+            "mccl_weight",
+            "mccl_warmup",
+            "jitter",
+        )
+        for v in (-1, -1e-9, math.nan, math.inf, "0")
+    ]
+    + [
+        ("hops", 65),
+        ("wian_layers", 65),
+        ("batch_size", 1000001),
+        ("image_size", 0),
+        ("image_size", 10**4),
+        ("workers", -1),
+        ("workers", 10**6),
+        ("tau0", 0),
+        ("tau0", 1e-320),
+        ("mccl_dim", 0),
+        ("mccl_dim", 10**6),
+        ("n_instances", 10**12),
+        ("instance_length", 0),
+        ("dilation", 0),
+        ("dilation", 10**6),
+        ("label_smoothing", 1),
+        ("val_fraction", 1.0),
+        ("crop", 0),
+        ("crop", 1.01),
+    ]
+)
+
+
+def test_a_value_that_no_run_can_have_is_one_line_wherever_it_comes_from(tmp_path):
+    for name, v in WRONG:
+        for k, make in enumerate(sources(tmp_path)):
+            if (k == 3 and name == "seed") or (k == 5 and not json_can(v)):
+                continue  # a spec has its own seeds
+            with pytest.raises(MicaclError, match=f"{name}: expected .*found ") as e:
+                make({name: v})
+            assert "\n" not in str(e.value) and len(str(e.value)) < 500 + len(str(tmp_path)), (name, v)
+
+
+def json_can(v):
+    try:
+        return json.loads(json.dumps(v)) == v
+    except (TypeError, ValueError):
+        return False
+
+
+def test_a_message_names_the_bound_or_the_choices_and_what_was_found():
+    for d, words in (
+        (dict(lr=-1), "lr: expected a number above 0 and up to 1e+30, found -1"),
+        (dict(label_smoothing=1), "label_smoothing: expected a number from 0 to below 1, found 1"),
+        (dict(hops=65), "hops: expected a whole number from 1 to 64, found 65"),
+        (dict(epochs=2.5), "epochs: expected a whole number, found 2.5"),
+        (dict(kernels=(1, 2)), "kernels: expected a list of whole numbers from 1 to 63, odd, found (1, 2)"),
+        (dict(kernels=[]), "kernels: expected a list of whole numbers, 1 to 16 of them, found []"),
+        (dict(mccl_form="exp"), "mccl_form: expected one of log, printed, found 'exp'"),
+        (dict(flip="no"), "flip: expected true or false, found 'no'"),
+        (
+            dict(mccl_scales=(3,)),
+            "mccl_scales: expected divisors of mccl_dim, 128, and of the length of the feature, 256, found 3",
+        ),
+        (
+            dict(n_instances=1000, instance_length=1000, image_size=64),
+            "a batch of at most 16 GiB, found 32 clips of 1000000 frames of 64 pixels, 366 GiB",
+        ),
+    ):
+        with pytest.raises(MicaclError) as e:
+            Config(**d)
+        assert words in str(e.value)
+
+
+@pytest.mark.parametrize("d", [3, None, [], "lr", [("lr", 1)], {3: 4}, {None: 1}, {"x" * 10**5: 1}, {"taux": 1}])
+def test_settings_of_another_shape_are_one_line(d):
+    with pytest.raises(MicaclError, match="config: expected settings by name|config: unknown name") as e:
+        config_from_dict(d)
+    assert len(str(e.value)) < 1500
+    with pytest.raises(MicaclError, match="expected a Config, found a dict"):
+        settle({"lr": 1})
+
+
+def test_numbers_of_numpy_and_lists_become_plain():
+    c = Config(
+        lr=np.float32(0.5),
+        epochs=np.int64(3),
+        flip=np.bool_(False),
+        kernels=[1, np.int8(3)],
+        mccl_scales=np.array([1, 2]),
+        model=np.str_("mean"),
+        crop=1,
+        tau0=torch.tensor(0.25),
+    )
+    assert c == Config(
+        lr=0.5, epochs=3, flip=False, kernels=(1, 3), mccl_scales=(1, 2), model="mean", crop=1.0, tau0=0.25
+    )
+    plain(c)
+
+
+def plain(c):
+    for name, (kind, _) in SETTINGS.items():
+        v = getattr(c, name)
+        assert type(v) is (str if name in CHOICES else tuple if name in LISTS else kind), name
+        if name in LISTS:
+            assert {type(i) for i in v} == {int}
+
+
+def test_fields_that_were_set_later_are_checked_again():
+    c = Config()
+    c.lr, c.kernels = 1, [1, 3]
+    assert check_config(c) is c and c == Config(lr=1.0, kernels=(1, 3)) and type(c.lr) is float
+    c.min_lr = -1
+    with pytest.raises(MicaclError, match="min_lr: expected a number from 0"):
+        check_config(c)
+
+
+# ---- what is written can be read
+
+
+def values(name):
+    kind, b = SETTINGS[name]
+    if name in CHOICES:
+        return st.sampled_from(CHOICES[name])
+    if kind is bool:
+        return st.booleans()
+    whole = st.integers(int(b.least), int(b.most)) if name not in NUMBERS or kind is int else st.nothing()
+    edges = st.sampled_from([v for v in (b.least, b.most, b.above, b.below) if math.isfinite(v)])
+    numpy = whole.map(np.int64) | whole
+    if name in LISTS:
+        return st.lists(numpy, min_size=1, max_size=17)
+    return (
+        numpy | edges
+        if kind is int
+        else st.floats(max(b.least, b.above), min(b.most, b.below)) | edges | st.floats(0, 1, width=32).map(np.float32)
+    )
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.fixed_dictionaries({}, optional={name: values(name) for name in SETTINGS}))
+def test_every_config_that_can_be_made_is_read_back(tmp_path_factory, d):
+    try:
+        c = Config(**d)
+    except MicaclError:
+        return
+    plain(c)
+    again = config_from_dict(json.loads(json.dumps(c.to_dict())))
+    assert again == c and again.to_dict() == c.to_dict() and config_from_dict(c.to_dict()) == c
+    write_json((run := tmp_path_factory.getbasetemp()) / "config.json", dict(INFO, config=c.to_dict()))
+    assert read_config(run)[0] == c
+    try:
+        settled, _ = settle(c)
+    except MicaclError:
+        return
+    assert settle(settled) == (settled, [])
+
+
+@pytest.mark.parametrize(
+    "d",
+    [
+        dict(seed=10**18),
+        dict(seed=1795895194723989303),
+        dict(seed=2**63 - 1),
+        dict(hops=64),
+        dict(wian_layers=64),
+        dict(batch_size=2**14),
+        dict(lr=1e30),
+        dict(min_lr=0),
+        dict(warmup_lr=0),
+    ],
+)
+def test_the_largest_and_smallest_values_are_read_back(tmp_path, d):
+    write_json(tmp_path / "config.json", dict(INFO, config=Config(**d).to_dict()))
+    assert read_config(tmp_path)[0] == open_run(tmp_path, None, True) == Config(**d)
+
+
+def test_presets_and_defaults_go_together():
+    for make in PRESETS.values():
+        assert settle(make(), SETTINGS) == (make(), [])
+
+
+# ---- what goes together
+
+
+@pytest.mark.parametrize(
+    "asked, changed, note",
+    [
+        (
+            dict(loss="focal"),
+            dict(label_smoothing=0.0),
+            "loss focal is defined for one true class: label_smoothing 0.1 -> 0",
+        ),
+        (dict(loss="ldam"), dict(head="cosine"), "loss ldam has margins between cosines: head linear -> cosine"),
+        (
+            dict(loss="ldam_drw"),
+            dict(head="cosine"),
+            "loss ldam_drw has margins between cosines: head linear -> cosine",
+        ),
+        (dict(lr=1e-6), dict(min_lr=1e-6, warmup_lr=1e-6), "lr 1e-06 is the highest rate: min_lr 1e-05 -> 1e-06"),
+    ],
+)
+def test_a_choice_brings_along_what_it_needs_and_says_so(tmp_path, capsys, asked, changed, note):
+    before = Config(**asked)
+    config, notes = settle(before)
+    assert (
+        config == Config(**asked, **changed)
+        and note in notes
+        and len(notes) == len(changed)
+        and before == Config(**asked)
+    )
+    assert settle(Config(**asked, **changed), {*asked, *changed})[1] == []
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert (
+        open_run(tmp_path / "a", Config(**asked), False, quiet=False) == config
+        and f"note: {note}\n" in capsys.readouterr().out
+    )
+    assert open_run(tmp_path / "b", Config(**asked), False) == config and capsys.readouterr().out == ""
+    with pytest.raises(MicaclError, match=next(iter(changed))) as e:
+        settle(before, asked=[*asked, *changed])
+    assert str(e.value).endswith("change one of the two")
+
+
+@pytest.mark.parametrize(
+    "d, words",
+    [
+        (dict(loss="focal", label_smoothing=0.2), "loss focal .* expected label_smoothing 0 with it, found 0.2"),
+        (dict(loss="ldam", stage2="crt"), "stage2 crt .*loss ldam, which needs head cosine; choose one of the two"),
+        (dict(loss="ldam_drw", stage2="lws", head="cosine"), "choose one of the two"),
+        (dict(stage2="tau_norm", head="cosine"), "stage2 tau_norm .*expected head linear with it, found cosine"),
+        (dict(dependency_over="features", geiim=False), "expected geiim True"),
+        (dict(dependency_over="features", wian=False), "expected wian True"),
+        (dict(graph_over="channels", adjacency="data"), "expected adjacency learned"),
+        (dict(graph_over="channels", neighbours_only=True), "expected neighbours_only False"),
+        (dict(min_lr=0.1), "lr 0.003 is the highest rate: expected min_lr 0.003"),
+        (dict(warmup_lr=1), "expected warmup_lr 0.003"),
+    ],
+)
+def test_two_choices_that_contradict_each_other_are_one_line(d, words):
+    with pytest.raises(MicaclError, match=words) as e:
+        settle(Config(**d))
+    assert "\n" not in str(e.value)
+
+
+def test_what_is_not_used_contradicts_nothing():
+    for d in (
+        dict(model="mean", dependency_over="features", wian=False),
+        dict(geiim=False, graph_over="channels", adjacency="data"),
+        dict(mccl_weight=0, mccl_scales=(3,)),
+        dict(contrast="bcl", mccl_scales=(3,)),
+        dict(epochs=1, warmup_epochs=20, mccl_warmup=30),
+    ):
+        assert settle(Config(**d)) == (Config(**d), [])
+
+
+def test_what_is_settled_can_be_built_and_what_is_refused_could_not():
+    "Over all choices that have a say in each other."
+    fields = dict(
+        model=("micacl", "m3dfel", "mean"),
+        geiim=(True, False),
+        wian=(True, False),
+        dependency_over=CHOICES["dependency_over"],
+        graph_over=CHOICES["graph_over"],
+        adjacency=("learned", "data"),
+        neighbours_only=(False, True),
+        loss=("ce", "focal", "ldam"),
+        head=CHOICES["head"],
+        stage2=("none", "crt"),
+        mccl_on=CHOICES["mccl_on"],
+        mccl_scales=((1, 2), (256,)),
+        mccl_dim=(256,),
+    )
+    draw, refused = random.Random(0), 0
+    for _ in range(250):
+        d = {name: draw.choice(v) for name, v in fields.items()}
+        try:
+            config = Config(pretrained=False, **d)
+        except MicaclError as e:
+            assert d["mccl_scales"] == (256,) and "mccl_scales" in str(e)
+            continue
+        try:
+            config, _ = settle(config)
+        except MicaclError as e:
+            refused += 1
+            if "geiim" in str(e) or "wian" in str(e) or "graph_over" in str(e):
+                with pytest.raises(MicaclError), torch.device("meta"):
+                    build_model(config, 7)
+            else:
+                assert "stage2" in str(e)
+            continue
+        with torch.device("meta"):
+            model = build_model(config, 7)
+        objective = Objective(config, [5, 4, 3, 2, 1, 1, 1], model.bag_dim, model.backbone.dim)
+        assert (
+            FEATURES[config.backbone] == model.backbone.dim
+            and (type(objective.ce) is LDAM) <= (config.head == "cosine")
+            and (config.stage2 != "none") <= isinstance(model.fc, torch.nn.Linear)
+        )
+    assert 60 < refused < 200
+
+
+def test_lengths_of_features_are_those_of_the_backbones():
+    assert FEATURES.keys() == set(CHOICES["backbone"])
+    for name, dim in FEATURES.items():
+        with torch.device("meta"):
+            assert build_model(Config(backbone=name, pretrained=False), 7).backbone.dim == dim
+
+
+# ---- the command line
+
+
+def parse(line):
+    return cli._parse(line.split())
+
+
+def test_help_lists_the_choices(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    out = capsys.readouterr().out
+    for name, words in CHOICES.items():
+        assert f"--{name.replace('_', '-')} {{{','.join(words)}}}" in out
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--loss hinge",
+        "--loss=hinge",
+        "--loss",
+        "--lr nan",
+        "--lr inf",
+        "--kernels 2",
+        "--kernels",
+        "--mccl-scales 3",
+        "--mccl_scales 3",
+        "--seed 9223372036854775808",
+        "--hops 65",
+        "--batch-size 1000001",
+        "--min-lr -1",
+        "--loss focal --label-smoothing 0.1",
+        "--loss ldam --head linear",
+        "--loss=ldam --head=linear",
+        "--loss ldam --stage2 crt",
+        "--no-wian --dependency-over features",
+    ],
+)
+def test_a_wrong_setting_on_the_command_line_is_one_line(capsys, option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "nowhere", "--out", "run", *option.split()]) == 1
+    err = capsys.readouterr().err
+    assert (
+        err.startswith("micacl: ")
+        and err.count("\n") == 1
+        and option.split()[0].split("=")[0][2:].replace("no-", "").replace("-", "_") in err
+        and not (tmp_path / "run").exists()
+    )
+
+
+def test_what_holds_for_a_preset_or_a_run_is_not_measured_by_the_defaults(tmp_path):
+    assert parse("train D --out R --preset paper --warmup-epochs 50 --min-lr 5e-4").config.min_lr == 5e-4
+    write_json(tmp_path / "config.json", dict(INFO, config=Config(mccl_dim=96, lr=0.5).to_dict()))
+    config = parse(
+        f"train D --out {tmp_path} --resume --mccl-scales 32 --min-lr 0.1"
+    ).config  # 32 divides 96, and 0.1 is below 0.5
+    assert (config.mccl_scales, config.min_lr, config.lr) == ((32,), 0.1, 0.5)
+
+
+def test_train_prints_and_writes_what_was_brought_along(data, tmp_path, capsys):
+    config = Config(**TINY, model="mean", loss="focal", mccl_weight=0, seed=2**63 - 1)
+    train(data, tmp_path / "run", config)
+    assert (
+        capsys.readouterr().out.splitlines()[0]
+        == "note: loss focal is defined for one true class: label_smoothing 0.1 -> 0"
+    )
+    assert load_run(tmp_path / "run")[1] == dataclasses.replace(config, label_smoothing=0)
+    train(data, tmp_path / "run", config, resume=True, quiet=True)
+    assert capsys.readouterr().out == ""
+
+
+# ---- the file of an experiment
+
+SPECS = [
+    dict(
+        data="d",
+        methods={"A": dict(model="mean"), "B": dict(like="A", lr=0.1)},
+        compare=[["A", "B"]],
+        tune=dict(data="t", grid=dict(lr=[0.1, 0.2], epochs=[1]), seeds=[1], folds=[1, 2]),
+        base=dict(epochs=2, kernels=[1, 3]),
+        seeds=[1, 2],
+        folds=[1, 2],
+        frozen=True,
+        test="test",
+    ),
+    dict(
+        synfew=dict(
+            n_train=20,
+            n_test=7,
+            seed=0,
+            apex=[0.1, 0.5],
+            strength=[0.1, 0.2],
+            imbalance=3,
+            tail="step",
+            profile="dfew",
+            workers=1,
+            size=32,
+            n_frames=8,
+        ),
+        methods={"A": {}, "B": dict(loss="focal")},
+        tune=dict(synfew=dict(n_train=14), grid=dict(loss=["ce", "ldam"])),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(methods={"A": dict(like="B"), "B": 3}), "B: expected the fields in which it differs, found 3"),
+        (dict(methods={"A": dict(like="A")}), "A: like: expected a method that is tuned itself, found 'A'"),
+        (dict(methods={"A": dict(like={})}), "A: like: expected"),
+        (dict(methods={3: {}}), "methods: expected a name, found 3"),
+        (dict(methods=[["A"]]), "methods: expected a dict"),
+        (dict(base=None), "base: expected a dict"),
+        (dict(seeds=[1, 2**63]), "seed: expected a whole number from 0"),
+        (dict(seeds=[1, 10**5000]), "seed: expected"),
+        (
+            dict(
+                tune=dict(
+                    data="t",
+                    grid={f: [1, 2, 3] for f in ("lr", "hops", "epochs", "dilation", "seed", "batch_size", "workers")},
+                )
+            ),
+            "at most 1000 points, .*found 2187",
+        ),
+        (
+            dict(methods={"A": dict(loss="focal", label_smoothing=0.1)}),
+            "method A: loss focal .*label_smoothing 0 with it, found 0.1",
+        ),
+        (dict(methods={"A": dict(loss="ldam", head="linear")}), "method A: loss ldam"),
+        (dict(methods={"A": dict(loss="ldam")}, base=dict(stage2="crt")), "method A: stage2 crt"),
+        (dict(methods={"A": {3: 4}}), "unknown name 3"),
+    ],
+)
+def test_a_wrong_shape_in_a_spec_is_one_line(change, words):
+    for where in (dict(data="d"), dict(data="d", seeds=[1])):
+        with pytest.raises(MicaclError, match=words) as e:
+            read_spec({**dict(where, methods={"A": {}}), **change})
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "d, words",
+    [
+        (dict(n_train="20"), "n_train: expected a whole number, found '20'"),
+        (dict(n_train=20.0), "n_train: expected a whole number"),
+        (dict(n_train=True), "n_train"),
+        (dict(n_train=3), "n_train: expected 14 clips"),
+        (dict(apex=3), "apex: expected two numbers, found 3"),
+        (dict(apex=[0.1]), "apex: expected two numbers"),
+        (dict(apex=[0.5, 0.1]), "apex: expected two shares"),
+        (dict(apex=[None, 1]), "apex"),
+        (dict(strength=[0, 1]), "strength"),
+        (dict(imbalance="x"), "imbalance: expected a number"),
+        (dict(imbalance=0.5), "imbalance"),
+        (dict(imbalance=math.nan), "imbalance"),
+        (dict(profile=[]), "profile: expected a word"),
+        (dict(profile="rare"), "profile: expected one of"),
+        (dict(tail="step"), "tail"),
+        (dict(size=33), "size"),
+        (dict(seed=-1), "seed"),
+        (dict(seed=None), "seed"),
+        (dict(workers=0), "workers"),
+        (dict(workers="2"), "workers"),
+        (dict(out="x"), "unknown name out"),
+    ],
+)
+def test_what_a_spec_says_of_a_drawn_set_is_checked_before_it_is_drawn(d, words):
+    for spec, where in (
+        (dict(synfew=d, methods={"A": {}}), "^experiment: synfew: "),
+        (dict(data="d", methods={"A": {}}, tune=dict(synfew=d, grid=dict(lr=[1e-3]))), "^experiment, tune: synfew: "),
+    ):
+        with pytest.raises(MicaclError, match=where + words):
+            read_spec(spec)
+    read_spec(dict(synfew=dict(n_train=np.int64(20), imbalance=None, workers=None, apex=(0.1, 1)), methods={"A": {}}))
+
+
+JUNK = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2.5,
+    1e308,
+    math.nan,
+    10**18,
+    2**63,
+    10**30,
+    "",
+    "x",
+    "lr",
+    "A",
+    [],
+    [None],
+    [1],
+    [1, 1],
+    ["A"],
+    [["A", "B"]],
+    {},
+    dict(like="A"),
+    dict(like={}),
+    dict(like="B"),
+    dict(lr=[]),
+    dict(lr=[1e-3]),
+    dict(lr=1),
+    dict(a=dict(b=[1, dict(c=2)])),
+    [[[[]]]],
+    {"": {}},
+    dict(seed=3),
+    "é\n\0",
+]
+NAMES = [
+    *experiments.KEYS,
+    "like",
+    "lr",
+    "model",
+    "kernels",
+    "grid",
+    "n_train",
+    "apex",
+    "x",
+    "loss",
+    "head",
+    "stage2",
+    "mccl_scales",
+    "epochs",
+    "seed",
+    "",
+]
+
+
+def places(x, path=()):
+    yield path
+    for k, v in x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ():
+        yield from places(v, (*path, k))
+
+
+def mutated(draw, spec):
+    spec = copy.deepcopy(spec)
+    for _ in range(draw.choice([1, 1, 1, 2, 4])):
+        *path, last = draw.choice([p for p in places(spec) if p])
+        node = spec
+        for k in path:
+            node = node[k]
+        what = draw.random()
+        if what < 0.6:
+            node[last] = copy.deepcopy(draw.choice(JUNK))
+        elif what < 0.75:
+            del node[last]
+        elif isinstance(node, dict):
+            node[draw.choice(NAMES)] = copy.deepcopy(draw.choice(JUNK))
+        else:
+            node.append(copy.deepcopy(draw.choice(JUNK)))
+        if not spec:
+            break
+    return spec
+
+
+def test_a_spec_that_was_changed_at_random_is_read_or_one_line(tmp_path):
+    draw, read = random.Random(0), 0
+    for spec in SPECS:
+        read_spec(spec)
+    for k in range(600):
+        spec = mutated(draw, draw.choice(SPECS))
+        if k % 20 == 0:
+            (tmp_path / "s.json").write_text(json.dumps(spec, default=str))
+        try:
+            got = read_spec(spec if k % 20 else tmp_path / "s.json")
+            for m, seed, point in itertools.product(got["methods"], got["seeds"], grid(got)):
+                configuration(got, m, seed, point)
+            read += 1
+        except MicaclError as e:
+            assert "\n" not in str(e)
+    assert read > 30
+
+
+@pytest.mark.parametrize("what", [3, None, [], b"{}", 2.5])
+def test_a_spec_that_is_neither_a_dict_nor_a_file(what):
+    with pytest.raises(MicaclError, match="experiment: expected a dict or a JSON file"):
+        read_spec(what)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    for file in (tmp_path / "a.json", tmp_path / "b.json"):
+        file.write_bytes(
+            (b"\xef\xbb\xbf" if file.stem == "a" else b"")
+            + json.dumps(dict(data="dé", methods={"A": {}}), ensure_ascii=False).encode()
+        )
+    assert (
+        read_spec(tmp_path / "a.json") == read_spec(tmp_path / "b.json")
+        and read_json(tmp_path / "a.json")["data"] == "dé"
+    )
+
+
+def spec_of(data, **kw):
+    return {
+        **dict(
+            data=str(data),
+            base=dict(TINY, mccl_weight=0.0),
+            seeds=[1],
+            test="test_balanced",
+            methods={"mean": dict(model="mean"), "max": dict(model="max"), "like max": dict(like="max", model="max")},
+            tune=dict(data=str(data), grid=dict(lr=[1e-3]), seeds=[5]),
+            compare=[["mean", "max"], ["mean", "like max"]],
+        ),
+        **kw,
+    }
+
+
+def failing(monkeypatch, *models):
+    def fails(data, out, config, *args, **kw):
+        if config.model in models:
+            raise RuntimeError(f"the disk is full at lr {config.lr}")
+        return train(data, out, config, *args, **kw)
+
+    monkeypatch.setattr(experiments, "train", fails)
+
+
+def test_a_method_whose_tuning_failed_is_left_out_and_the_others_go_on(data, tmp_path, monkeypatch, capsys):
+    failing(monkeypatch, "max")
+    summary = run_experiment(spec_of(data), tmp_path / "x", 1, costs=False)
+    assert (
+        "max is left out: every run of its tuning failed, the first with RuntimeError: the disk is full at lr 0.001"
+        in capsys.readouterr().out
+    )
+    assert list(summary["methods"]) == ["mean"] and summary["failed"] == 2 and summary["comparisons"] == []
+    monkeypatch.setattr(experiments, "train", train)
+    again = run_experiment(spec_of(data), tmp_path / "x", 1, True, False)
+    assert (
+        list(again["methods"]) == ["mean", "max", "like max"]
+        and again["failed"] == 0
+        and len(again["comparisons"]) == 2
+    )
+
+
+def test_a_tuning_in_which_everything_failed_is_one_line(data, tmp_path, monkeypatch):
+    failing(monkeypatch, "max", "mean")
+    with pytest.raises(
+        MicaclError,
+        match="tune: .*every run of every method failed, the first of mean with RuntimeError: the disk is full",
+    ) as e:
+        run_experiment(spec_of(data), tmp_path / "x", 1, True, False)
+    assert "\n" not in str(e.value)
+
+
+def test_an_experiment_says_what_was_brought_along(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiments, "_run", lambda jobs, *a, **k: {})
+    run_experiment(
+        dict(
+            data=str(data),
+            base=dict(TINY, model="mean"),
+            seeds=[1, 2],
+            methods={"plain": {}, "focal": dict(loss="focal")},
+        ),
+        tmp_path / "x",
+        1,
+        costs=False,
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "note: focal: loss focal is defined for one true class: label_smoothing 0.1 -> 0"
+    ]

@@ -1,0 +1,108 @@
+"Samplers, loaders, and features that replace videos without changing a number."
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from micacl.data.augment import augment
+from micacl.core import MicaclError, read_json
+from micacl.train.config import Config
+from micacl.longtail.samplers import EpochOrder
+from micacl.train.loaders import FeatureDataset, InstanceFeatures, make_loader, set_epoch
+from micacl.train.objective import build_model
+from micacl.train.run import prepare_data, read_tensors
+from micacl.train.loop import train
+
+TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, backbone_lr=0.0)
+N_C = [400, 100, 4]
+LABELS = [0] * 400 + [1] * 100 + [2] * 4
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    for sampler in ("natural", "sqrt", "balanced"):
+        order, again, other = (EpochOrder(LABELS, s, sampler) for s in (1, 1, 2))
+        first = list(order); order.set_epoch(1); second = list(order)
+        assert len(first) == len(LABELS) and first != second and list(again) == first and list(other) != first
+        again.set_epoch(1)
+        assert list(again) == second
+    assert sorted(EpochOrder(LABELS, 1)) == list(range(len(LABELS)))
+
+
+@pytest.mark.parametrize("sampler, q", [("sqrt", .5), ("balanced", 0.)])
+def test_classes_are_drawn_as_often_as_the_formula_says(sampler, q):
+    order, counts = EpochOrder(LABELS, 0, sampler), np.zeros(3)
+    for epoch in range(40): order.set_epoch(epoch); counts += np.bincount(np.array(LABELS)[list(order)], minlength=3)
+    p = np.array(N_C) ** q / (np.array(N_C) ** q).sum()
+    sd = np.sqrt(p * (1 - p) / counts.sum())
+    assert (np.abs(counts / counts.sum() - p) < 4 * sd).all()
+
+
+def test_within_a_class_all_clips_are_alike():
+    order, seen = EpochOrder(LABELS, 0, "balanced"), np.zeros(len(LABELS))
+    for epoch in range(60): order.set_epoch(epoch); seen += np.bincount(list(order), minlength=len(LABELS))
+    rare = seen[500:]
+    assert np.abs(rare - rare.mean()).max() < 4 * np.sqrt(rare.mean())
+
+
+def test_a_class_without_clips_is_no_trouble():
+    assert set(EpochOrder([0, 0, 2], 0, "balanced")) <= {0, 1, 2}
+
+
+def test_loaders(data, tmp_path):
+    d = prepare_data(data, tmp_path, TINY, quiet=True)
+    parts = [{c.id for c in t} for t in (d.train, d.validation, *d.tests.values())]
+    assert sum(map(len, parts)) == len(set.union(*parts)) and d.skipped == []
+    assert {c.group for c in d.train}.isdisjoint(c.group for c in d.validation)
+    n = len(d.train)
+    batches = list(make_loader(d.train, TINY, True, d.cache))
+    assert [len(y) for _, y, *_ in batches] == [8] * (n // 8) and batches[0][0].dtype == torch.uint8 and batches[0][3].shape == (8, 11)
+    assert [i for *_, index in make_loader(d.train, TINY, False, d.cache) for i in index.tolist()] == list(range(n))
+    assert len(make_loader(d.train, dataclasses.replace(TINY, batch_size=64), True, d.cache)) == 1       # a small set is one batch
+
+
+def test_features_are_those_of_the_videos(data, tmp_path):
+    d, model = prepare_data(data, tmp_path, TINY, quiet=True), build_model(TINY, 7)
+    features = InstanceFeatures(tmp_path / "f", model, TINY, d.cache)
+    for training in (True, False):
+        slow, fast = (make_loader(d.train, TINY, training, d.cache, f) for f in (None, features))
+        for loader in (slow, fast): set_epoch(loader, 2)
+        for (video, y, i, *draws), (x, y2, i2) in zip(slow, fast, strict=True):
+            assert torch.equal(y, y2) and torch.equal(i, i2)
+            if training: video = augment(video, *draws, TINY.image_size)
+            with torch.no_grad(): torch.testing.assert_close(model.eval().encode(video), x, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_on_features_is_the_run_with_a_frozen_backbone(data, tmp_path):
+    slow, fast = train(data, tmp_path / "slow", TINY, quiet=True), train(data, tmp_path / "fast", TINY, quiet=True, features=tmp_path / "f")
+    a, b = (read_tensors(tmp_path / r / "model.safetensors") for r in ("slow", "fast"))
+    start = build_model(TINY, 7).state_dict()
+    for k in a:
+        torch.testing.assert_close(a[k], b[k], atol=1e-4, rtol=1e-3)
+        if k.startswith("backbone."): assert torch.equal(a[k], b[k]) and torch.equal(a[k], start[k]), k      # norms' statistics too
+    assert slow["confusion"] == fast["confusion"]
+    assert not torch.equal(a["fc.weight"], start["fc.weight"])
+    assert read_json(tmp_path / "slow" / "config.json")["config"] == read_json(tmp_path / "fast" / "config.json")["config"]
+
+
+def test_files_are_found_again_and_never_mixed_up(data, tmp_path):
+    d, model = prepare_data(data, tmp_path, TINY, quiet=True), build_model(TINY, 7)
+    make = lambda m=model, **kw: InstanceFeatures(tmp_path / "f", m, dataclasses.replace(TINY, **kw), d.cache)
+    first = make().of(d.train, 0)
+    assert torch.equal(make().of(d.train, 0), first) and len(list((tmp_path / "f").iterdir())) == 1
+    torch.manual_seed(3)
+    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train), make(crop=.5).of(d.train, 0), make(build_model(dataclasses.replace(TINY, pretrained=False), 7)).of(d.train, 0)]
+    assert len(list((tmp_path / "f").iterdir())) == 1 + len(others) and not any(torch.equal(o, first) for o in others)
+    assert make().of(d.validation).shape[0] == len(d.validation)
+
+
+def test_a_backbone_that_learns_has_no_features_to_keep(data, tmp_path):
+    with pytest.raises(MicaclError, match="expected a frozen backbone") as e: train(data, tmp_path / "run", dataclasses.replace(TINY, backbone_lr=.1), quiet=True, features=tmp_path / "f")
+    assert "\n" not in str(e.value)
+
+
+def test_feature_dataset_without_set_epoch(data, tmp_path):
+    d, model = prepare_data(data, tmp_path, TINY, quiet=True), build_model(TINY, 7)
+    features = InstanceFeatures(tmp_path / "f", model, TINY, d.cache)
+    x, y, i = FeatureDataset(d.validation, features, False)[1]
+    assert x.shape == (2, 128) and y == d.validation[1].label and i == 1
