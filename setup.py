@@ -18,7 +18,8 @@ STATUS = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 -
 
 def for_pypi(text):
     "The README with addresses instead of paths: PyPI shows it without the repository around it."
-    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:|#)", rf"\1{cfg['git_url'].replace('github.com', 'raw.githubusercontent.com')}/{cfg['branch']}/", text)
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:|#)",
+                  rf"\1{cfg['git_url'].replace('github.com', 'raw.githubusercontent.com')}/{cfg['branch']}/", text)
     return re.sub(r"(\]\()(?!https?:|#)", rf"\1{cfg['git_url']}/blob/{cfg['branch']}/", text)
 
 

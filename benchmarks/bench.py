@@ -52,7 +52,8 @@ def device_name():
 def roofline(work, rounds):
     from micacl.train.bench import ceiling, parts
     rows = []
-    for config, n in ((config_of("small"), rounds), (config_of("paper", batch_size=paper_batch()), max(2, rounds // 2))):
+    for config, n in ((config_of("small"), rounds), (config_of("paper", batch_size=paper_batch()),
+                                                     max(2, rounds // 2))):
         desk = bench_of(work, config)
         rows.append(parts(desk, ceiling(desk.device, desk.dtype, 2 * rounds), n))
     return dict(rows=rows)
@@ -62,7 +63,8 @@ def roofline(work, rounds):
 
 def data(work, rounds):
     from micacl.train.bench import loading
-    return dict(rows=[dict(preset="small", batch_size=32, clips=128, workers=w, ratios=loading(bench_of(work, config_of("small", workers=w), 128), rounds)) for w in (0, 2)])
+    return dict(rows=[dict(preset="small", batch_size=32, clips=128, workers=w,
+                           ratios=loading(bench_of(work, config_of("small", workers=w), 128), rounds)) for w in (0, 2)])
 
 
 # ---- decoders
@@ -80,17 +82,22 @@ def _decoders():
         with av.open(str(path)) as box:
             if threads: box.streams.video[0].thread_count = threads
             last, want, own = max(take), set(take), dict(threads=threads) if threads else {}
-            found = {i: f.to_ndarray(format="rgb24", **own) for i, f in zip(range(last + 1), box.decode(video=0)) if i in want}
+            found = {i: f.to_ndarray(format="rgb24", **own) for i,
+                     f in zip(range(last + 1), box.decode(video=0)) if i in want}
         return torch.from_numpy(np.stack([found[i] for i in take]))
     found = {"read_frames": read_frames, "PyAV, its own threads": pyav, "PyAV, one thread": partial(pyav, threads=1)}
     if importlib.util.find_spec("decord"):
         import decord
         decord.logging.set_level(decord.logging.QUIET)
-        found["decord"] = lambda path, take: torch.from_numpy(decord.VideoReader(str(path), num_threads=1).get_batch(take).asnumpy())
+        found["decord"] = lambda path, take: torch.from_numpy(decord.VideoReader(str(path),
+            num_threads=1).get_batch(take).asnumpy())
     if importlib.util.find_spec("torchcodec"):
         from torchcodec.decoders import VideoDecoder
-        def torchcodec(path, take): return VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC", seek_mode="approximate").get_frames_at(take).data
-        def torchcodec_exact(path, take): return VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC").get_frames_at(take).data
+        def torchcodec(path, take):
+            return VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC",
+                                seek_mode="approximate").get_frames_at(take).data
+        def torchcodec_exact(path, take):
+            return VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC").get_frames_at(take).data
         found |= {"torchcodec, approximate": torchcodec, "torchcodec, exact": torchcodec_exact}
     return found
 
@@ -105,19 +112,24 @@ def decoders(work, rounds):
     for size, frames in ((64, 24), (224, 64)):
         generate(work / f"videos-{size}", n_train=16, n_test=0, n_frames=frames, size=size, progress=False)
         paths = [c.path for c in load_table(work / f"videos-{size}")]
-        for name, choose in (("16 frames", lambda n: frame_indices(n).tolist()), ("all frames", lambda n: list(range(n)))):
+        for name, choose in (("16 frames", lambda n: frame_indices(n).tolist()),
+                             ("all frames", lambda n: list(range(n)))):
             takes = [choose(count_frames(p)) for p in paths]
-            same = {d: all((f(p, t) == read_frames(p, t)).all().item() for p, t in zip(paths, takes)) for d, f in found.items()}
+            same = {d: all((f(p, t) == read_frames(p, t)).all().item() for p, t in zip(paths, takes)) for d,
+                    f in found.items()}
             def all_by(f, pairs=tuple(zip(paths, takes))): return [f(p, t) for p, t in pairs]
-            t = alternate({**{d: partial(all_by, f) for d, f in found.items()}, PACKETS: partial(all_by, lambda p, t: _probe(p))}, rounds)
-            rows.append(dict(pixels=size, frames=frames, read=name, clips=len(paths), same_pixels=same, milliseconds={d: 1000 * float(sorted(x)[len(x) // 2]) / len(paths) for d, x in t.items()},
+            t = alternate({**{d: partial(all_by, f) for d, f in found.items()},
+                           PACKETS: partial(all_by, lambda p, t: _probe(p))}, rounds)
+            rows.append(dict(pixels=size, frames=frames, read=name, clips=len(paths), same_pixels=same,
+                             milliseconds={d: 1000 * float(sorted(x)[len(x) // 2]) / len(paths) for d, x in t.items()},
                              to_read_frames={d: ratio(t, d, "read_frames") for d in t}))
     return dict(rows=rows)
 
 
 # ---- memory over very many clips
 
-KINDS = ("empty", "text", "half a file", "holes in the pictures", "nothing there", "a folder without pictures", "a picture that says it is a video", "no picture track")
+KINDS = ("empty", "text", "half a file", "holes in the pictures", "nothing there", "a folder without pictures",
+         "a picture that says it is a video", "no picture track")
 
 
 def _broken(folder, good):
@@ -126,7 +138,10 @@ def _broken(folder, good):
     where = {kind: folder / f"{i}.mp4" for i, kind in enumerate(KINDS)}
     where["empty"].write_bytes(b""); where["text"].write_text("no video " * 1000)
     where["half a file"].write_bytes(data[:len(data) // 2])
-    at = data.find(b"mdat"); holes = bytearray(data); holes[at + 40:at + 40 + 600] = bytes(600); where["holes in the pictures"].write_bytes(holes)
+    at = data.find(b"mdat")
+    holes = bytearray(data)
+    holes[at + 40:at + 40 + 600] = bytes(600)
+    where["holes in the pictures"].write_bytes(holes)
     where["a folder without pictures"].mkdir(exist_ok=True)
     from PIL import Image
     Image.new("RGB", (64, 64)).save(where["a picture that says it is a video"], "PNG")
@@ -160,12 +175,14 @@ def memory20k(work, rounds, n=20_000):
     good = [c.path for c in load_table(work / "videos-64")]
     with tempfile.TemporaryDirectory() as folder:
         broken = _broken(Path(folder), good[0])
-        names, me, rows, said = {str(p): k for p, k in zip(broken, KINDS)}, psutil.Process(), [], {k: None for k in KINDS}
+        names, me, rows, said = {str(p): k for p, k in zip(broken, KINDS)}, psutil.Process(), [], {k: None
+            for k in KINDS}
         for i in range(n):
             if i % (n // 20) == 0: rows.append(dict(clips=i, rss=me.memory_info().rss))
             path = broken[(i // 4) % len(broken)] if i % 4 == 3 else good[i % len(good)]
             try: frames.read_frames(path)
-            except frames.ClipError as e: said[names[str(path)]] = str(e).partition("found ")[2].partition(";")[0].replace(str(path), "FILE")
+            except frames.ClipError as e:
+                said[names[str(path)]] = str(e).partition("found ")[2].partition(";")[0].replace(str(path), "FILE")
         rows.append(dict(clips=n, rss=me.memory_info().rss))
         alone = None
         if importlib.util.find_spec("decord"):        # what decord, which is not used, does at failed opens
@@ -178,13 +195,15 @@ def memory20k(work, rounds, n=20_000):
             alone = (me.memory_info().rss - before) / tries
     half = rows[len(rows) // 2:]
     slope = float(np.polyfit([r["clips"] for r in half], [r["rss"] for r in half], 1)[0])
-    return dict(clips=n, broken_share=0.25, kinds=said, rows=rows, bytes_per_clip_second_half=slope, decord_alone_bytes_per_failed_open=alone)
+    return dict(clips=n, broken_share=0.25, kinds=said, rows=rows, bytes_per_clip_second_half=slope,
+                decord_alone_bytes_per_failed_open=alone)
 
 
 # ---- options of the computation
 
 def _variants(name):
-    "name -> (network, how its input is laid out, autocast dtype, is compiled); all of them start from the same weights."
+    """name -> (network, how its input is laid out, autocast dtype, is compiled); all of them start from the same
+    weights."""
     import torch
     from micacl.nn.backbone import _ChannelsLast, build_backbone
     torch.manual_seed(0)
@@ -194,8 +213,10 @@ def _variants(name):
     on = copy.deepcopy(net) if name == "r3d_small" else copy.deepcopy(net).to(memory_format=last)
     assert name != "r3d_small" or isinstance(net.net[0], _ChannelsLast)
     return {"channels first": (off, torch.contiguous_format, None, False), "channels last": (on, last, None, False),
-            "as shipped": (copy.deepcopy(net), torch.contiguous_format, None, False), "as shipped, clips in another order": (copy.deepcopy(net), torch.contiguous_format, None, False),
-            "bf16": (copy.deepcopy(net), torch.contiguous_format, torch.bfloat16, False), "compiled": (copy.deepcopy(net), torch.contiguous_format, None, True)}
+            "as shipped": (copy.deepcopy(net), torch.contiguous_format, None, False),
+            "as shipped, clips in another order": (copy.deepcopy(net), torch.contiguous_format, None, False),
+            "bf16": (copy.deepcopy(net), torch.contiguous_format, torch.bfloat16, False),
+            "compiled": (copy.deepcopy(net), torch.contiguous_format, None, True)}
 
 
 def compute(work, rounds):
@@ -205,14 +226,16 @@ def compute(work, rounds):
     device, rows = device_name(), []
     for name, M, S in (("r3d_small", 64, 64), ("r3d_18", 2, 64) if device == "cpu" else ("r3d_18", 256, 112)):
         dice = torch.Generator().manual_seed(0)
-        x, y, order = torch.rand(M, 3, 4, S, S, generator=dice).to(device), torch.randint(7, (M,), generator=dice).to(device), torch.randperm(M, generator=dice).to(device)
+        x, y, order = torch.rand(M, 3, 4, S, S, generator=dice).to(device), torch.randint(7, (M,),
+            generator=dice).to(device), torch.randperm(M, generator=dice).to(device)
         state, out = {}, {}
         for variant, (net, layout, half, compiled) in _variants(name).items():
             torch.manual_seed(1)
             whole = torch.nn.Sequential(net, torch.nn.Linear(net.dim, 7)).to(device).train()
             run = torch.compile(whole) if compiled else whole
             perm = order if "order" in variant else slice(None)
-            state[variant] = dict(run=run, x=x[perm].contiguous(memory_format=layout), y=y[perm], half=half, perm=perm, optimizer=torch.optim.AdamW(whole.parameters(), lr=1e-3), seconds=[])
+            state[variant] = dict(run=run, x=x[perm].contiguous(memory_format=layout), y=y[perm], half=half, perm=perm,
+                                  optimizer=torch.optim.AdamW(whole.parameters(), lr=1e-3), seconds=[])
 
         def step(s):
             _wait(device); start = time.perf_counter()
@@ -221,19 +244,26 @@ def compute(work, rounds):
             loss.backward(); s["optimizer"].step(); s["optimizer"].zero_grad()
             _wait(device); s["seconds"].append(time.perf_counter() - start)
             s["loss"], s["logits"] = loss.item(), logits.detach().float()
-            if isinstance(s["perm"], torch.Tensor): s["logits"] = torch.empty_like(s["logits"]).index_copy_(0, s["perm"], s["logits"])
+            if isinstance(s["perm"], torch.Tensor):
+                s["logits"] = torch.empty_like(s["logits"]).index_copy_(0, s["perm"], s["logits"])
 
         for k in range(rounds + 1):      # the first is not timed; what is very slow is not repeated
             for s in state.values():
-                if k < 1 or s["half"] is None or device == "cuda" or s["seconds"][0] < 20 * state["as shipped"]["seconds"][0]: step(s)
+                if k < 1 or s["half"] is None or device == "cuda" or s["seconds"][0] < 20 * state["as shipped"]["seconds"][0]:
+                    step(s)
         mine = state["as shipped"]
         for variant, s in state.items():
             n = len(s["seconds"])
             pairs = [a / b for a, b in zip(s["seconds"], mine["seconds"])][min(1, n - 1):]
-            out[variant] = dict(steps=n, ratio=sorted(pairs)[len(pairs) // 2], low=min(pairs), high=max(pairs), first=s["seconds"][0], loss=s["loss"],
-                                loss_difference=abs(s["loss"] - mine["loss"]) if n == len(mine["seconds"]) else None, logit_difference=(s["logits"] - mine["logits"]).abs().max().item() if n == len(mine["seconds"]) else None)
-        rows.append(dict(backbone=name, instances=M, pixels=S, largest_logit=mine["logits"].abs().max().item(), variants=out))
-    return dict(rows=rows, note="first: seconds of the first step, compilation included; differences are those after all steps, none where a variant was too slow to repeat")
+            out[variant] = dict(steps=n, ratio=sorted(pairs)[len(pairs) // 2], low=min(pairs), high=max(pairs),
+                                first=s["seconds"][0], loss=s["loss"],
+                                loss_difference=abs(s["loss"] - mine["loss"]) if n == len(mine["seconds"]) else None,
+                                logit_difference=(s["logits"] - mine["logits"]).abs().max().item()
+                                if n == len(mine["seconds"]) else None)
+        rows.append(dict(backbone=name, instances=M, pixels=S, largest_logit=mine["logits"].abs().max().item(),
+                         variants=out))
+    return dict(rows=rows, note="first: seconds of the first step, compilation included; differences are those after "
+                                "all steps, none where a variant was too slow to repeat")
 
 
 # ---- a plain implementation beside ours
@@ -243,21 +273,28 @@ def baseline(work, rounds):
     from micacl.train.bench import alternate, ratio
     from plain_m3dfel import PlainM3DFEL, PlainTraining
     device, rows = device_name(), []
-    halves = dict(no=None, fp16=torch.float16, bf16=torch.bfloat16) if device == "cuda" else dict(no=None, bf16=torch.bfloat16)
+    halves = (dict(no=None, fp16=torch.float16, bf16=torch.bfloat16) if device == "cuda"
+              else dict(no=None, bf16=torch.bfloat16))
     for name, half in halves.items():
-        slow = device == "cpu" and half is not None      # see the part `compute`: a smaller batch, fewer pixels, no repetition
-        desk = bench_of(work, config_of("paper", batch_size=1 if slow else paper_batch(), mixed_precision=name, image_size=32 if slow else 112))
+        # see the part `compute`: a smaller batch, fewer pixels, no repetition
+        slow = device == "cpu" and half is not None
+        desk = bench_of(work, config_of("paper", batch_size=1 if slow else paper_batch(), mixed_precision=name,
+                                        image_size=32 if slow else 112))
         batch = next(iter(desk.loader()))[:3]            # without draws: frames are not augmented here
         video = batch[0] / 255
         plain = PlainTraining(PlainM3DFEL(), device, half)
-        ready = (video - video.new_tensor([0.43216, 0.394666, 0.37645]).view(3, 1, 1)) / video.new_tensor([0.22803, 0.22145, 0.216989]).view(3, 1, 1)
+        ready = (video - video.new_tensor([0.43216, 0.394666, 0.37645]).view(3, 1, 1)) / video.new_tensor([0.22803,
+            0.22145, 0.216989]).view(3, 1, 1)
         try: plain.step(ready, batch[1])
         except RuntimeError as e:                        # PyTorch's LSTM in bf16, on a CPU without it
-            rows.append(dict(mixed_precision=name, batch_size=len(batch[1]), pixels=desk.config.image_size, plain_fails=" ".join(str(e).split())[:120]))
+            rows.append(dict(mixed_precision=name, batch_size=len(batch[1]), pixels=desk.config.image_size,
+                             plain_fails=" ".join(str(e).split())[:120]))
             continue
         ours = {m: desk.trainee(model=m, mccl_weight=30.0 if m == "micacl" else 0.0) for m in ("m3dfel", "micacl")}
-        t = alternate({"plain M3DFEL": partial(plain.step, ready, batch[1]), **{m: partial(x.train, [batch]) for m, x in ours.items()}}, 1 if slow else rounds, device)
-        rows.append(dict(mixed_precision=name, batch_size=len(batch[1]), pixels=desk.config.image_size, seconds={k: float(sorted(v)[len(v) // 2]) for k, v in t.items()},
+        t = alternate({"plain M3DFEL": partial(plain.step, ready, batch[1]),
+                       **{m: partial(x.train, [batch]) for m, x in ours.items()}}, 1 if slow else rounds, device)
+        rows.append(dict(mixed_precision=name, batch_size=len(batch[1]), pixels=desk.config.image_size,
+                         seconds={k: float(sorted(v)[len(v) // 2]) for k, v in t.items()},
                          ratios={f"{m} : plain M3DFEL": ratio(t, m, "plain M3DFEL") for m in ours}))
     return dict(rows=rows)
 
@@ -276,14 +313,18 @@ def loss(work, rounds, sizes=(256, 1024, 4096)):
         (v, dv), (w, dw) = f(), g()
         gradient = ((dv - dw).abs().max() / dw.abs().max()).item()
         dice = torch.Generator().manual_seed(0)
-        x, y, own = torch.randn(B, 256, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,), generator=dice).to(device), MCCL([1] * 7, 256).to(device)
+        x, y, own = torch.randn(B, 256, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,),
+            generator=dice).to(device), MCCL([1] * 7, 256).to(device)
         def full(own=own, x=x, y=y): return torch.autograd.grad(own(x, y), [x, *own.parameters()])
         c = "MCCL as it is by default (three scales, projections, centres)"
         t = alternate({a: f, b: g, c: full}, rounds, device)
         peak = {k: peak_bytes(h, device) for k, h in {a: f, b: g, c: full}.items()}
-        rows.append(dict(batch_size=B, seconds={k: float(sorted(s)[len(s) // 2]) for k, s in t.items()}, bytes=peak, time={k: ratio(t, k, b) for k in (a, c)},
-                         memory={k: peak[k] / peak[b] for k in (a, c)}, value_difference=abs(v - w).item(), gradient_difference=gradient))
-    return dict(rows=rows, note="bytes: the most that PyTorch's allocator had handed out at once during value and gradient; gradient_difference: largest, as a share of the largest gradient")
+        rows.append(dict(batch_size=B, seconds={k: float(sorted(s)[len(s) // 2]) for k, s in t.items()}, bytes=peak,
+                         time={k: ratio(t, k, b) for k in (a, c)},
+                         memory={k: peak[k] / peak[b] for k in (a, c)}, value_difference=abs(v - w).item(),
+                         gradient_difference=gradient))
+    return dict(rows=rows, note="bytes: the most that PyTorch's allocator had handed out at once during value and "
+                                "gradient; gradient_difference: largest, as a share of the largest gradient")
 
 
 # ---- growth
@@ -294,7 +335,8 @@ def _exponent(xs, ys):
 
 
 def growth(work, rounds):
-    "Seconds against one quantity after the other, on the small preset, and the slope of the line in double logarithmic axes."
+    """Seconds against one quantity after the other, on the small preset, and the slope of the line in double
+    logarithmic axes."""
     from micacl.train.bench import alternate, pieces, same_loss
     desk, rows = bench_of(work, config_of("small", batch_size=16), 128), []
 
@@ -305,9 +347,11 @@ def growth(work, rounds):
         rows.append(dict(cost=what[0], against=what[1], x=xs, seconds=ys, exponent=_exponent(xs, ys)))
 
     from micacl.train.loaders import make_loader
-    trainee, loaders = desk.trainee(), {n: desk.accelerator.prepare(make_loader(desk.table[:n], desk.config, True, desk.cache)) for n in (16, 32, 64, 128)}
+    trainee, loaders = desk.trainee(), {n: desk.accelerator.prepare(make_loader(desk.table[:n], desk.config, True,
+        desk.cache)) for n in (16, 32, 64, 128)}
     add(("an epoch", "clips"), loaders, [lambda x=x: trainee.train(x) for x in loaders.values()])
-    for what, sizes in (("instance_length", (2, 4, 8, 16)), ("n_instances", (2, 4, 8, 16)), ("batch_size", (4, 8, 16, 32, 64))):
+    for what, sizes in (("instance_length", (2, 4, 8, 16)), ("n_instances", (2, 4, 8, 16)),
+                        ("batch_size", (4, 8, 16, 32, 64))):
         steps, heads = [], []
         for n in sizes:
             config = dataclasses.replace(desk.config, **{what: n})
@@ -326,15 +370,18 @@ def growth(work, rounds):
     return dict(rows=rows)
 
 
-PARTS = dict(roofline=roofline, data=data, decoders=decoders, memory20k=memory20k, compute=compute, baseline=baseline, loss=loss, growth=growth)
+PARTS = dict(roofline=roofline, data=data, decoders=decoders, memory20k=memory20k, compute=compute, baseline=baseline,
+             loss=loss, growth=growth)
 
 
 def use_library(folder):
-    "Import `micacl` from another checkout, which may be older than its chapter 16; that module is always the one of this checkout."
+    """Import `micacl` from another checkout, which may be older than its chapter 16; that module is always the one
+    of this checkout."""
     sys.path.insert(0, str(folder))
     import micacl
     if Path(micacl.__file__).parent != folder / "micacl": sys.exit(f"{folder}: expected a checkout with micacl in it")
-    if not (folder / "micacl" / "augment.py").exists(): sys.modules["micacl.data.augment"] = types.SimpleNamespace(augment=None)    # the loader did that then
+    if not (folder / "micacl" / "augment.py").exists():
+        sys.modules["micacl.data.augment"] = types.SimpleNamespace(augment=None)    # the loader did that then
     spec = importlib.util.spec_from_file_location("micacl.train.bench", ROOT / "micacl" / "bench.py")
     sys.modules["micacl.train.bench"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -347,11 +394,16 @@ def measure(part, args):
     from micacl.core import read_json, write_json
     started = time.time()
     found = PARTS[part](args.work, args.rounds)
-    command = f"python benchmarks/bench.py WORK {part} --rounds {args.rounds}" + (" --checkout OTHER" if args.checkout else "")
-    about = dict(command=command, commit=commit(args.checkout, ["micacl"]) if args.checkout else commit(), machine=dict(machine(), threads=torch.get_num_threads()), rounds=args.rounds, seconds=round(time.time() - started))
+    command = (f"python benchmarks/bench.py WORK {part} --rounds {args.rounds}"
+               + (" --checkout OTHER" if args.checkout else ""))
+    about = dict(command=command, commit=commit(args.checkout, ["micacl"]) if args.checkout else commit(),
+                 machine=dict(machine(), threads=torch.get_num_threads()), rounds=args.rounds,
+                 seconds=round(time.time() - started))
     everything = read_json(args.out) if args.out.exists() else {}
     if part == "roofline":      # a row a commit: before and after
-        everything[part] = [m for m in everything.get(part, []) if m["commit"].removesuffix("+changes") != about["commit"].removesuffix("+changes")] + [dict(about, **found)]
+        everything[part] = ([m for m in everything.get(part, [])
+                             if m["commit"].removesuffix("+changes") != about["commit"].removesuffix("+changes")]
+                             + [dict(about, **found)])
         everything[part].sort(key=lambda m: not m["command"].endswith("OTHER"))
     else: everything[part] = dict(about, **found)
     write_json(args.out, {k: everything[k] for k in PARTS if k in everything})
@@ -371,7 +423,8 @@ def main():
     args.work.mkdir(parents=True, exist_ok=True)
     if len(args.parts) == 1: return measure(args.parts[0], args)
     for part in args.parts or PARTS:      # a process each: memory and threads of one do not disturb the next
-        again = [sys.executable, __file__, args.work, part, "--rounds", args.rounds, "--out", args.out, *(["--checkout", args.checkout] if args.checkout else [])]
+        again = [sys.executable, __file__, args.work, part, "--rounds", args.rounds, "--out", args.out,
+                 *(["--checkout", args.checkout] if args.checkout else [])]
         if subprocess.run([str(w) for w in again], check=False).returncode: sys.exit(f"{part} failed")
 
 

@@ -61,14 +61,16 @@ class Reader:
     "A process that loads with the library of one checkout."
     def __init__(self, checkout, root):
         environment = dict(os.environ, PYTHONPATH=str(checkout), OMP_NUM_THREADS="1")
-        self.child = subprocess.Popen([sys.executable, "-c", CHILD, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root)
+        self.child = subprocess.Popen([sys.executable, "-c", CHILD, str(root)], stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE, text=True, env=environment, cwd=root)
         self.about, self.epochs = json.loads(self.child.stdout.readline()), []
 
     def epoch(self):
         self.child.stdin.write("\n"); self.child.stdin.flush()
         self.epochs.append(json.loads(self.child.stdout.readline()))
 
-    def figures(self): return dict(self.about, epochs=self.epochs, median=statistics.median(e["seconds"] for e in self.epochs[1:]))
+    def figures(self):
+        return dict(self.about, epochs=self.epochs, median=statistics.median(e["seconds"] for e in self.epochs[1:]))
 
 
 def main():
@@ -86,7 +88,8 @@ def main():
     for k in range(args.rounds + 1):
         for r in list(readers.values())[::1 if k % 2 else -1]: r.epoch()
     found = {name: r.figures() for name, r in readers.items()}
-    about = dict(command=f"python benchmarks/cache.py WORK --clips {args.clips} --rounds {args.rounds}" + (" --checkout OTHER" if args.checkout else ""),
+    about = dict(command=f"python benchmarks/cache.py WORK --clips {args.clips} --rounds {args.rounds}"
+                 + (" --checkout OTHER" if args.checkout else ""),
                  commit=commit(), machine=machine(), seconds=round(time.time() - started))
     if args.checkout: about["other_commit"] = commit(args.checkout, ["micacl"])
     if "other" in found:

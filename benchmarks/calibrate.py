@@ -16,8 +16,10 @@ from pathlib import Path
 
 from common import ROOT, commit, machine, run_many
 
-TARGET = dict(what="3D R18 on DFEW as the literature quotes it, per cent. One row gives recalls; its UAR and WAR follow from them and the class sizes. Another row gives UAR and WAR alone.",
-              recall=dict(happy=73.13, sad=48.26, neutral=50.51, angry=64.75, surprise=50.10, disgust=0.00, fear=26.39), uar=44.73, war=54.98,
+TARGET = dict(what="3D R18 on DFEW as the literature quotes it, per cent. One row gives recalls; its UAR and WAR "
+                   "follow from them and the class sizes. Another row gives UAR and WAR alone.",
+              recall=dict(happy=73.13, sad=48.26, neutral=50.51, angry=64.75, surprise=50.10, disgust=0.00, fear=26.39),
+              uar=44.73, war=54.98,
               other_row=dict(uar=46.52, war=58.27))
 DATA = dict(n_train=1200, n_test=700, seed=0)
 BASE = dict(model="mean", mccl_weight=0.0, label_smoothing=0.0, epochs=8)
@@ -25,15 +27,19 @@ RATES, SEEDS = (3e-3, 1e-2, 3e-2), (1, 2, 3)
 
 
 def summary(runs):
-    "Means over the seeds, per cent: recalls from the balanced test set (100 clips of every class), UAR and WAR from the natural one."
+    """Means over the seeds, per cent: recalls from the balanced test set (100 clips of every class), UAR and WAR
+    from the natural one."""
     import numpy as np
     def mean(f): return round(100 * float(np.mean([f(r["tests"]) for r in runs])), 1)
     def sd(f): return round(100 * float(np.std([f(r["tests"]) for r in runs], ddof=1)), 1) if len(runs) > 1 else None
-    out = dict(uar=mean(lambda t: t["test"]["uar"]), uar_sd=sd(lambda t: t["test"]["uar"]), war=mean(lambda t: t["test"]["war"]), war_sd=sd(lambda t: t["test"]["war"]),
-               uar_balanced=mean(lambda t: t["test_balanced"]["uar"]), uar_balanced_sd=sd(lambda t: t["test_balanced"]["uar"]),
+    out = dict(uar=mean(lambda t: t["test"]["uar"]), uar_sd=sd(lambda t: t["test"]["uar"]),
+               war=mean(lambda t: t["test"]["war"]), war_sd=sd(lambda t: t["test"]["war"]),
+               uar_balanced=mean(lambda t: t["test_balanced"]["uar"]),
+               uar_balanced_sd=sd(lambda t: t["test_balanced"]["uar"]),
                recall={c: mean(lambda t, c=c: t["test_balanced"]["recall"][c]) for c in TARGET["recall"]},
                recall_sd={c: sd(lambda t, c=c: t["test_balanced"]["recall"][c]) for c in TARGET["recall"]})
-    out["distance"] = round(float(np.sqrt(np.mean([(out["recall"][c] - v) ** 2 for c, v in TARGET["recall"].items()]))), 1)
+    out["distance"] = round(float(np.sqrt(np.mean([(out["recall"][c] - v) ** 2 for c, v in TARGET["recall"].items()]))),
+                            1)
     return out
 
 
@@ -58,16 +64,20 @@ def make_set(folder, d):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path); parser.add_argument("change")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES); parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--try", dest="tries", type=json.loads, action="append")
     args = parser.parse_args()
     from micacl.core import read_json, write_json
     file = ROOT / "results" / "calibration.json"
-    log = read_json(file) if file.exists() else dict(command="python benchmarks/calibrate.py WORK CHANGE", target=TARGET, data=DATA, baseline=BASE, steps=[])
+    log = (read_json(file) if file.exists() else dict(command="python benchmarks/calibrate.py WORK CHANGE",
+                                                      target=TARGET, data=DATA, baseline=BASE, steps=[]))
     first = len(log["steps"])
     settings = [(args.work / f"step{first + k}", dials(t)) for k, t in enumerate(args.tries or [None])]
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool: noise = list(pool.map(make_set, *zip(*settings)))
-    jobs = [dict(data=str(folder), config=dict(BASE, lr=lr, seed=seed)) for folder, _ in settings for lr in args.rates for seed in args.seeds]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        noise = list(pool.map(make_set, *zip(*settings)))
+    jobs = [dict(data=str(folder), config=dict(BASE, lr=lr, seed=seed)) for folder,
+            _ in settings for lr in args.rates for seed in args.seeds]
     runs, each = run_many(jobs), len(args.rates) * len(args.seeds)
     for k, (_, d) in enumerate(settings):
         log["steps"].append(step(first + k, args.change, d, noise[k], runs[k * each:(k + 1) * each]))
@@ -81,9 +91,12 @@ def step(number, change, d, noise, runs):
     for r in runs: by_rate.setdefault(r["config"]["lr"], []).append(r)
     validation = {lr: sum(r["val_uar"] for r in rs) / len(rs) for lr, rs in by_rate.items()}
     best = max(validation, key=validation.get)
-    return dict(step=number, change=change, commit=commit(), machine=machine(), dials=d, label_noise=noise, validation={f"{k:g}": round(100 * v, 1) for k, v in validation.items()},
-                lr=best, result=summary(by_rate[best]), other_rates={f"{lr:g}": summary(rs) for lr, rs in by_rate.items() if lr != best},
-                runs=[dict(lr=r["config"]["lr"], seed=r["config"]["seed"], val_uar=r["val_uar"], seconds=r["seconds"], tests=r["tests"]) for r in runs])
+    return dict(step=number, change=change, commit=commit(), machine=machine(), dials=d, label_noise=noise,
+                validation={f"{k:g}": round(100 * v, 1) for k, v in validation.items()},
+                lr=best, result=summary(by_rate[best]), other_rates={f"{lr:g}": summary(rs) for lr,
+                    rs in by_rate.items() if lr != best},
+                runs=[dict(lr=r["config"]["lr"], seed=r["config"]["seed"], val_uar=r["val_uar"], seconds=r["seconds"],
+                           tests=r["tests"]) for r in runs])
 
 
 if __name__ == "__main__": sys.exit(main())

@@ -23,7 +23,9 @@ def machine():
 def commit(folder=ROOT, parts=("micacl", "benchmarks")):
     "The commit the figures belong to; one with changes in these parts of the tree is marked."
     def git(*words): return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True).stdout.strip()
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", *parts) else "")
+    return (git("rev-parse", "--short", "HEAD") + ("+changes"
+                                                   if git("status", "--porcelain", "--untracked-files=no", "--", *parts)
+                                                   else ""))
 
 
 def one_run(job):
@@ -41,15 +43,18 @@ def one_run(job):
         history = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
         info = read_json(Path(folder) / "run" / "config.json")
     keep = ("n_test", "uar", "war", "recall", "confusion", "instance_auc")
-    return dict(**{k: v for k, v in job.items() if k != "data"}, n_train=info["n_train"], val_uar=history[-1]["val_uar"], loss=history[-1]["loss"],
-                seconds=round(time.time() - started), tests={n: {k: t[k] for k in keep if k in t} for n, t in results["tests"].items()})
+    return dict(**{k: v for k, v in job.items() if k != "data"}, n_train=info["n_train"],
+                val_uar=history[-1]["val_uar"], loss=history[-1]["loss"],
+                seconds=round(time.time() - started), tests={n: {k: t[k] for k in keep if k in t} for n,
+                                                             t in results["tests"].items()})
 
 
 _kept = []      # the library's own function, so that a worker can put it back
 
 
 def _change_frames(how):
-    "Show the network other frames than those chosen: in random order, or one of them again and again; in training and in tests."
+    """Show the network other frames than those chosen: in random order, or one of them again and again; in training
+    and in tests."""
     import torch
     from micacl.data import bags as video
     if not _kept: _kept.append(video.frame_indices)
@@ -57,7 +62,8 @@ def _change_frames(how):
 
     def other(n, n_instances, length, draw=None):
         take = chosen(n, n_instances, length, draw)
-        dice = draw if draw is not None else torch.Generator().manual_seed(n)      # tests: fixed, but another order for each length
+        # tests: fixed, but another order for each length
+        dice = draw if draw is not None else torch.Generator().manual_seed(n)
         if how == "shuffled": return take[torch.randperm(len(take), generator=dice)]
         return take[torch.randint(len(take), (1,), generator=dice)].expand(len(take))
 
@@ -66,14 +72,16 @@ def _change_frames(how):
 
 def run_many(jobs, processes=None):
     "All jobs, some side by side, results in order; a line each as they come."
-    os.environ.setdefault("OMP_NUM_THREADS", "1")      # for the processes to come: two runs side by side beat one with two threads
+    # for the processes to come: two runs side by side beat one with two threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     processes = processes or max(1, (os.cpu_count() or 2) // int(os.environ["OMP_NUM_THREADS"]))
     results = []
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         for r in pool.map(one_run, jobs):
             results.append(r)
             print(f"{r['config']} {r.get('frames') or ''}: validation UAR {r['val_uar']:.3f}, "
-                  + ", ".join(f"{n} UAR {t['uar']:.3f} WAR {t['war']:.3f}" for n, t in r["tests"].items()) + f", {r['seconds']} s", flush=True)
+                  + ", ".join(f"{n} UAR {t['uar']:.3f} WAR {t['war']:.3f}" for n,
+                              t in r["tests"].items()) + f", {r['seconds']} s", flush=True)
     return results
 
 

@@ -15,12 +15,16 @@ from pathlib import Path
 import numpy as np
 from common import ROOT, commit
 
-SEEDS, OTHER_SEEDS, TEST = (1, 2, 3, 4, 5), (1, 2, 3), "test_balanced"      # OTHER_SEEDS: of the training sets that are not the usual one
-METHODS = {"mean pooling": ("as it is", "ablations", "mean pooling"), "M3DFEL": ("as it is", "ablations", "M3DFEL"), "MICACL": ("as it is", "ablations", "MICACL"),
-           "balanced sampler": ("as it is", "ablations", "MICACL, balanced sampler"), "balanced softmax": ("as it is", "bakeoff", "MICACL + balanced softmax"),
+# OTHER_SEEDS: of the training sets that are not the usual one
+SEEDS, OTHER_SEEDS, TEST = (1, 2, 3, 4, 5), (1, 2, 3), "test_balanced"
+METHODS = {"mean pooling": ("as it is", "ablations", "mean pooling"), "M3DFEL": ("as it is", "ablations", "M3DFEL"),
+           "MICACL": ("as it is", "ablations", "MICACL"),
+           "balanced sampler": ("as it is", "ablations", "MICACL, balanced sampler"),
+           "balanced softmax": ("as it is", "bakeoff", "MICACL + balanced softmax"),
            "clean labels": ("clean", "ablations", "MICACL"), "equal classes": ("equal", "ablations", "MICACL")}
 PAIRS = [("MICACL", "M3DFEL"), ("MICACL", "mean pooling"), ("M3DFEL", "mean pooling")]
-NUMBERS = dict(strength=3, blend=3, apex_share=3, blur=4, noise=4, light=3, ambient=3, skin=3, crf=0, talking=0)      # columns of clips.csv, and their digits
+# columns of clips.csv, and their digits
+NUMBERS = dict(strength=3, blend=3, apex_share=3, blur=4, noise=4, light=3, ambient=3, skin=3, crf=0, talking=0)
 NO_AUC, LOOKED_INTO = 25, ("MICACL", "balanced softmax")
 
 
@@ -32,9 +36,11 @@ def training_sets(work):
     generate(work / "equal-data", progress=False, **{**spec, "profile": "balanced", "n_test": 0})
     rows = [dict(r, path=str(work / "data" / r["path"])) for r in read_clips(work / "data")]
     train, test = ([r for r in rows if r["split"] == s] for s in ("train", TEST))
-    equal = [dict(r, clip=f"equal-{r['clip']}", path=str(work / "equal-data" / r["path"])) for r in read_clips(work / "equal-data")]
+    equal = [dict(r, clip=f"equal-{r['clip']}", path=str(work / "equal-data" / r["path"]))
+             for r in read_clips(work / "equal-data")]
     own = {"clean": [dict(r, label=r["clean_label"]) for r in train], "equal": equal}
-    return {"as it is": work / "data", **{name: write_list(work / name / "clips.csv", part + test) for name, part in own.items()}}
+    return {"as it is": work / "data", **{name: write_list(work / name / "clips.csv", part + test) for name,
+                                          part in own.items()}}
 
 
 def read_spec(name):
@@ -67,15 +73,18 @@ def one_run(work, data, method, fold, config):
     with tempfile.TemporaryDirectory() as folder:
         train(data, Path(folder) / "run", config, fold, quiet=True, features=work / "features")
         info = read_json(Path(folder) / "run" / "config.json")
-        with np.load(Path(folder) / "run" / "predictions.npz", allow_pickle=False) as z: p = {k: z[k] for k in ("split", "id", "logits", "weights")}
+        with np.load(Path(folder) / "run" / "predictions.npz", allow_pickle=False) as z:
+            p = {k: z[k] for k in ("split", "id", "logits", "weights")}
     own = p["split"] == TEST
-    return dict(ids=p["id"][own].tolist(), p=softmax(p["logits"][own].astype(float), axis=1), weights=p["weights"][own], counts=info["train_counts"], classes=info["classes"])
+    return dict(ids=p["id"][own].tolist(), p=softmax(p["logits"][own].astype(float), axis=1), weights=p["weights"][own],
+                counts=info["train_counts"], classes=info["classes"])
 
 
 def all_runs(work, data):
     "{method: [a run for each seed]}; the features of each training set and seed are computed first."
     from micacl.train.experiments import _features, run_all
-    first = list({METHODS[m][0]: (work, data[METHODS[m][0]], m, None, config_of(m, 1)) for m in METHODS}.values())     # a job for each training set
+    # a job for each training set
+    first = list({METHODS[m][0]: (work, data[METHODS[m][0]], m, None, config_of(m, 1)) for m in METHODS}.values())
     run_all(first, 1, work=_caches)
     run_all([(*job[:4], config_of(job[2], seed)) for job in first for seed in seeds_of(job[2])], work=_features)
     jobs = [(work, data[METHODS[m][0]], m, None, config_of(m, seed)) for m in METHODS for seed in seeds_of(m)]
@@ -103,9 +112,11 @@ def truth_of(root):
     rows, votes, truth = [r for r in read_clips(root) if r["split"] == TEST], read_votes(root), read_truth(root)
     emotion = lambda column: pack_labels(np.array([EMOTIONS.index(r[column]) for r in rows]))
     numbers = {k: [round(float(r[k]), d) if d else int(r[k]) for r in rows] for k, d in NUMBERS.items()}
-    turn = [round(float(np.hypot(*truth[r["clip"]].pose[:, :2].T).mean()), 1) for r in rows]        # degrees away from the camera, mean over the frames
+    # degrees away from the camera, mean over the frames
+    turn = [round(float(np.hypot(*truth[r["clip"]].pose[:, :2].T).mean()), 1) for r in rows]
     kinds = {k: sorted({r[k] for r in rows}) for k in ("occluder", "glasses")}
-    columns = dict(label=emotion("label"), clean=emotion("clean_label"), votes="".join(pack_labels(votes[r["clip"]]) for r in rows), turn=turn, **numbers,
+    columns = dict(label=emotion("label"), clean=emotion("clean_label"),
+                   votes="".join(pack_labels(votes[r["clip"]]) for r in rows), turn=turn, **numbers,
                    **{k: pack_labels(np.array([kinds[k].index(r[k]) for r in rows])) for k in kinds})
     return [r["clip"] for r in rows], columns, kinds, instance_truth(load_table(root).select(split=TEST), Config())
 
@@ -122,7 +133,8 @@ def training_noise(work):
     from micacl.core import EMOTIONS
     from micacl.metrics import confusion
     from micacl.data.synfew.generate import read_clips
-    at = np.array([[EMOTIONS.index(r[k]) for k in ("label", "clean_label")] for r in read_clips(work / "data") if r["split"] == "train"])
+    at = np.array([[EMOTIONS.index(r[k]) for k in ("label", "clean_label")] for r in read_clips(work / "data")
+                   if r["split"] == "train"])
     return confusion(*at.T).tolist()
 
 
@@ -141,19 +153,27 @@ def main(work):
     for m, rs in runs.items():
         assert all(r["ids"] == ids and r["classes"] == list(EMOTIONS) for r in rs), m
         said = np.stack([r["p"].argmax(1) for r in rs])
-        methods[m] = dict(train=METHODS[m][0], seeds=seeds_of(m), train_counts=rs[0]["counts"], lr=config_of(m, 1).lr, uars=[uar(y, s) for s in said], predicted=[pack_labels(s) for s in said])
+        methods[m] = dict(train=METHODS[m][0], seeds=seeds_of(m), train_counts=rs[0]["counts"], lr=config_of(m, 1).lr,
+                          uars=[uar(y, s) for s in said], predicted=[pack_labels(s) for s in said])
         if m in LOOKED_INTO:
-            methods[m]["probability"] = pack_labels(np.round(61 * np.mean([r["p"] for r in rs], 0)).astype(int).ravel())     # mean over seeds, in 61sts
+            # mean over seeds, in 61sts
+            methods[m]["probability"] = pack_labels(np.round(61 * np.mean([r["p"] for r in rs], 0)).astype(int).ravel())
             methods[m]["auc"] = [pack_labels(auc_of(r["weights"], positive)) for r in rs]
-    both = [dict(a=a, b=b, uars=[uar(y, (p["p"] + q["p"]).argmax(1)) for p, q in zip(runs[a], runs[b])]) for a, b in PAIRS]
-    both += [dict(a=a, b=a, uars=[uar(y, (p["p"] + q["p"]).argmax(1)) for p, q in zip(runs[a], [*runs[a][1:], runs[a][0]])]) for a in ("MICACL", "M3DFEL")]
+    both = [dict(a=a, b=b, uars=[uar(y, (p["p"] + q["p"]).argmax(1)) for p, q in zip(runs[a], runs[b])]) for a,
+            b in PAIRS]
+    both += [dict(a=a, b=a, uars=[uar(y, (p["p"] + q["p"]).argmax(1)) for p,
+                                  q in zip(runs[a], [*runs[a][1:], runs[a][0]])]) for a in ("MICACL", "M3DFEL")]
     weights = pack_labels(np.round(61 * np.mean([r["weights"] for r in runs["MICACL"]], 0)).astype(int).ravel())
     write_json(ROOT / "results" / "errors.json", dict(
-        command="python benchmarks/errors.py WORK", commit=before, machine=machine(), seconds=round(time.perf_counter() - start), version=VERSION, test=TEST,
-        synfew=read_spec("ablations")["synfew"], classes=EMOTIONS, first=int(ids[0]), kinds=kinds, training_noise=training_noise(work), clips=columns,
+        command="python benchmarks/errors.py WORK", commit=before, machine=machine(),
+        seconds=round(time.perf_counter() - start), version=VERSION, test=TEST,
+        synfew=read_spec("ablations")["synfew"], classes=EMOTIONS, first=int(ids[0]), kinds=kinds,
+        training_noise=training_noise(work), clips=columns,
         positive=pack_labels(positive @ [8, 4, 2, 1]), weights=weights, methods=methods, averaged=both))
     known = read_json(ROOT / "results" / "ablations.json")["methods"]
-    for m, r in methods.items(): print(f"{m:22} UAR {100 * np.mean(r['uars']):.1f}", "" if m not in known else f"(in the ablations: {100 * known[m]['tests'][TEST]['uar']['mean']:.1f})")
+    for m, r in methods.items():
+        print(f"{m:22} UAR {100 * np.mean(r['uars']):.1f}",
+              "" if m not in known else f"(in the ablations: {100 * known[m]['tests'][TEST]['uar']['mean']:.1f})")
 
 
 if __name__ == "__main__": main(Path(sys.argv[1]))

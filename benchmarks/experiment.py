@@ -16,4 +16,5 @@ if __name__ == "__main__":
     name, work = sys.argv[1], Path(sys.argv[2])
     before = commit()
     summary = run_experiment(ROOT / "benchmarks" / f"{name}.json", work)
-    write_json(ROOT / "results" / f"{name}.json", dict(command=f"python benchmarks/experiment.py {name} WORK", commit=before, **summary))
+    write_json(ROOT / "results" / f"{name}.json", dict(command=f"python benchmarks/experiment.py {name} WORK",
+                                                       commit=before, **summary))

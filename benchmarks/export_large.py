@@ -22,9 +22,12 @@ def main(out):
         for format in WRITERS:
             start = time.time()
             with tempfile.TemporaryDirectory() as folder: said = export(model, Path(folder) / "model", format)
-            rows.append(dict(backbone=backbone, parameters=sum(p.numel() for p in model.parameters()), format=format, seconds=round(time.time() - start, 1), **{k: said[k] for k in ("bytes", "difference", "largest")}))
+            rows.append(dict(backbone=backbone, parameters=sum(p.numel() for p in model.parameters()), format=format,
+                             seconds=round(time.time() - start, 1), **{k: said[k]
+                                 for k in ("bytes", "difference", "largest")}))
             print(rows[-1], flush=True)
-    write_json(out, dict(command="python benchmarks/export_large.py results/export.json", commit=commit(), machine=machine(), seed=0, tolerance=TOLERANCE, rows=rows))
+    write_json(out, dict(command="python benchmarks/export_large.py results/export.json", commit=commit(),
+                         machine=machine(), seed=0, tolerance=TOLERANCE, rows=rows))
 
 
 if __name__ == "__main__": main(sys.argv[1])

@@ -35,7 +35,11 @@ SCENARIOS = []
 
 def fault(group, name, what, status=1, says=(), lost="nothing", seconds=30, memory=250, long=False):
     "Register a fault: what was done, and what is expected to happen."
-    def take(f): SCENARIOS.append(SimpleNamespace(group=group, name=name, what=what, status=status, says=[says] if isinstance(says, str) else list(says), lost=lost, seconds=seconds, memory=memory, long=long, run=f)); return f
+    def take(f):
+        SCENARIOS.append(SimpleNamespace(group=group, name=name, what=what, status=status,
+                                         says=[says] if isinstance(says, str) else list(says), lost=lost,
+                                         seconds=seconds, memory=memory, long=long, run=f))
+        return f
     return take
 
 
@@ -55,11 +59,13 @@ class Room:
 
     def outside(self):
         files = [p for p in self.around.rglob("*") if not p.is_relative_to(self.folder)]
-        return {p.relative_to(self.around).as_posix(): (p.lstat().st_mode, p.lstat().st_mtime_ns if p.is_file() else 0, p.read_bytes() if p.is_file() else b"") for p in files}
+        return {p.relative_to(self.around).as_posix(): (p.lstat().st_mode, p.lstat().st_mtime_ns if p.is_file() else 0,
+                                                        p.read_bytes() if p.is_file() else b"") for p in files}
 
     def data(self, cached=True, name="data"):
         "The tiny SynFEW set; hard links, so copies of it are to be changed by writing new files only."
-        return Path(shutil.copytree(self.shared.data, self.folder / name, copy_function=os.link, ignore=None if cached else shutil.ignore_patterns(".micacl-cache")))
+        return Path(shutil.copytree(self.shared.data, self.folder / name, copy_function=os.link,
+                                    ignore=None if cached else shutil.ignore_patterns(".micacl-cache")))
 
     def own(self, path):
         "A file that may be changed without changing what it is linked to."
@@ -87,7 +93,8 @@ class Room:
     def until(self, pid, ready, limit=40):
         "Wait until something is there, or the process is gone."
         end = time.monotonic() + limit
-        while not ready() and time.monotonic() < end and Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z": time.sleep(0.002)
+        while not ready() and time.monotonic() < end and Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+            time.sleep(0.002)
 
     def goes_on(self, argv, job, skip=()):
         "The command again: it must end well and have made what an undisturbed one makes."
@@ -97,8 +104,11 @@ class Room:
         assert not d, f"differs from an undisturbed run: {d}"
 
 
-def epochs(n): return lambda room: lambda: (room.folder / "run" / "checkpoint" / "state.json").exists() and len(lines(room)) >= n
-def lines(room): return (room.folder / "run" / "metrics.jsonl").read_text().splitlines() if (room.folder / "run" / "metrics.jsonl").exists() else []
+def epochs(n):
+    return lambda room: lambda: (room.folder / "run" / "checkpoint" / "state.json").exists() and len(lines(room)) >= n
+def lines(room):
+    return ((room.folder / "run" / "metrics.jsonl").read_text().splitlines()
+            if (room.folder / "run" / "metrics.jsonl").exists() else [])
 def after_epoch(room, act): return lambda pid: (room.until(pid, epochs(1)(room)), act(pid))
 def small_files(n): return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (n, n))
 def shrink(pid, n): resource.prlimit(pid, resource.RLIMIT_FSIZE, (n, n))
@@ -108,10 +118,13 @@ def nobody():
 
 # ---- disks and folders
 
-FULL = "File too large"      # what the system says in place of 'No space left on device' when the limit of a process, not of a disk, is met
+# what the system says in place of 'No space left on device' when the limit of a process, not of a disk, is met
+FULL = "File too large"
 
 
-@fault("disk and folders", "disk full: train", "after the first epoch no file can grow any more, so a checkpoint breaks off", says=[FULL, "finished epochs are kept", "--resume"], lost="the epoch under way")
+@fault("disk and folders", "disk full: train", "after the first epoch no file can grow any more, so a checkpoint "
+                                               "breaks off", says=[FULL, "finished epochs are kept", "--resume"],
+                                               lost="the epoch under way")
 def _(r):
     r.data()
     r.go(TRAIN, during=after_epoch(r, lambda pid: shrink(pid, 20_000)))
@@ -119,7 +132,8 @@ def _(r):
     r.goes_on(GO_ON, "train")
 
 
-@fault("disk and folders", "disk full: cache", "no file can grow beyond 30 kB, and the frames of a clip need more", says=[FULL, "make room"], lost="the clip under way")
+@fault("disk and folders", "disk full: cache", "no file can grow beyond 30 kB, and the frames of a clip need more",
+       says=[FULL, "make room"], lost="the clip under way")
 def _(r):
     r.data(cached=False)
     r.go("cache data --size 32", before=small_files(30_000))
@@ -127,26 +141,32 @@ def _(r):
     r.goes_on("cache data --size 32", "cache")
 
 
-@fault("disk and folders", "disk full: synfew, a clip", "no file can grow beyond 2 kB, and a clip needs more", says=[FULL, "goes on where it stopped"], lost="the clip under way")
+@fault("disk and folders", "disk full: synfew, a clip", "no file can grow beyond 2 kB, and a clip needs more",
+       says=[FULL, "goes on where it stopped"], lost="the clip under way")
 def _(r):
     r.go(COMMANDS["synfew"][0], before=small_files(2000))
     r.goes_on(COMMANDS["synfew"][0], "synfew")
 
 
-@fault("disk and folders", "disk full: synfew, the tables", "no file can grow beyond 5 kB: the clips are drawn, their table breaks off", says=[FULL, "goes on where it stopped"])
+@fault("disk and folders", "disk full: synfew, the tables",
+       "no file can grow beyond 5 kB: the clips are drawn, their table breaks off",
+       says=[FULL, "goes on where it stopped"])
 def _(r):
     r.go(COMMANDS["synfew"][0], before=small_files(5000))
     r.goes_on(COMMANDS["synfew"][0], "synfew")
 
 
-@fault("disk and folders", "disk full: experiment", "no file can grow beyond 300 kB: no run of the experiment can write a checkpoint", says=[FULL, "2 of 2 runs failed"], lost="the epochs under way", long=True)
+@fault("disk and folders", "disk full: experiment", "no file can grow beyond 300 kB: no run of the experiment can "
+                                                    "write a checkpoint", says=[FULL, "2 of 2 runs failed"],
+                                                    lost="the epochs under way", long=True)
 def _(r):
     r.data(); (r.folder / "spec.json").write_text(json.dumps(SPEC))
     r.go(COMMANDS["experiment"][0], before=small_files(300_000))
     r.goes_on(COMMANDS["experiment"][0], "experiment")
 
 
-@fault("disk and folders", "run folder that cannot be written", "the folder for runs belongs to somebody else", says=["Permission denied", "choose another"])
+@fault("disk and folders", "run folder that cannot be written", "the folder for runs belongs to somebody else",
+       says=["Permission denied", "choose another"])
 def _(r):
     data = r.data()
     (locked := r.folder / "runs").mkdir(); locked.chmod(0o555)
@@ -154,7 +174,9 @@ def _(r):
     assert not any(locked.iterdir()) and data.exists()
 
 
-@fault("disk and folders", "data folder that cannot be written", "the data are read-only and nothing is cached: the cache goes into the run folder", status=0, says="test: UAR", long=True)
+@fault("disk and folders", "data folder that cannot be written",
+       "the data are read-only and nothing is cached: the cache goes into the run folder", status=0, says="test: UAR",
+       long=True)
 def _(r):
     data = r.data(cached=False)
     (home := r.folder / "mine").mkdir(); home.chmod(0o777); data.chmod(0o555)
@@ -164,18 +186,29 @@ def _(r):
 
 
 @fault("disk and folders", "a file where the run folder should be", "RUN is a file", says=["run", "choose another"])
-def _(r): r.data(); (r.folder / "run").write_text("notes"); r.go(TRAIN); assert (r.folder / "run").read_text() == "notes"
+def _(r):
+    r.data(); (r.folder / "run").write_text("notes"); r.go(TRAIN); assert (r.folder / "run").read_text() == "notes"
 
 
 @fault("disk and folders", "a file where SynFEW should be", "OUT is a file", says=["expected a folder, found a file"])
-def _(r): (r.folder / "out").write_text("notes"); r.go(COMMANDS["synfew"][0]); assert (r.folder / "out").read_text() == "notes"
+def _(r):
+    (r.folder / "out").write_text("notes")
+    r.go(COMMANDS["synfew"][0])
+    assert (r.folder / "out").read_text() == "notes"
 
 
-@fault("disk and folders", "a folder that holds something else", "RUN holds a file of another kind", says=["expected an empty folder, found thesis.tex"])
-def _(r): r.data(); (r.folder / "run").mkdir(); (r.folder / "run" / "thesis.tex").write_text("x"); r.go(TRAIN); assert os.listdir(r.folder / "run").count("thesis.tex") == 1
+@fault("disk and folders", "a folder that holds something else", "RUN holds a file of another kind",
+       says=["expected an empty folder, found thesis.tex"])
+def _(r):
+    r.data()
+    (r.folder / "run").mkdir()
+    (r.folder / "run" / "thesis.tex").write_text("x")
+    r.go(TRAIN)
+    assert os.listdir(r.folder / "run").count("thesis.tex") == 1
 
 
-@fault("disk and folders", "two runs into one folder", "a second run is started while the first one trains", says=["another run (process", "choose another folder"], long=True)
+@fault("disk and folders", "two runs into one folder", "a second run is started while the first one trains",
+       says=["another run (process", "choose another folder"], long=True)
 def _(r):
     r.data()
     def second(pid):
@@ -186,7 +219,8 @@ def _(r):
     assert first.status == 0 and not differences(r.shared.reference("train"), made(r.folder))
 
 
-@fault("disk and folders", "two builds of one cache", "the cache is built twice at the same time: one waits for the other", status=0, says="28 clips cached")
+@fault("disk and folders", "two builds of one cache", "the cache is built twice at the same time: one waits for "
+                                                      "the other", status=0, says="28 clips cached")
 def _(r):
     r.data(cached=False)
     other = []
@@ -194,7 +228,8 @@ def _(r):
     assert other[0].status == 0 and not differences(r.shared.reference("cache"), made(r.folder))
 
 
-@fault("disk and folders", "SynFEW drawn twice at the same time", "two processes draw the same set into one folder", status=0, says="Next: micacl train")
+@fault("disk and folders", "SynFEW drawn twice at the same time", "two processes draw the same set into one folder",
+       status=0, says="Next: micacl train")
 def _(r):
     other = []
     first = r.go(COMMANDS["synfew"][0], during=lambda pid: other.append(r.go(COMMANDS["synfew"][0])))
@@ -230,24 +265,34 @@ def first_format(home):
 
 def promise(home):
     "A name that promises a billion frames."
-    file = frames_of(home)[0]; parts = file.name.split("-"); parts[3] = str(10**9); file.rename(file.with_name("-".join(parts)))
+    file = frames_of(home)[0]
+    parts = file.name.split("-")
+    parts[3] = str(10**9)
+    file.rename(file.with_name("-".join(parts)))
 
 
 ONE = "1 of 28 clips were decoded"
-cache_fault("of the first format", "an index.json and a file of all frames, as version 0.1 wrote them, lie in the folder, and a clip is missing", [ONE], lambda r, h: (first_format(h), frames_of(h)[0].unlink()))
+cache_fault("of the first format", "an index.json and a file of all frames, as version 0.1 wrote them, lie in the "
+                                   "folder, and a clip is missing", [ONE], lambda r,
+                                   h: (first_format(h), frames_of(h)[0].unlink()))
 cache_fault("cut off", "the frames of one clip are half as long", [ONE], lambda r, h: cut(r, frames_of(h)[0]))
-cache_fault("empty after a power cut", "the file of one clip has its name and no bytes", [ONE], lambda r, h: cut(r, frames_of(h)[0], 0))
+cache_fault("empty after a power cut", "the file of one clip has its name and no bytes", [ONE], lambda r,
+            h: cut(r, frames_of(h)[0], 0))
 cache_fault("a name that nobody wrote", "the name of a file promises a billion frames", [ONE], lambda r, h: promise(h))
 
 
-@fault("the cache", "a changed byte among the frames", "one bit of one frame is flipped; found by the checksum when the clip is read", says=["as it was decoded, found other bytes", "decodes the clip again"])
+@fault("the cache", "a changed byte among the frames",
+       "one bit of one frame is flipped; found by the checksum when the clip is read",
+       says=["as it was decoded, found other bytes", "decodes the clip again"])
 def _(r):
     flip(r, r.data() / ".micacl-cache" / "32px")
     r.go(TRAIN)
     r.goes_on(GO_ON, "train")
 
 
-@fault("the cache", "a changed byte, loader processes", "the same with two loader processes, whose errors travel between processes", says=["as it was decoded, found other bytes", "decodes the clip again"], long=True)
+@fault("the cache", "a changed byte, loader processes",
+       "the same with two loader processes, whose errors travel between processes",
+       says=["as it was decoded, found other bytes", "decodes the clip again"], long=True)
 def _(r):
     flip(r, r.data() / ".micacl-cache" / "32px")
     r.go(f"{TRAIN} --workers 2")
@@ -256,56 +301,74 @@ def _(r):
 
 # ---- while it trains
 
-@fault("training", "a loss that is not finite", "a learning rate of 1e30", says=["not finite any more", "Lower lr"], lost="the epoch under way")
+@fault("training", "a loss that is not finite", "a learning rate of 1e30", says=["not finite any more", "Lower lr"],
+       lost="the epoch under way")
 def _(r): r.data(); r.go(f"{TRAIN} --lr 1e30 --warmup-epochs 0 --clip-norm 0")
 
 
-@fault("training", "a loader process is killed", "SIGKILL to a loader process, as when memory runs out", says=["loader process", "--resume"], lost="the epoch under way")
+@fault("training", "a loader process is killed", "SIGKILL to a loader process, as when memory runs out",
+       says=["loader process", "--resume"], lost="the epoch under way")
 def _(r):
     r.data()
     def shoot(pid):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[:1]: os.kill(int(child), signal.SIGKILL)
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[:1]:
+            os.kill(int(child), signal.SIGKILL)
     r.go(f"{TRAIN} --workers 2 --epochs 300", during=after_epoch(r, shoot), limit=60)
     assert re.search(r"[1-9]\d* finished epochs are kept", r.outcome.said)
-    for name in ("config.json", "metrics.jsonl", "model.safetensors", "results.json"): assert (r.folder / "run" / name).exists() == (name in ("config.json", "metrics.jsonl"))
+    for name in ("config.json", "metrics.jsonl", "model.safetensors", "results.json"):
+        assert (r.folder / "run" / name).exists() == (name in ("config.json", "metrics.jsonl"))
 
 
-@fault("training", "only the main process is killed", "SIGKILL to the main process; its loader processes live on for seconds, and the run is resumed at once", status=-9, lost="the epoch under way", long=True)
+@fault("training", "only the main process is killed", "SIGKILL to the main process; its loader processes live on for "
+                                                      "seconds, and the run is resumed at once", status=-9,
+                                                      lost="the epoch under way", long=True)
 def _(r):
     r.data()
     r.go(f"{TRAIN} --workers 2", during=after_epoch(r, lambda pid: os.kill(pid, signal.SIGKILL)))
     r.goes_on(f"{GO_ON} --workers 2", "train, 2 loader processes")
 
 
-@fault("training", "Ctrl-C: train", "SIGINT after the first epoch", status=130, says=["interrupted", "finished epochs are kept", "--resume"], lost="the epoch under way", long=True)
-def _(r): r.data(); r.go(TRAIN, during=after_epoch(r, lambda pid: os.kill(pid, signal.SIGINT))); r.goes_on(GO_ON, "train")
+@fault("training", "Ctrl-C: train", "SIGINT after the first epoch", status=130,
+       says=["interrupted", "finished epochs are kept", "--resume"], lost="the epoch under way", long=True)
+def _(r):
+    r.data(); r.go(TRAIN, during=after_epoch(r, lambda pid: os.kill(pid, signal.SIGINT))); r.goes_on(GO_ON, "train")
 
 
-@fault("training", "Ctrl-C: cache", "SIGINT while clips are decoded", status=130, says="goes on where it stopped", lost="the cache under way")
+@fault("training", "Ctrl-C: cache", "SIGINT while clips are decoded", status=130, says="goes on where it stopped",
+       lost="the cache under way")
 def _(r):
     data = r.data(cached=False)
-    r.go("cache data --size 32", during=lambda pid: (r.until(pid, lambda: (data / ".micacl-cache" / "32px").exists()), os.kill(pid, signal.SIGINT)))
+    r.go("cache data --size 32", during=lambda pid: (r.until(pid, lambda: (data / ".micacl-cache" / "32px").exists()),
+                                                     os.kill(pid, signal.SIGINT)))
     r.goes_on("cache data --size 32", "cache")
 
 
-@fault("training", "Ctrl-C: synfew", "SIGINT after ten clips", status=130, says="goes on where it stopped", lost="the clip under way")
+@fault("training", "Ctrl-C: synfew", "SIGINT after ten clips", status=130, says="goes on where it stopped",
+       lost="the clip under way")
 def _(r):
-    r.go(COMMANDS["synfew"][0], during=lambda pid: (r.until(pid, lambda: len(list(r.folder.glob("out/clips/*.mp4"))) > 9), os.kill(pid, signal.SIGINT)))
+    r.go(COMMANDS["synfew"][0], during=lambda pid: (r.until(pid,
+                                                            lambda: len(list(r.folder.glob("out/clips/*.mp4"))) > 9),
+                                                            os.kill(pid, signal.SIGINT)))
     r.goes_on(COMMANDS["synfew"][0], "synfew")
 
 
-@fault("training", "Ctrl-C: experiment", "SIGINT in the second run", status=130, says="goes on where it stopped", lost="the epoch under way", long=True)
+@fault("training", "Ctrl-C: experiment", "SIGINT in the second run", status=130, says="goes on where it stopped",
+       lost="the epoch under way", long=True)
 def _(r):
     r.data(); (r.folder / "spec.json").write_text(json.dumps(SPEC))
-    r.go(COMMANDS["experiment"][0], during=lambda pid: (r.until(pid, lambda: list(r.folder.glob("x/runs/[!.]*.json"))), os.kill(pid, signal.SIGINT)))
+    r.go(COMMANDS["experiment"][0], during=lambda pid: (r.until(pid, lambda: list(r.folder.glob("x/runs/[!.]*.json"))),
+                                                        os.kill(pid, signal.SIGINT)))
     r.goes_on(COMMANDS["experiment"][0], "experiment")
 
 
-@fault("training", "the job's time is over", "SIGTERM after the first epoch: the process ends at once, as with SIGKILL", status=-15, lost="the epoch under way", long=True)
-def _(r): r.data(); r.go(TRAIN, during=after_epoch(r, lambda pid: os.kill(pid, signal.SIGTERM))); r.goes_on(GO_ON, "train")
+@fault("training", "the job's time is over", "SIGTERM after the first epoch: the process ends at once, as with SIGKILL",
+       status=-15, lost="the epoch under way", long=True)
+def _(r):
+    r.data(); r.go(TRAIN, during=after_epoch(r, lambda pid: os.kill(pid, signal.SIGTERM))); r.goes_on(GO_ON, "train")
 
 
-@fault("training", "half a line in metrics.jsonl", "the last line of metrics.jsonl ends in the middle; the run is resumed", status=0, says="test: UAR", long=True)
+@fault("training", "half a line in metrics.jsonl", "the last line of metrics.jsonl ends in the middle; the run is "
+                                                   "resumed", status=0, says="test: UAR", long=True)
 def _(r):
     r.data()
     r.go(TRAIN, during=after_epoch(r, lambda pid: kill_quietly(pid)))
@@ -326,7 +389,9 @@ def finished(r):
 
 for _file in ("model.safetensors", "objective.safetensors", "optimizer.safetensors", "state.json"):
     for _how in ("cut off", "missing"):
-        @fault("training", f"checkpoint: {_file} {_how}", f"{_file} of the checkpoint is {_how}; the run is resumed", says=["checkpoint", "damaged", _file, "starts again from the first epoch"], lost="the run's epochs, if there is no copy", long=(_file, _how) != ("optimizer.safetensors", "cut off"))
+        @fault("training", f"checkpoint: {_file} {_how}", f"{_file} of the checkpoint is {_how}; the run is resumed",
+               says=["checkpoint", "damaged", _file, "starts again from the first epoch"],
+               lost="the run's epochs, if there is no copy", long=(_file, _how) != ("optimizer.safetensors", "cut off"))
         def _(r, file=_file, how=_how):
             run = finished(r)
             for name in ("results.json", "predictions.npz", "model.safetensors"): (run / name).unlink()
@@ -337,11 +402,16 @@ for _file in ("model.safetensors", "objective.safetensors", "optimizer.safetenso
             r.goes_on(GO_ON, "train")
 
 
-@fault("training", "another setting on resume", "a run is resumed with another learning rate", says=["the run to resume has lr = 0.003", "new folder"])
+@fault("training", "another setting on resume", "a run is resumed with another learning rate",
+       says=["the run to resume has lr = 0.003", "new folder"])
 def _(r): finished(r); r.go(f"{GO_ON} --lr 0.5")
 
 
-@fault("training", "a clip changes while it trains", "a training clip is replaced by another video after the first epoch, and the run is killed and resumed", says=["the run to resume has", "train into a new folder"], lost="the run: with another clip it would be another run", long=True)
+@fault("training", "a clip changes while it trains", "a training clip is replaced by another video after the first "
+                                                     "epoch, and the run is killed and resumed",
+                                                     says=["the run to resume has", "train into a new folder"],
+                                                     lost="the run: with another clip it would be another run",
+                                                     long=True)
 def _(r):
     data = r.data()
     r.go(TRAIN, during=after_epoch(r, kill_quietly))
@@ -351,7 +421,8 @@ def _(r):
     r.go(GO_ON)
 
 
-@fault("training", "the data folder disappears", "the data are moved away after the first epoch", says=["--resume", "data"], lost="the epochs since", long=True)
+@fault("training", "the data folder disappears", "the data are moved away after the first epoch",
+       says=["--resume", "data"], lost="the epochs since", long=True)
 def _(r):
     data = r.data()
     first = r.go(f"{TRAIN} --epochs 6", during=after_epoch(r, lambda pid: data.rename(r.folder / "gone")))
@@ -428,7 +499,9 @@ def _(r):
 
 # ---- hostile files
 
-@fault("hostile files", "a model file with code in it", "model.safetensors is a pickle that writes a file when it is opened", says=["model.safetensors", "expected safetensors"])
+@fault("hostile files", "a model file with code in it",
+       "model.safetensors is a pickle that writes a file when it is opened",
+       says=["model.safetensors", "expected safetensors"])
 def _(r):
     import pickle
     class Bomb:
@@ -439,12 +512,16 @@ def _(r):
     assert not (r.folder / "hacked").exists()
 
 
-@fault("hostile files", "a safetensors header without end", "the file says that its header is 2^60 bytes long", says=["model.safetensors", "expected safetensors"])
-def _(r): (finished(r) / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}" * 99); r.go("evaluate run data")
+@fault("hostile files", "a safetensors header without end", "the file says that its header is 2^60 bytes long",
+       says=["model.safetensors", "expected safetensors"])
+def _(r):
+    (finished(r) / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}" * 99); r.go("evaluate run data")
 
 
-for _k, _v in dict(n_instances=10**9, wian_layers=10**8, epochs="many", kernels=[10**12], lr=None, model={"a": 1}, image_size=1e99, classes=7, nothing={}).items():
-    @fault("hostile files", f"config.json: {_k} = {json.dumps(_v)}", f"config.json of a run says {_k} = {json.dumps(_v)}", says=["config.json", "expected"])
+for _k, _v in dict(n_instances=10**9, wian_layers=10**8, epochs="many", kernels=[10**12], lr=None, model={"a": 1},
+                   image_size=1e99, classes=7, nothing={}).items():
+    @fault("hostile files", f"config.json: {_k} = {json.dumps(_v)}",
+           f"config.json of a run says {_k} = {json.dumps(_v)}", says=["config.json", "expected"])
     def _(r, k=_k, v=_v):
         run = finished(r)
         info = json.loads((run / "config.json").read_text())
@@ -455,18 +532,21 @@ for _k, _v in dict(n_instances=10**9, wian_layers=10**8, epochs="many", kernels=
         r.go("evaluate run data")
 
 
-@fault("hostile files", "config.json nested without end", "config.json is a hundred thousand opening brackets", says=["config.json", "expected"])
+@fault("hostile files", "config.json nested without end", "config.json is a hundred thousand opening brackets",
+       says=["config.json", "expected"])
 def _(r): (finished(r) / "config.json").write_text("[" * 100_000); r.go("evaluate run data")
 
 
-@fault("hostile files", "another data set is scored", "evaluate with data that the run was not trained on: its own results stay", status=0, says="test: UAR", long=True)
+@fault("hostile files", "another data set is scored", "evaluate with data that the run was not trained on: its own "
+                                                      "results stay", status=0, says="test: UAR", long=True)
 def _(r):
     run = finished(r); (r.folder / "data").rename(r.folder / "other")
     before = (run / "results.json").read_bytes()
     file = r.own(r.folder / "other" / "clips.csv")
     file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")          # one test clip less
     r.go("evaluate run other")
-    assert (run / "results.json").read_bytes() == before and len(list(run.glob("evaluations/other-*/results.json"))) == 1
+    assert ((run / "results.json").read_bytes() == before
+            and len(list(run.glob("evaluations/other-*/results.json"))) == 1)
 
 
 # ---- hostile data
@@ -476,7 +556,9 @@ def video(path, n=12, size=64, codec="libx264", long=False):
     y, x = np.mgrid[:size, :size] / size
     with av.open(str(path), "w") as box:
         s = box.add_stream(codec, rate=25, width=size, height=size, pix_fmt="yuv420p")
-        for t in range(n): box.mux(s.encode(av.VideoFrame.from_ndarray(np.stack([128 + 99 * np.sin(6 * x + t / 3), 255 * y, 0 * x + t % 250], -1).astype(np.uint8), format="rgb24")))
+        for t in range(n):
+            box.mux(s.encode(av.VideoFrame.from_ndarray(np.stack([128 + 99 * np.sin(6 * x + t / 3), 255 * y,
+                0 * x + t % 250], -1).astype(np.uint8), format="rgb24")))
         box.mux(s.encode(None))
     return path
 
@@ -493,7 +575,8 @@ def rows(r, *more, head="path,label,split"):
 
 
 def data_fault(name, what, make, says, status=0, command="cache d --size 32", **bounds):
-    @fault("hostile data", name, what, status=status, says=says, lost="the clip" if "1 skipped" in says else "nothing", **bounds)
+    @fault("hostile data", name, what, status=status, says=says, lost="the clip" if "1 skipped" in says else "nothing",
+           **bounds)
     def _(r): make(r); r.go(command)
 
 
@@ -539,7 +622,10 @@ def avi_size(data):
 
 
 def mp4_count(data):
-    for box, where in ((b"stsz", 12), (b"stts", 12)): at = data.find(box); data[at + where - 4 + (4 if box == b"stsz" else 0):at + where + (4 if box == b"stsz" else 0)] = struct.pack(">I", 2**31 - 1)
+    for box, where in ((b"stsz", 12), (b"stts", 12)):
+        at = data.find(box)
+        data[at + where - 4 + (4 if box == b"stsz" else 0):at + where
+             + (4 if box == b"stsz" else 0)] = struct.pack(">I", 2**31 - 1)
 
 
 def true_bomb(path):
@@ -552,58 +638,108 @@ def true_bomb(path):
         box.mux(s.encode(frame)); box.mux(s.encode(None))
 
 
-data_fault("a path with ..", "the list names ../../secret.txt and ../neighbour/clip.mp4", lambda r: rows(r, "../../secret.txt,happy,train", "../../neighbour/clip.mp4,happy,train"), ["leaves the data folder", "2 skipped"])
-data_fault("a path from the root", "the list names /etc/hostname; a list may name clips on another disk, so it is read, as a video only", lambda r: rows(r, "/etc/hostname,happy,train"), ["outside the data folder", "1 skipped"])
-data_fault("a link out of the data set", "a clip is a symbolic link to a file elsewhere", named("link.mp4", lambda p: p.symlink_to("../../neighbour/clip.mp4")), ["leads out of the data folder", "1 skipped"])
-data_fault("a folder that is a link out of the data set", "a folder of clips is a symbolic link to a folder elsewhere", lambda r: (rows(r, "far/clip.mp4,happy,train"), (r.folder / "d" / "far").symlink_to("../../neighbour")), ["where a link in the data folder leads", "1 skipped"])
-data_fault("links in a circle", "a clip is a symbolic link to itself", named("loop.mp4", lambda p: p.symlink_to("loop.mp4")), "1 skipped")
-data_fault("a pipe as a clip", "a clip is a named pipe that nobody writes to", named("pipe.mp4", os.mkfifo), ["neither a file nor a folder", "1 skipped"], seconds=15)
-data_fault("a pipe among the pictures", "a picture of a clip is a named pipe", lambda r: (rows(r, "p,happy,train"), (r.folder / "d" / "p").mkdir(), os.mkfifo(r.folder / "d" / "p" / "1.jpg")), ["1 skipped"], seconds=15)
-data_fault("a device as a clip", "a clip is a link to /dev/zero, which has no end", named("zero.mp4", lambda p: p.symlink_to("/dev/zero")), ["leads out of the data folder", "1 skipped"], seconds=15)
-data_fault("a pipe as the list", "the CSV file is a named pipe", lambda r: os.mkfifo(r.folder / "list.csv"), ["list.csv"], status=1, command="check list.csv", seconds=15)
-data_fault("a web page as a clip", "an HTML page saved as .mp4", named("page.mp4", lambda p: p.write_text("<html><body>404</body></html>" * 50)), ["no readable video", "1 skipped"])
-data_fault("a play list as a clip", "a play list, named .mp4, that points at a file elsewhere", named("list.mp4", lambda p: p.write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n")), ["no readable video", "1 skipped"])
-data_fault("mp4: header of 65,535 x 65,535 pixels", "sizes in the header of an mp4 are changed; the stream itself tells the truth", named("x.mp4", patched(".mp4", "libx264", mp4_size)), "clips cached", memory=400)
-data_fault("mp4: header alone tells the size", "the same, and the stream's own description is taken away", named("x.mp4", patched(".mp4", "libx264", mp4_sps)), "1 skipped", memory=400)
-data_fault("avi: header of 100,000 x 100,000 pixels", "sizes in the header of an avi are changed", named("x.avi", patched(".avi", "mpeg4", avi_size)), "clips cached", memory=400)
-data_fault("mp4: 2^31 frames", "the header of an mp4 promises 2^31 frames", named("x.mp4", patched(".mp4", "libx264", mp4_count)), "1 skipped", memory=400)
-data_fault("a true bomb", "a video of 8,320 x 8,320 pixels in a small file", named("x.mov", true_bomb), ["damaged data", "1 skipped"], memory=400)
-data_fault("a picture that claims 30,000 x 30,000 pixels", "a PNG of a hundred bytes with that size in its header", lambda r: (rows(r, "p,happy,train"), bomb_png(r.folder / "d" / "p", 30_000)), ["1 skipped"])
-data_fault("a long clip", "a video of 5,000 frames among the clips; all of them are kept, decoded in portions", named("long.mp4", lambda p: video(p, 5000, 128)), ["5 clips cached"], seconds=60, memory=300, long=True)
-data_fault("a folder without pictures", "a clip is a folder that holds a text file", lambda r: (rows(r, "p,happy,train"), (r.folder / "d" / "p").mkdir(), (r.folder / "d" / "p" / "readme.txt").write_text("x")), ["without pictures", "1 skipped"])
+data_fault("a path with ..", "the list names ../../secret.txt and ../neighbour/clip.mp4",
+           lambda r: rows(r, "../../secret.txt,happy,train", "../../neighbour/clip.mp4,happy,train"),
+           ["leaves the data folder", "2 skipped"])
+data_fault("a path from the root", "the list names /etc/hostname; a list may name clips on another disk, so it is "
+                                   "read, as a video only", lambda r: rows(r, "/etc/hostname,happy,train"),
+                                   ["outside the data folder", "1 skipped"])
+data_fault("a link out of the data set", "a clip is a symbolic link to a file elsewhere",
+           named("link.mp4", lambda p: p.symlink_to("../../neighbour/clip.mp4")),
+           ["leads out of the data folder", "1 skipped"])
+data_fault("a folder that is a link out of the data set", "a folder of clips is a symbolic link to a folder elsewhere",
+           lambda r: (rows(r, "far/clip.mp4,happy,train"), (r.folder / "d" / "far").symlink_to("../../neighbour")),
+           ["where a link in the data folder leads", "1 skipped"])
+data_fault("links in a circle", "a clip is a symbolic link to itself",
+           named("loop.mp4", lambda p: p.symlink_to("loop.mp4")), "1 skipped")
+data_fault("a pipe as a clip", "a clip is a named pipe that nobody writes to", named("pipe.mp4", os.mkfifo),
+           ["neither a file nor a folder", "1 skipped"], seconds=15)
+data_fault("a pipe among the pictures", "a picture of a clip is a named pipe",
+           lambda r: (rows(r, "p,happy,train"), (r.folder / "d" / "p").mkdir(),
+                      os.mkfifo(r.folder / "d" / "p" / "1.jpg")), ["1 skipped"], seconds=15)
+data_fault("a device as a clip", "a clip is a link to /dev/zero, which has no end",
+           named("zero.mp4", lambda p: p.symlink_to("/dev/zero")), ["leads out of the data folder", "1 skipped"],
+           seconds=15)
+data_fault("a pipe as the list", "the CSV file is a named pipe", lambda r: os.mkfifo(r.folder / "list.csv"),
+           ["list.csv"], status=1, command="check list.csv", seconds=15)
+data_fault("a web page as a clip", "an HTML page saved as .mp4",
+           named("page.mp4", lambda p: p.write_text("<html><body>404</body></html>" * 50)),
+           ["no readable video", "1 skipped"])
+data_fault("a play list as a clip", "a play list, named .mp4, that points at a file elsewhere",
+           named("list.mp4", lambda p: p.write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n")),
+           ["no readable video", "1 skipped"])
+data_fault("mp4: header of 65,535 x 65,535 pixels", "sizes in the header of an mp4 are changed; the stream itself "
+                                                    "tells the truth", named("x.mp4",
+                                                        patched(".mp4", "libx264", mp4_size)), "clips cached",
+                                                        memory=400)
+data_fault("mp4: header alone tells the size", "the same, and the stream's own description is taken away",
+           named("x.mp4", patched(".mp4", "libx264", mp4_sps)), "1 skipped", memory=400)
+data_fault("avi: header of 100,000 x 100,000 pixels", "sizes in the header of an avi are changed",
+           named("x.avi", patched(".avi", "mpeg4", avi_size)), "clips cached", memory=400)
+data_fault("mp4: 2^31 frames", "the header of an mp4 promises 2^31 frames",
+           named("x.mp4", patched(".mp4", "libx264", mp4_count)), "1 skipped", memory=400)
+data_fault("a true bomb", "a video of 8,320 x 8,320 pixels in a small file", named("x.mov", true_bomb),
+           ["damaged data", "1 skipped"], memory=400)
+data_fault("a picture that claims 30,000 x 30,000 pixels", "a PNG of a hundred bytes with that size in its header",
+           lambda r: (rows(r, "p,happy,train"), bomb_png(r.folder / "d" / "p", 30_000)), ["1 skipped"])
+data_fault("a long clip", "a video of 5,000 frames among the clips; all of them are kept, decoded in portions",
+           named("long.mp4", lambda p: video(p, 5000, 128)), ["5 clips cached"], seconds=60, memory=300, long=True)
+data_fault("a folder without pictures", "a clip is a folder that holds a text file",
+           lambda r: (rows(r, "p,happy,train"), (r.folder / "d" / "p").mkdir(),
+                      (r.folder / "d" / "p" / "readme.txt").write_text("x")), ["without pictures", "1 skipped"])
 
 
 def zoo(r):
     from PIL import Image
     d = rows(r, "zoo,happy,train", "bad,happy,train")
     (d / "zoo").mkdir(); (d / "bad").mkdir()
-    Image.new("RGB", (40, 30), (9, 9, 9)).save(d / "zoo" / "1.jpg"); Image.new("RGB", (3000, 10), (9, 9, 9)).save(d / "zoo" / "2.jpg"); Image.new("RGB", (1, 1)).save(d / "zoo" / "3.png")
-    Image.fromarray(np.full((20, 20), 30000, np.uint16)).save(d / "zoo" / "4.png"); Image.new("CMYK", (20, 20), (9, 9, 9, 9)).save(d / "zoo" / "5.jpg"); Image.new("P", (20, 20)).save(d / "zoo" / "6.png")
+    Image.new("RGB", (40, 30), (9, 9, 9)).save(d / "zoo" / "1.jpg")
+    Image.new("RGB", (3000, 10), (9, 9, 9)).save(d / "zoo" / "2.jpg")
+    Image.new("RGB", (1, 1)).save(d / "zoo" / "3.png")
+    Image.fromarray(np.full((20, 20), 30000, np.uint16)).save(d / "zoo" / "4.png")
+    Image.new("CMYK", (20, 20), (9, 9, 9, 9)).save(d / "zoo" / "5.jpg")
+    Image.new("P", (20, 20)).save(d / "zoo" / "6.png")
     Image.new("LA", (20, 20)).save(d / "zoo" / "7.png"); Image.new("1", (20, 20)).save(d / "zoo" / "8.png")
-    Image.new("RGB", (20, 20)).save(d / "zoo" / "9.webp", save_all=True, append_images=[Image.new("RGB", (20, 20), (200, 0, 0))])
-    Image.new("RGB", (20, 20)).save(d / "bad" / "1.jpg"); (d / "bad" / "1.jpg").write_bytes((d / "bad" / "1.jpg").read_bytes()[:300])
+    Image.new("RGB", (20, 20)).save(d / "zoo" / "9.webp", save_all=True,
+                                    append_images=[Image.new("RGB", (20, 20), (200, 0, 0))])
+    Image.new("RGB", (20, 20)).save(d / "bad" / "1.jpg")
+    (d / "bad" / "1.jpg").write_bytes((d / "bad" / "1.jpg").read_bytes()[:300])
 
 
-data_fault("pictures of all kinds", "one clip of pictures of many sizes, 16 bits, CMYK, palettes, animated; and one with a broken picture", zoo, ["5 clips cached", "no readable picture", "1 skipped"])
-data_fault("names that nobody likes", "file names with an emoji, a line break, accents, quotes and spaces", lambda r: (rows(r, '"😀 clip.mp4",happy,train', '"two\nlines.mp4",happy,train', '"é è.mp4",happy,train', "\"it's.mp4\",happy,train"),
-           [video(r.folder / "d" / n) for n in ("😀 clip.mp4", "two\nlines.mp4", "é è.mp4", "it's.mp4")]), ["8 clips cached", "0 skipped"])
-data_fault("a table of a million columns", "the first line of the CSV has a million columns, and so has a second", lambda r: rows(r, "x.mp4,happy,train" + "," * 10**6, head="path,label,split," + ",".join(f"c{i}" for i in range(10**6))), ["list.csv:1", "expected a line of at most"], status=1, seconds=30, memory=700)
-data_fault("a line of 50 MB", "a line of 50 million letters in the CSV", lambda r: rows(r, "x" * 50_000_000 + ",happy,train"), ["1 skipped"], seconds=30, memory=700)
-data_fault("a quote that never ends", "a quotation mark is opened and 50 million letters follow", lambda r: rows(r, '"' + "x,y\n" * 12_500_000), "lines; is this the list?", status=1, seconds=40, memory=1200, long=True)
-data_fault("zero bytes in the table", "a path with a zero byte in it", lambda r: rows(r, "a\0b.mp4,happy,train"), "1 skipped")
+data_fault("pictures of all kinds", "one clip of pictures of many sizes, 16 bits, CMYK, palettes, animated; and one "
+                                    "with a broken picture", zoo, ["5 clips cached", "no readable picture",
+                                        "1 skipped"])
+data_fault("names that nobody likes", "file names with an emoji, a line break, accents, quotes and spaces",
+           lambda r: (rows(r, '"😀 clip.mp4",happy,train', '"two\nlines.mp4",happy,train', '"é è.mp4",happy,train',
+                           "\"it's.mp4\",happy,train"),
+           [video(r.folder / "d" / n) for n in ("😀 clip.mp4", "two\nlines.mp4", "é è.mp4", "it's.mp4")]),
+           ["8 clips cached", "0 skipped"])
+data_fault("a table of a million columns", "the first line of the CSV has a million columns, and so has a second",
+           lambda r: rows(r, "x.mp4,happy,train" + "," * 10**6,
+                          head="path,label,split," + ",".join(f"c{i}" for i in range(10**6))),
+                          ["list.csv:1", "expected a line of at most"], status=1, seconds=30, memory=700)
+data_fault("a line of 50 MB", "a line of 50 million letters in the CSV",
+           lambda r: rows(r, "x" * 50_000_000 + ",happy,train"), ["1 skipped"], seconds=30, memory=700)
+data_fault("a quote that never ends", "a quotation mark is opened and 50 million letters follow",
+           lambda r: rows(r, '"' + "x,y\n" * 12_500_000), "lines; is this the list?", status=1, seconds=40, memory=1200,
+           long=True)
+data_fault("zero bytes in the table", "a path with a zero byte in it", lambda r: rows(r, "a\0b.mp4,happy,train"),
+           "1 skipped")
 
 
 # ---- running them
 
 def clean(text, room):
     "Names relative to the folder, without what changes from run to run."
-    for p in (room.folder, room.around): text = text.replace(f"{os.path.realpath(p)}/", "").replace(f"{p}/", "").replace(str(p), ".")
+    for p in (room.folder, room.around):
+        text = text.replace(f"{os.path.realpath(p)}/", "").replace(f"{p}/", "").replace(str(p), ".")
     return re.sub(r"process \d+", "process N", text)
 
 
 def message(said):
     "The lines that tell what happened, without those of normal progress."
-    kept = [line for line in said.splitlines() if re.match(r"(micacl|skipped|note): |.*FAILED|.*runs failed", line)] or said.strip().splitlines()[-1:]
+    kept = ([line for line in said.splitlines() if re.match(r"(micacl|skipped|note): |.*FAILED|.*runs failed", line)]
+            or said.strip().splitlines()[-1:])
     return [line if len(line) < 600 else f"{line[:400]} ... {line[-150:]}" for line in kept[:4]]
 
 
@@ -616,24 +752,30 @@ def try_out(s, root):
         s.run(room)
     except AssertionError as e: wrong.append(str(e) or f"an assertion in line {e.__traceback__.tb_next.tb_lineno}")
     o = room.outcome
-    if o is None or not hasattr(o, "status"): return dict(group=s.group, name=s.name, what=s.what, wrong=[*wrong, "nothing was run"])
+    if o is None or not hasattr(o, "status"):
+        return dict(group=s.group, name=s.name, what=s.what, wrong=[*wrong, "nothing was run"])
     said = clean(o.said, room)
     after = {k: v for k, v in room.outside().items() if not k.startswith("says-")}
     wrong += judge(s, o, said, before, after)
     shutil.rmtree(room.around, ignore_errors=True)
-    return dict(group=s.group, name=s.name, what=s.what, command=f"micacl {shlex.join(shlex.split(o.argv))}"[:160], status=o.status, message=message(said), lost=s.lost,
-                seconds=round(o.seconds, 1), memory_mb=round(max(o.memory, 0)), outside_changed=before != after, wrong=wrong)
+    return dict(group=s.group, name=s.name, what=s.what, command=f"micacl {shlex.join(shlex.split(o.argv))}"[:160],
+                status=o.status, message=message(said), lost=s.lost,
+                seconds=round(o.seconds, 1), memory_mb=round(max(o.memory, 0)), outside_changed=before != after,
+                wrong=wrong)
 
 
 def judge(s, o, said, before, after):
     "What of an outcome was not expected."
     wrong = []
-    if o.status not in (s.status if isinstance(s.status, tuple) else (s.status,)): wrong.append(f"status {o.status}, expected {s.status}: {said[-500:]}")
+    if o.status not in (s.status if isinstance(s.status, tuple) else (s.status,)):
+        wrong.append(f"status {o.status}, expected {s.status}: {said[-500:]}")
     wrong += [f"{w!r} is not said: {said[-500:]}" for w in s.says if w not in said]
     if "Traceback" in said: wrong.append(f"a traceback: {said[-1500:]}")
     if o.seconds > s.seconds: wrong.append(f"{o.seconds:.1f} s, expected at most {s.seconds}")
     if o.memory > s.memory: wrong.append(f"{o.memory:.0f} MB, expected at most {s.memory}")
-    if before != after: wrong.append(f"files outside the folder changed: {sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))}")
+    if before != after:
+        wrong.append(f"files outside the folder changed: "
+                     f"{sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))}")
     return wrong
 
 
@@ -645,7 +787,9 @@ def prepare(root):
     if not pid: os._exit(0)
     empty = os.wait4(pid, 0)[2].ru_maxrss / 1024
     run = Path(root) / "finished"
-    if os.waitpid(start(f"{TRAIN.replace('--out run', f'--out {run}')}", ground.root, ground.root / "setup.txt", no_report), 0)[1]: sys.exit((ground.root / "setup.txt").read_text())
+    if os.waitpid(start(f"{TRAIN.replace('--out run', f'--out {run}')}", ground.root, ground.root / "setup.txt",
+                        no_report), 0)[1]:
+        sys.exit((ground.root / "setup.txt").read_text())
     (run / ".lock").unlink(missing_ok=True)
     Room.shared = SimpleNamespace(data=ground.data, reference=ground.reference, memory=empty, run=run)
 
@@ -667,9 +811,12 @@ def main():
         for s in SCENARIOS:
             if a.only not in f"{s.group}: {s.name}" or (a.quick and s.long): continue
             results.append(r := try_out(s, root))
-            print(f"{'WRONG' if r['wrong'] else 'ok   '} {r['group']}: {r['name']}: {r.get('status')}, {r.get('seconds')} s, {r.get('memory_mb')} MB, {r.get('message')}", flush=True)
+            print(f"{'WRONG' if r['wrong'] else 'ok   '} {r['group']}: {r['name']}: {r.get('status')}, "
+                  f"{r.get('seconds')} s, {r.get('memory_mb')} MB, {r.get('message')}", flush=True)
             for w in r["wrong"]: print(f"      {w}", flush=True)
-    report = dict(command="python benchmarks/faults.py", commit=here, machine=machine(), seconds=round(time.time() - begin), n=len(results), as_expected=sum(not r["wrong"] for r in results), faults=results)
+    report = dict(command="python benchmarks/faults.py", commit=here, machine=machine(),
+                  seconds=round(time.time() - begin), n=len(results), as_expected=sum(not r["wrong"] for r in results),
+                  faults=results)
     if a.out:
         from micacl.core import write_json
         write_json(a.out, report)

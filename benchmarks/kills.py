@@ -25,19 +25,22 @@ from pathlib import Path
 
 SHARES = dict(train=0.4, cache=0.2, synfew=0.2, experiment=0.2)
 TINY = "--no-pretrained --n-instances 2 --image-size 32 --epochs 3 --batch-size 8 --mccl-dim 16"
-SPEC = dict(data="data", base=dict(pretrained=False, n_instances=2, image_size=32, epochs=2, batch_size=8, mccl_weight=0.0), seeds=[1], test="test_balanced",
+SPEC = dict(data="data", base=dict(pretrained=False, n_instances=2, image_size=32, epochs=2, batch_size=8,
+                                   mccl_weight=0.0), seeds=[1], test="test_balanced",
             methods=dict(mean=dict(model="mean"), attention=dict(model="attention")), compare=[["attention", "mean"]])
 COMMANDS = {   # job: (command, command that goes on, needs the data, with a cache)
     "train": (f"train data --out run {TINY}", f"train data --out run {TINY} --resume", True, True),
     "train, with its report": (f"train data --out run {TINY}", f"train data --out run {TINY} --resume", True, True),
-    "train, 2 loader processes": (f"train data --out run {TINY} --workers 2", f"train data --out run {TINY} --workers 2 --resume", True, True),
+    "train, 2 loader processes": (f"train data --out run {TINY} --workers 2",
+                                  f"train data --out run {TINY} --workers 2 --resume", True, True),
     "train, nothing cached": (f"train data --out run {TINY}", f"train data --out run {TINY} --resume", True, False),
     "cache": ("cache data --size 32", None, True, False),
     "synfew": ("synfew out --train 14 --test 7 --frames 10 --size 32 --workers 1", None, False, False),
     "synfew, 2 processes": ("synfew out --train 14 --test 7 --frames 10 --size 32 --workers 2", None, False, False),
     "experiment": ("experiment spec.json --out x --processes 1", None, True, True),
     "experiment, 2 processes": ("experiment spec.json --out x --processes 2", None, True, True)}
-KINDS = dict(train=("train", "train, 2 loader processes", "train, nothing cached", "train", "train, with its report"), cache=("cache",), synfew=("synfew",) * 11 + ("synfew, 2 processes",),
+KINDS = dict(train=("train", "train, 2 loader processes", "train, nothing cached", "train", "train, with its report"),
+             cache=("cache",), synfew=("synfew",) * 11 + ("synfew, 2 processes",),
              experiment=("experiment",) * 11 + ("experiment, 2 processes",))
 
 
@@ -98,20 +101,24 @@ def phase(kind, folder):
         run = folder / "run"
         if (run / "results.json").exists(): return "results written, at the report"
         if (run / "model.safetensors").exists(): return "scoring the test clips"
-        state = next((run / f"checkpoint{s}" / "state.json" for s in ("", ".new", ".old") if (run / f"checkpoint{s}" / "state.json").exists()), None)
+        state = next((run / f"checkpoint{s}" / "state.json" for s in ("", ".new", ".old")
+                      if (run / f"checkpoint{s}" / "state.json").exists()), None)
         if (run / "checkpoint.new").exists() or (run / "checkpoint.old").exists(): return "writing a checkpoint"
         if state is not None: return f"{json.loads(state.read_text())['epoch']} of 3 epochs done"
-        return "in the first epoch" if (run / "config.json").exists() else "before anything was written" if not run.exists() else "reading the data"
+        return ("in the first epoch" if (run / "config.json").exists() else "before anything was written"
+                if not run.exists() else "reading the data")
     if kind == "cache":
         home = folder / "data" / ".micacl-cache" / "32px"
         n = len(list(home.rglob("*.u8")))
-        return f"{n // 7 * 25} to {n // 7 * 25 + 25} % of the clips" if 0 < n < 28 else "all clips decoded" if n else "before a clip was decoded"
+        return (f"{n // 7 * 25} to {n // 7 * 25 + 25} % of the clips" if 0 < n < 28 else "all clips decoded" if n
+                else "before a clip was decoded")
     if kind == "synfew":
         out = folder / "out"
         if not out.exists(): return "before anything was written"
         if (out / "synfew.json").exists(): return "description written"
         n = len(list(out.glob("clips/[!.]*.mp4")))
-        return "writing the tables" if (out / "clips.csv").exists() else f"{n // 7 * 25} to {n // 7 * 25 + 25} % of the clips" if n < 28 else "all clips drawn"
+        return ("writing the tables" if (out / "clips.csv").exists() else f"{n // 7 * 25} to {n // 7 * 25 + 25} % of "
+                "the clips" if n < 28 else "all clips drawn")
     x = folder / "x"
     if not x.exists(): return "before anything was written"
     if (x / "summary.json").exists(): return "summary written"
@@ -119,12 +126,15 @@ def phase(kind, folder):
     return "in run 1 of 2" if n == 0 else "in run 2 of 2" if n == 1 else "comparing"
 
 
-def without(d, *names): return {k: without(v, *names) if isinstance(v, dict) else v for k, v in d.items() if k not in names} if isinstance(d, dict) else d
+def without(d, *names):
+    return ({k: without(v, *names) if isinstance(v, dict) else v for k, v in d.items() if k not in names}
+            if isinstance(d, dict) else d)
 
 
 def content(path):
     "The bytes of a file, or what is in it but times and the command line."
-    if path.name == "metrics.jsonl": return json.dumps([without(json.loads(line), "seconds") for line in path.read_text().splitlines()])
+    if path.name == "metrics.jsonl":
+        return json.dumps([without(json.loads(line), "seconds") for line in path.read_text().splitlines()])
     if path.name in ("config.json", "state.json", "summary.json") or path.parent.name == "runs":
         d = json.loads(path.read_text())
         for h in d.get("history", []): h.pop("seconds", None)
@@ -184,7 +194,8 @@ class Ground:
         folder.mkdir()
         (self.root / f"job{self.numbers}.txt").touch()
         if COMMANDS[job][2]:   # hard links: the same files with the same time stamps
-            shutil.copytree(self.data, folder / "data", copy_function=os.link, ignore=None if COMMANDS[job][3] else shutil.ignore_patterns(".micacl-cache"))
+            shutil.copytree(self.data, folder / "data", copy_function=os.link,
+                            ignore=None if COMMANDS[job][3] else shutil.ignore_patterns(".micacl-cache"))
         if "experiment" in job: (folder / "spec.json").write_text(json.dumps(SPEC))
         return folder, self.root / f"job{self.numbers}.txt"
 
@@ -195,7 +206,8 @@ class Ground:
             for _ in range(2):
                 folder, says = self.folder(job)
                 begin = time.monotonic()
-                if wait(start(COMMANDS[job][0], folder, says, before_of(job)), 600): sys.exit(f"{job} fails undisturbed: {says.read_text()}")
+                if wait(start(COMMANDS[job][0], folder, says, before_of(job)), 600):
+                    sys.exit(f"{job} fails undisturbed: {says.read_text()}")
                 self.took[job] = min(self.took.get(job, 1e9), time.monotonic() - begin)
                 both.append(made(folder)); shutil.rmtree(folder)
             if both[0] != both[1]: sys.exit(f"{job} does not repeat undisturbed: {differences(*both)}")
@@ -203,7 +215,9 @@ class Ground:
         return self.references[job]
 
 
-def differences(a, b): return sorted([f"- {n}" for n in a.keys() - b.keys()] + [f"+ {n}" for n in b.keys() - a.keys()] + [f"~ {n}" for n in a.keys() & b.keys() if a[n] != b[n]])
+def differences(a, b):
+    return sorted([f"- {n}" for n in a.keys() - b.keys()] + [f"+ {n}" for n in b.keys() - a.keys()]
+                  + [f"~ {n}" for n in a.keys() & b.keys() if a[n] != b[n]])
 
 
 def try_job(ground, kind, job, dice, most):
@@ -231,7 +245,8 @@ def try_job(ground, kind, job, dice, most):
     if d := differences(want, got): faults.append(f"differs: {', '.join(d)}")
     left = [n for n in got if n.endswith((".tmp", ".pid")) or ".new" in n or ".old" in n]
     if left: faults.append(f"left behind: {', '.join(left)}")
-    if alive := living(sessions): faults.append(f"processes left: {len(alive)}"); [os.kill(p, signal.SIGKILL) for p in alive]
+    if alive := living(sessions):
+        faults.append(f"processes left: {len(alive)}"); [os.kill(p, signal.SIGKILL) for p in alive]
     if held := locked(folder): faults.append(f"still locked: {', '.join(held)}")
     shutil.rmtree(folder)
     if not faults: says.unlink()
@@ -246,7 +261,8 @@ def load():
     torch.set_num_threads(1)
     for name in ("utf-8-sig", "cp437"): codecs.lookup(name)      # a child that is nobody may not be able to read them
     names = [f"micacl.{m}" for m in ("cli", "experiments", "frames", "pages", "report")]
-    for name in (*names, "matplotlib.pyplot", "PIL.Image", "scipy.special", "scipy.stats", "sklearn.metrics"): importlib.import_module(name)      # the last ones: what functions import when they need it
+    for name in (*names, "matplotlib.pyplot", "PIL.Image", "scipy.special", "scipy.stats", "sklearn.metrics"):
+        importlib.import_module(name)      # the last ones: what functions import when they need it
 
 
 def run(kills, seed, root, say=lambda line: None, short=False):
@@ -260,11 +276,18 @@ def run(kills, seed, root, say=lambda line: None, short=False):
             done = sum(len(r["phases"]) for r in records)
             records.append(try_job(ground, kind, KINDS[kind][0 if short else n % len(KINDS[kind])], dice, want - done))
             n += 1
-            if n % 10 == 0: say(f"{kind}: {n} jobs, {sum(len(r['phases']) for r in records)} of {want} kills, {sum(bool(r['faults']) for r in records)} jobs with faults")
+            if n % 10 == 0:
+                say(f"{kind}: {n} jobs, {sum(len(r['phases']) for r in records)} of {want} kills, "
+                    f"{sum(bool(r['faults']) for r in records)} jobs with faults")
         where = collections.Counter(p for r in records for p, _ in r["phases"])
-        out[kind] = dict(kills=sum(where.values()), jobs=len(records), compared=len(records), identical=sum(not r["faults"] for r in records), phases=dict(sorted(where.items())),
-                         main_process_only=sum(w == "the main process" for r in records for _, w in r["phases"]), by_command=dict(sorted(collections.Counter(r["job"] for r in records for _ in r["phases"]).items())),
-                         seconds_undisturbed={j: round(ground.took[j], 2) for j in sorted(set(KINDS[kind])) if j in ground.took}, faults=[dict(job=r["job"], faults=r["faults"]) for r in records if r["faults"]])
+        out[kind] = dict(kills=sum(where.values()), jobs=len(records), compared=len(records),
+                         identical=sum(not r["faults"] for r in records), phases=dict(sorted(where.items())),
+                         main_process_only=sum(w == "the main process" for r in records for _, w in r["phases"]),
+                         by_command=dict(sorted(collections.Counter(r["job"] for r in records
+                             for _ in r["phases"]).items())),
+                         seconds_undisturbed={j: round(ground.took[j], 2) for j in sorted(set(KINDS[kind]))
+                                              if j in ground.took}, faults=[dict(job=r["job"], faults=r["faults"])
+                                                  for r in records if r["faults"]])
     return out
 
 
@@ -279,9 +302,12 @@ def main():
     os.environ["OMP_NUM_THREADS"] = "1"
     from common import commit, machine
     begin, here = time.time(), commit()
-    with tempfile.TemporaryDirectory(dir=a.work) as root: kinds = run(a.kills, a.seed, root, lambda line: print(line, flush=True), a.short)
-    total = {k: sum(kinds[kind][k] for kind in kinds) for k in ("kills", "jobs", "compared", "identical", "main_process_only")}
-    report = dict(command=f"python benchmarks/kills.py --kills {a.kills} --seed {a.seed}", commit=here, machine=machine(), seconds=round(time.time() - begin), **total, kinds=kinds)
+    with tempfile.TemporaryDirectory(dir=a.work) as root:
+        kinds = run(a.kills, a.seed, root, lambda line: print(line, flush=True), a.short)
+    total = {k: sum(kinds[kind][k] for kind in kinds) for k in ("kills", "jobs", "compared", "identical",
+                                                                "main_process_only")}
+    report = dict(command=f"python benchmarks/kills.py --kills {a.kills} --seed {a.seed}", commit=here,
+                  machine=machine(), seconds=round(time.time() - begin), **total, kinds=kinds)
     if a.out:
         from micacl.core import write_json
         write_json(a.out, report)

@@ -63,7 +63,8 @@ class PlainTraining:
 
 def names_in_micacl():
     "name here -> name in micacl.models.M3DFEL, for a test that compares the two."
-    ours = {"r3d.": "backbone.net.", "attention.": "tail.attention.", "conv.": "tail.conv.", "norm.weight": "tail.norm.gamma", "norm.bias": "tail.norm.beta",
+    ours = {"r3d.": "backbone.net.", "attention.": "tail.attention.", "conv.": "tail.conv.",
+            "norm.weight": "tail.norm.gamma", "norm.bias": "tail.norm.beta",
             "norm.mean_weight": "tail.norm.mean_mix", "norm.var_weight": "tail.norm.var_mix"}
     def translate(name): return next((b + name[len(a):] for a, b in ours.items() if name.startswith(a)), name)
     return {name: translate(name) for name in PlainM3DFEL().state_dict()}

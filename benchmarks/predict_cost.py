@@ -50,11 +50,13 @@ def draw_piece(path):
         frames += list(read_frames(clip.path).numpy())
         if len(frames) >= SECONDS * FPS: break
     with av.open(str(path), "w") as box:
-        v = box.add_stream("libx264", rate=FPS, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p", options={"preset": "veryfast", "bf": "0"})
+        v = box.add_stream("libx264", rate=FPS, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p",
+                           options={"preset": "veryfast", "bf": "0"})
         wall = np.random.default_rng(0).integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         for i in range(SECONDS * FPS):
             x, f = 220 + round(120 * math.sin(i / 90)), frames[i % len(frames)]
-            picture = wall.copy(); picture[90:270, x:x + 180] = crop_face(f, (f.shape[1] / 2, f.shape[0] / 2, f.shape[0]), 180, 1, 0)
+            picture = wall.copy()
+            picture[90:270, x:x + 180] = crop_face(f, (f.shape[1] / 2, f.shape[0] / 2, f.shape[0]), 180, 1, 0)
             box.mux(v.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         box.mux(v.encode(None))
     return path
@@ -86,8 +88,10 @@ def main():
     p.add_argument("--video", type=Path, help="a video to repeat instead of the drawn one")
     args = p.parse_args()
     from micacl.core import read_json, write_json
-    source = "a video given with --video, repeated" if args.video else f"drawn faces on a wall, {WIDTH}x{HEIGHT}, {FPS} frames a second, {SECONDS} s repeated"
-    about = dict(command="python benchmarks/predict_cost.py results/predict-cost.json --minutes " + " ".join(f"{m:g}" for m in args.minutes) + (" --video VIDEO" if args.video else ""),
+    source = ("a video given with --video, repeated" if args.video else f"drawn faces on a wall, {WIDTH}x{HEIGHT}, "
+              f"{FPS} frames a second, {SECONDS} s repeated")
+    about = dict(command="python benchmarks/predict_cost.py results/predict-cost.json --minutes "
+                 + " ".join(f"{m:g}" for m in args.minutes) + (" --video VIDEO" if args.video else ""),
                  commit=commit(), machine=machine(), threads=1, model="micacl, r3d_small", source=source)
     rows = read_json(args.out)["rows"] if args.out.exists() else []
     done = {(r["minutes"], r["crop"]) for r in rows}
@@ -95,11 +99,14 @@ def main():
         piece = args.video or draw_piece(Path(folder) / "piece.mp4")
         for minutes, crop in [(m, c) for c in (False, True) for m in args.minutes if (m, c) not in done]:
             video = repeat(piece, Path(folder) / "video.mp4", 60 * minutes)
-            probe = subprocess.run([sys.executable, "-c", PROBE, str(video), "crop" if crop else "ready"], env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True)
+            probe = subprocess.run([sys.executable, "-c", PROBE, str(video), "crop" if crop else "ready"],
+                                   env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True)
             if probe.returncode: sys.exit(probe.stderr)
             r = json.loads(probe.stdout)
-            rows.append(dict(minutes=minutes, crop=crop, seconds_per_minute=round(60 * r["seconds"] / r["duration"], 2), cpu_seconds_per_minute=round(60 * r["cpu_seconds"] / r["duration"], 2),
-                             mib_above_start=round(r["peak_mib"] - r["start_mib"], 1), peak_mib=round(r["peak_mib"], 1), **{k: r[k] for k in ("frames", "windows", "with_face")}))
+            rows.append(dict(minutes=minutes, crop=crop, seconds_per_minute=round(60 * r["seconds"] / r["duration"], 2),
+                             cpu_seconds_per_minute=round(60 * r["cpu_seconds"] / r["duration"], 2),
+                             mib_above_start=round(r["peak_mib"] - r["start_mib"], 1), peak_mib=round(r["peak_mib"], 1),
+                             **{k: r[k] for k in ("frames", "windows", "with_face")}))
             print(rows[-1], flush=True)
             write_json(args.out, dict(about, rows=sorted(rows, key=lambda r: (not r["crop"], r["minutes"]))))
 

@@ -19,16 +19,23 @@ def about_run(run):
     from micacl.core import read_json
     info, results = read_json(Path(run) / "config.json"), read_json(Path(run) / "results.json")
     test = results["tests"].get("test_balanced") or results["tests"]["test"]
-    return dict(config={k: info["config"][k] for k in KEEP}, dataset=info["dataset"], n_train=info["n_train"], n_test=test["n_test"], uar=test["uar"], intervals=test["intervals"]["uar"])
+    return dict(config={k: info["config"][k] for k in KEEP}, dataset=info["dataset"], n_train=info["n_train"],
+                n_test=test["n_test"], uar=test["uar"], intervals=test["intervals"]["uar"])
 
 
 def about_video(p, acted):
-    "Windows and timeline; in how many of the windows that lie inside an acted stretch the first label is the acted one."
+    """Windows and timeline; in how many of the windows that lie inside an acted stretch the first label is the
+    acted one."""
     from micacl.deploy.predict import timeline
-    windows = [dict(start=a, stop=b, label=label, faces=share, probabilities=None if label is None else dict(zip(p.classes, q)), weights=None if label is None else w)
+    windows = [dict(start=a, stop=b, label=label, faces=share,
+                    probabilities=None if label is None else dict(zip(p.classes, q)),
+                    weights=None if label is None else w)
                for (a, b), label, share, q, w in zip(p.spans, p.labels, p.faces, p.probabilities, p.weights)]
-    clear = [(w["label"], want) for w in windows for want, a, b in acted if a <= w["start"] and w["stop"] <= b and w["label"] is not None]
-    return dict(timeline=timeline(p), clear=len(clear), agree=sum(x == y for x, y in clear), by_label={want: [sum(x == y == want for x, y in clear), sum(y == want for _, y in clear)] for want, *_ in acted},
+    clear = [(w["label"], want) for w in windows for want, a,
+             b in acted if a <= w["start"] and w["stop"] <= b and w["label"] is not None]
+    return dict(timeline=timeline(p), clear=len(clear), agree=sum(x == y for x, y in clear),
+                by_label={want: [sum(x == y == want for x, y in clear), sum(y == want for _, y in clear)] for want,
+                          *_ in acted},
                 notes=p.notes, note=p.caveat, windows=windows)
 
 
@@ -49,8 +56,11 @@ def main():
         q = dataclasses.replace(predict_video(folder, args.video), video="video")
         runs[name] = dict(about_run(folder), **about_video(q, acted))
         if args.plots: args.plots.mkdir(exist_ok=True); save_plot(q, args.plots / f"{i}.png")
-        print(name, [(round(a, 1), round(b, 1), label, round(m, 2) if m else m) for a, b, label, m in runs[name]["timeline"]], runs[name]["by_label"])
-    write_json(args.out, dict(command=" ".join(["python benchmarks/predict_real.py results/predict-real.json --video VIDEO --acted", *args.acted, *said]), commit=commit(), machine=machine(),
+        print(name, [(round(a, 1), round(b, 1), label, round(m, 2) if m else m) for a, b, label,
+                     m in runs[name]["timeline"]], runs[name]["by_label"])
+    write_json(args.out, dict(command=" ".join(["python benchmarks/predict_real.py results/predict-real.json --video "
+                                                "VIDEO --acted", *args.acted, *said]), commit=commit(),
+                                                machine=machine(),
                               acted=acted, seconds=q.duration, frames=q.n_frames, runs=runs))
 
 

@@ -89,8 +89,11 @@ def ask(script, *args, processes=1, threads=1):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.py"
         file.write_text(script)
-        launch = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        done = subprocess.run([*launch, str(file), *map(str, args)], env=dict(os.environ, OMP_NUM_THREADS=str(threads), ACCELERATE_USE_CPU="true"), capture_output=True, text=True)
+        launch = ([sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run",
+                                                           "--standalone", f"--nproc_per_node={processes}"])
+        done = subprocess.run([*launch, str(file), *map(str, args)],
+                              env=dict(os.environ, OMP_NUM_THREADS=str(threads), ACCELERATE_USE_CPU="true"),
+                              capture_output=True, text=True)
     if done.returncode: sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])      # torchrun writes to the other stream
 
@@ -101,7 +104,10 @@ def decoding(folder):
     for size in (112, 224):
         generate(folder / f"{size}", n_train=84, n_test=0, size=size, progress=False)
         r = ask(DECODE, folder / f"{size}")
-        rows.append(dict(pixels=size, clips_per_second=round(r["clips"] / r["seconds"], 1), frames_per_second=round(r["frames"] / r["seconds"]), frames_per_clip=round(r["frames"] / r["clips"], 1), cache_bytes_per_clip=round(r["frames"] / r["clips"] * 112**2 * 3)))
+        rows.append(dict(pixels=size, clips_per_second=round(r["clips"] / r["seconds"], 1),
+                         frames_per_second=round(r["frames"] / r["seconds"]),
+                         frames_per_clip=round(r["frames"] / r["clips"], 1),
+                         cache_bytes_per_clip=round(r["frames"] / r["clips"] * 112**2 * 3)))
         print(rows[-1], flush=True)
     return rows
 
@@ -127,15 +133,20 @@ def two_processes(folder):
     from micacl.train.objective import build_model
     from micacl.data.synfew.generate import generate
     generate(folder / "faces", n_train=192, n_test=7, progress=False)
-    ways, seconds = {"one process, one core": (1, 1), "one process, two cores": (1, 2), "two processes, two cores": (2, 1)}, {}
+    ways, seconds = {"one process, one core": (1, 1), "one process, two cores": (1, 2),
+                     "two processes, two cores": (2, 1)}, {}
     for turn in range(2):
         for name, (processes, threads) in ways.items():
-            seconds.setdefault(name, []).extend(ask(EPOCHS, folder / "faces", folder / f"{turn}-{processes}-{threads}", processes=processes, threads=threads)[1:])    # the first epoch warms up
+            # the first epoch warms up
+            seconds.setdefault(name, []).extend(ask(EPOCHS, folder / "faces", folder / f"{turn}-{processes}-{threads}",
+                                                    processes=processes, threads=threads)[1:])
     median = {k: statistics.median(v) for k, v in seconds.items()}
     two = median.pop("two processes, two cores")
-    parameters = sum(p.numel() for p in build_model(dataclasses.replace(PRESETS["paper"](), pretrained=False), 7).parameters())
+    parameters = sum(p.numel() for p in build_model(dataclasses.replace(PRESETS["paper"](), pretrained=False),
+                                                    7).parameters())
     reduce = ask(REDUCE, parameters, processes=2)
-    found = dict(epochs=len(seconds["one process, one core"]), ratio={k: round(two / v, 3) for k, v in median.items()}, gradient_bytes=4 * parameters, all_reduce_seconds=round(statistics.median(reduce), 3))
+    found = dict(epochs=len(seconds["one process, one core"]), ratio={k: round(two / v, 3) for k, v in median.items()},
+                 gradient_bytes=4 * parameters, all_reduce_seconds=round(statistics.median(reduce), 3))
     print(found, flush=True)
     return found
 
@@ -146,10 +157,12 @@ def main():
     p.add_argument("--clips", type=int, default=1_000_000, help="how many are very many")
     args = p.parse_args()
     from micacl.core import write_json
-    about = dict(command="python benchmarks/scale_out.py results/scale-out.json" + (f" --clips {args.clips}" if args.clips != 1_000_000 else ""), commit=commit(), machine=machine())
+    about = dict(command="python benchmarks/scale_out.py results/scale-out.json"
+                 + (f" --clips {args.clips}" if args.clips != 1_000_000 else ""), commit=commit(), machine=machine())
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        found = dict(two_processes=two_processes(folder), decode=decoding(folder), many=many_clips(folder / "many", args.clips))
+        found = dict(two_processes=two_processes(folder), decode=decoding(folder),
+                     many=many_clips(folder / "many", args.clips))
         write_json(args.out, dict(about, **found))      # before so many files are removed
 
 

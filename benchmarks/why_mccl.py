@@ -14,8 +14,10 @@ import numpy as np
 from common import ROOT, commit, machine
 
 SEEDS = (1, 2, 3, 4, 5)
-METHODS = {"gated attention": dict(model="attention", lr=1e-2, mccl_weight=0.0), **{f"MICACL, lambda {w:g}": dict(lr=3e-3, mccl_weight=w) for w in (0.0, 0.3, 1.0, 3.0)}}
-COMPARE = [("MICACL, lambda 0.3", "MICACL, lambda 0"), ("MICACL, lambda 1", "MICACL, lambda 0"), ("MICACL, lambda 3", "MICACL, lambda 0"), ("MICACL, lambda 1", "gated attention")]
+METHODS = {"gated attention": dict(model="attention", lr=1e-2, mccl_weight=0.0),
+           **{f"MICACL, lambda {w:g}": dict(lr=3e-3, mccl_weight=w) for w in (0.0, 0.3, 1.0, 3.0)}}
+COMPARE = [("MICACL, lambda 0.3", "MICACL, lambda 0"), ("MICACL, lambda 1", "MICACL, lambda 0"),
+           ("MICACL, lambda 3", "MICACL, lambda 0"), ("MICACL, lambda 1", "gated attention")]
 HEADS = ("classifier", "nearest_mean", "nearest_centre")
 
 
@@ -30,16 +32,19 @@ def measure(run, features, data):
     model, config, info = load_run(run)
     model.freeze_backbone().eval()
     d = prepare_data(data, run, config, quiet=True)
-    store, objective = InstanceFeatures(features, model, config, d.cache), Objective(config, info["train_counts"], model.bag_dim)
+    store, objective = InstanceFeatures(features, model, config, d.cache), Objective(config, info["train_counts"],
+        model.bag_dim)
     objective.load_state_dict(read_tensors(Path(run) / "checkpoint" / "objective.safetensors"))
-    test, y, yt = d.tests["test_balanced"], torch.tensor([c.label for c in d.train]), np.array([c.label for c in d.tests["test_balanced"]])
+    test, y, yt = d.tests["test_balanced"], torch.tensor([c.label for c in d.train]), np.array([c.label
+        for c in d.tests["test_balanced"]])
     with torch.no_grad(): train, tested = model(store.of(d.train)), model(store.of(test))
     def score(said): return dict(uar=uar(yt, said), tail=float(recalls(yt, said)[5:].mean()), said=said)
     z, zt = F.normalize(train.bag), F.normalize(tested.bag)
     means = F.normalize(torch.stack([z[y == c].mean(0) for c in range(7)]))
     S, same = zt @ zt.T, torch.tensor(yt)[:, None] == torch.tensor(yt)
     off = ~torch.eye(len(yt), dtype=torch.bool)
-    out = dict(y=yt, classifier=score(tested.logits.argmax(1).numpy()), nearest_mean=score((zt @ means.T).argmax(1).numpy()),
+    out = dict(y=yt, classifier=score(tested.logits.argmax(1).numpy()),
+               nearest_mean=score((zt @ means.T).argmax(1).numpy()),
                cos_same=float(S[same & off].mean()), cos_other=float(S[~same].mean()))
     if objective.mccl is not None:
         out["nearest_centre"] = score(objective.mccl.nearest(tested.bag).argmax(1).numpy())
@@ -66,7 +71,8 @@ def compare(runs, a, b, head_a, head_b):
     from micacl.metrics import paired_difference
     pa, pb = ([r[h]["said"] for r in runs if r["method"] == m] for m, h in ((a, head_a), (b, head_b)))
     y = runs[0]["y"]
-    return dict(a=a, head_a=head_a, b=b, head_b=head_b, uar=paired_difference(y, pa, pb), tail=paired_difference(y, pa, pb, classes=[5, 6]))
+    return dict(a=a, head_a=head_a, b=b, head_b=head_b, uar=paired_difference(y, pa, pb),
+                tail=paired_difference(y, pa, pb, classes=[5, 6]))
 
 
 def main(work):
@@ -80,14 +86,19 @@ def main(work):
             config = Config(**spec["base"], backbone_lr=0.0, seed=seed, **fields)
             with tempfile.TemporaryDirectory() as folder:
                 train(data, Path(folder) / "run", config, quiet=True, features=work / "features")
-                runs.append(dict(method=method, mccl_weight=config.mccl_weight, seed=seed, **measure(Path(folder) / "run", work / "features", data)))
-            print(method, seed, {h: (round(runs[-1][h]["uar"], 3), round(runs[-1][h]["tail"], 3)) for h in HEADS if h in runs[-1]}, flush=True)
+                runs.append(dict(method=method, mccl_weight=config.mccl_weight, seed=seed,
+                                 **measure(Path(folder) / "run", work / "features", data)))
+            print(method, seed, {h: (round(runs[-1][h]["uar"], 3), round(runs[-1][h]["tail"], 3)) for h in HEADS
+                                 if h in runs[-1]}, flush=True)
     pairs = [compare(runs, a, b, h, h) for a, b in COMPARE for h in HEADS[:2]]
-    pairs += [compare(runs, m, m, h, "classifier") for m, f in METHODS.items() for h in HEADS[1:] if h == "nearest_mean" or f["mccl_weight"]]
+    pairs += [compare(runs, m, m, h, "classifier") for m,
+              f in METHODS.items() for h in HEADS[1:] if h == "nearest_mean" or f["mccl_weight"]]
     for r in runs:
         del r["y"]
         for h in HEADS: r.get(h, {}).pop("said", None)
-    write_json(ROOT / "results" / "mccl-why.json", dict(command="python benchmarks/why_mccl.py WORK", commit=before, machine=machine(), methods=METHODS, runs=runs, comparisons=pairs))
+    write_json(ROOT / "results" / "mccl-why.json", dict(command="python benchmarks/why_mccl.py WORK", commit=before,
+                                                        machine=machine(), methods=METHODS, runs=runs,
+                                                        comparisons=pairs))
 
 
 if __name__ == "__main__": main(Path(sys.argv[1]))

@@ -24,7 +24,8 @@ Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 Fold = Annotated[int | None, tyro.conf.arg(metavar="K", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Dataset = Annotated[Literal["dfew", "ferv39k", "mafw", "synfew", "csv"] | None, tyro.conf.arg(metavar="{dfew,ferv39k,mafw,synfew,csv}", help_behavior_hint="(default: found out)")]
+Dataset = Annotated[Literal["dfew", "ferv39k", "mafw", "synfew", "csv"] | None,
+                    tyro.conf.arg(metavar="{dfew,ferv39k,mafw,synfew,csv}", help_behavior_hint="(default: found out)")]
 
 # %% ../nbs/library/cli.ipynb #4f1271e4
 @dataclass
@@ -32,22 +33,27 @@ class Synfew:
     "Draw the built-in data set of synthetic faces. Stopped, it goes on with the same command."
     out: Out                          # folder to make
     profile: Literal["dfew", "ferv39k", "balanced"] = "dfew"   # shares of the training labels
-    imbalance: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")] = None   # largest : smallest class, instead of a profile's shares
+    # largest : smallest class, instead of a profile's shares
+    imbalance: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")] = None
     train: int = 1200                 # training clips
     test: int = 350                   # clips in each of the two test sets
     frames: int = 24                  # typical length of a clip
     size: int = 64                    # pixels, height and width
     seed: int = 0                     # same seed, same clips
     tail: Literal["exponential", "step", "pareto"] = "exponential"   # shape of the imbalance that is asked for
-    apex: tuple[float, float] = (0.3, 0.6)       # smallest and largest share of a clip in which the expression is at its height
+    # smallest and largest share of a clip in which the expression is at its height
+    apex: tuple[float, float] = (0.3, 0.6)
     strength: tuple[float, float] = (0.2, 0.7)   # weakest and strongest expression
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None   # processes; the clips do not depend on it
+    # processes; the clips do not depend on it
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
 
     def run(self):
         from micacl.data.synfew.generate import generate
-        generate(self.out, self.profile, self.imbalance, self.train, self.test, self.frames, self.size, self.seed, self.workers,
+        generate(self.out, self.profile, self.imbalance, self.train, self.test, self.frames, self.size, self.seed,
+                 self.workers,
                  sys.stdout.isatty(), self.apex, self.strength, self.tail)
-        print(f"{self.out}: {self.train} training clips, two test sets of {self.test}. Next: micacl train {self.out} --out RUN")
+        print(f"{self.out}: {self.train} training clips, two test sets of {self.test}. Next: micacl train {self.out} "
+              "--out RUN")
 
 # %% ../nbs/library/cli.ipynb #6a41c232
 @dataclass
@@ -76,7 +82,8 @@ class Cache:
 
     def run(self):
         from micacl.train.run import read_clips
-        table, _, skipped = read_clips(self.data, self.data, Config(image_size=self.size, on_bad_clip=self.on_bad_clip), self.dataset)
+        table, _, skipped = read_clips(self.data, self.data, Config(image_size=self.size, on_bad_clip=self.on_bad_clip),
+                                       self.dataset)
         print(f"{self.data}: {len(table)} clips cached at {self.size} px, {len(skipped)} skipped")
 
 # %% ../nbs/library/cli.ipynb #b9ea98e2
@@ -85,7 +92,8 @@ class Train:
     "Train a model and test it. A preset gives the settings, and every single option overrides it."
     data: Data                        # folder of the data set, or a CSV file
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]   # run folder to write
-    preset: Literal["small", "paper", "m3dfel"] = "small"   # settings to start from; their defaults below are those of `small`
+    # settings to start from; their defaults below are those of `small`
+    preset: Literal["small", "paper", "m3dfel"] = "small"
     fold: Fold = None                 # the fold to test on, for data sets with folds
     dataset: Dataset = None           # its kind
     resume: Flag = False              # go on with the run in RUN, with its settings
@@ -109,9 +117,11 @@ def _first_process():        # torchrun and accelerate launch set both
 
 def _print_scores(results):
     "A line for each test set."
-    for name, s in results["tests"].items(): print(f"{name}: {_score(s, 'uar')}, {_score(s, 'war')}, {s['n_test']} clips")
+    for name, s in results["tests"].items():
+        print(f"{name}: {_score(s, 'uar')}, {_score(s, 'war')}, {s['n_test']} clips")
 
-def _score(s, metric): return f"{metric.upper()} {percent(s[metric])} % [{', '.join(map(percent, s['intervals'][metric]))}]"
+def _score(s, metric):
+    return f"{metric.upper()} {percent(s[metric])} % [{', '.join(map(percent, s['intervals'][metric]))}]"
 
 # %% ../nbs/library/cli.ipynb #93e1e642
 @dataclass
@@ -121,8 +131,12 @@ class Evaluate:
     data: Data                        # folder of the data set, or a CSV file
     fold: Fold = None                 # the fold to test on, if not the run's own
     dataset: Dataset = None           # its kind
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: the run folder for its own data, else RUN/evaluations/NAME)")] = None   # where results.json and predictions.npz go, replacing what is there
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None   # write the results to this file too
+    # where results.json and predictions.npz go, replacing what is there
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER",
+                                              help_behavior_hint="(default: the run folder for its own data, else "
+                                              "RUN/evaluations/NAME)")] = None
+    # write the results to this file too
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
 
     def run(self):
         from micacl.train.loop import evaluate
@@ -134,45 +148,54 @@ class Evaluate:
 # %% ../nbs/library/cli.ipynb #85daa9cd
 @dataclass
 class Pretrain:
-    "Train the weights that r3d_small starts from, on action units of drawn faces, and write them with their log and data card."
+    """Train the weights that r3d_small starts from, on action units of drawn faces, and write them with their log
+    and data card."""
     out: Out                          # folder to make
     n: int = 24000                    # single frames to learn from first
     epochs: int = 10                  # passes over them
     seed: int = 0                     # same seed, same weights
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None   # processes that draw
+    # processes that draw
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
 
     def run(self):
         from micacl.train.pretrain import pretrain
         log = pretrain(self.out, n=self.n, epochs=self.epochs, seed=self.seed, workers=self.workers)
-        print(f"{self.out}: mean R² {log['mean_r2']:.3f} over the units on {log['n_held_out']} instances of other people")
+        print(f"{self.out}: mean R² {log['mean_r2']:.3f} over the units on {log['n_held_out']} instances of "
+              "other people")
 
 # %% ../nbs/library/cli.ipynb #db4f722e
 @dataclass
 class Experiment:
-    "Tune, train and compare many methods, as a JSON file says (chapter 10b). Stopped, it goes on with the same command."
+    """Tune, train and compare many methods, as a JSON file says (chapter 10b).
+    Stopped, it goes on with the same command."""
     spec: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPEC")]   # the file
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]   # where runs, features and summary.json go
-    processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core, or one on a GPU)")] = None   # runs side by side
+    # runs side by side
+    processes: Annotated[int | None, tyro.conf.arg(metavar="N",
+                                                   help_behavior_hint="(default: one a core, or one on a GPU)")] = None
 
     def run(self):
         from micacl.train.experiments import run_experiment
         s = run_experiment(self.spec, self.out, self.processes)
         for name, m in s["methods"].items():
             t = m["tests"][s["spec"]["test"]]
-            print(f"{name}: UAR {percent(t['uar']['mean'])} ± {percent(t['uar']['sd'])} %, tail {percent(t['tail']['mean'])} %, {m['n_runs']} runs")
+            print(f"{name}: UAR {percent(t['uar']['mean'])} ± {percent(t['uar']['sd'])} %, tail "
+                  f"{percent(t['tail']['mean'])} %, {m['n_runs']} runs")
         print(f"summary: {self.out / 'summary.json'}")
         return 1 if s["failed"] else 0
 
 @dataclass
 class Demo:
-    "All of it in a few minutes: draw SynFEW, train MICACL and a baseline, write report.html. Stopped, it goes on with the same command."
+    """All of it in a few minutes: draw SynFEW, train MICACL and a baseline, write report.html.
+    Stopped, it goes on with the same command."""
     out: Path = Path("demo")          # folder for data, runs and report
 
     def run(self):
         from micacl.show.report import demo
         report, *both = demo(self.out)
         for results in both: print(f"\n{results['model']}"); _print_scores(results)
-        me = sys.argv[0] if Path(sys.argv[0]).stem == "micacl" and not shutil.which("micacl") else "micacl"     # as it can be typed here
+        # as it can be typed here
+        me = sys.argv[0] if Path(sys.argv[0]).stem == "micacl" and not shutil.which("micacl") else "micacl"
         print(f"\nThe report: {report} (open it in a browser)\n"
               f"Next: {me} train {self.out / 'synfew'} --out RUN --epochs 30, or your own clips: {me} check FOLDER")
 
@@ -180,19 +203,25 @@ class Demo:
 @dataclass
 class Table:
     "A results table of runs or of an experiment, in the format of the papers, beside published rows."
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(at least one)")]   # run folders (the folds of a method) or experiment folders; NAME=RUN gives a name
+    # run folders (the folds of a method) or experiment folders; NAME=RUN gives a name
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional,
+                    tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(at least one)")]
     format: Literal["text", "markdown", "latex", "html"] = "text"   # what it is for
-    published: Annotated[str | None, tyro.conf.arg(metavar="{dfew,ferv39k,mafw,FILE}", help_behavior_hint="")] = None   # rows to put above: a data set's, or a CSV or JSON file with name, source, uar, war
+    # rows to put above: a data set's, or a CSV or JSON file with name, source, uar, war
+    published: Annotated[str | None, tyro.conf.arg(metavar="{dfew,ferv39k,mafw,FILE}", help_behavior_hint="")] = None
     folds: Flag = False   # a row for each fold of a single method, their mean, and the pooled matrix
-    average: Literal["pooled", "mean"] = "pooled"   # over folds: the matrices added up, or the mean of the folds' scores
+    # over folds: the matrices added up, or the mean of the folds' scores
+    average: Literal["pooled", "mean"] = "pooled"
     test: str = "test"                # the test set
     caption: str = ""                 # above the table
 
     def run(self):
         from micacl.show.tables import fold_rows, method_rows, published_rows, read_results, results_table
         results = read_results(*self.runs, test=self.test)
-        if self.folds and len(names := {r.method for r in results}) > 1: raise MicaclError(f"--folds: expected one method, found {', '.join(sorted(names))}; make a table for each")
-        rows, others = fold_rows(results) if self.folds else method_rows(results, self.average), self.published and published_rows(self.published, results)
+        if self.folds and len(names := {r.method for r in results}) > 1:
+            raise MicaclError(f"--folds: expected one method, found {', '.join(sorted(names))}; make a table for each")
+        rows, others = fold_rows(results) if self.folds else method_rows(results,
+            self.average), self.published and published_rows(self.published, results)
         print(results_table(rows, self.format, others, caption=self.caption), end="")
 
 @dataclass
@@ -208,7 +237,8 @@ class Folds:
         from micacl.data.load import load_table, make_folds, write_clips
         table = make_folds(load_table(self.data, self.dataset), self.k, self.seed)
         write_clips(table, self.out)
-        for k in table.folds: print(f"fold {k}: " + ", ".join(f"{c} {n}" for c, n in zip(table.classes, table.select(fold=k).counts)))
+        for k in table.folds:
+            print(f"fold {k}: " + ", ".join(f"{c} {n}" for c, n in zip(table.classes, table.select(fold=k).counts)))
         print(f"Next: micacl train {self.out} --fold 1 --out RUN")
 
 # %% ../nbs/library/cli.ipynb #e92f29ff
@@ -216,50 +246,69 @@ class Folds:
 class Predict:
     "Score videos of any length with a trained run: JSON, CSV and a picture each. Exit status 1 if one failed."
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
-    videos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO [VIDEO ...]", help_behavior_hint="(at least one)")]   # video files, folders of pictures, or pictures
+    # video files, folders of pictures, or pictures
+    videos: Annotated[tuple[Path, ...], tyro.conf.Positional,
+                      tyro.conf.arg(metavar="VIDEO [VIDEO ...]", help_behavior_hint="(at least one)")]
     out: Path = Path("predictions")   # folder for the files
     json: Flag = False                # print JSON for programs and nothing else: a list with an object for each video
-    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None   # write the picture to this .png or .svg file too (one video)
+    # write the picture to this .png or .svg file too (one video)
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     no_crop: Flag = False             # the pictures are cropped faces already: do not look for one
     window: float = 2.5               # seconds that are scored together; 0 = the whole video
-    stride: Annotated[float | None, tyro.conf.arg(metavar="SECONDS", help_behavior_hint="(default: half of the window)")] = None   # from one window to the next
+    # from one window to the next
+    stride: Annotated[float | None, tyro.conf.arg(metavar="SECONDS",
+                                                  help_behavior_hint="(default: half of the window)")] = None
 
     def run(self):
         from micacl.deploy.predict import predict_videos, to_json
-        if not self.videos: raise MicaclError("predict: expected at least one VIDEO, found none; micacl predict RUN VIDEO")
-        done, problems = predict_videos(self.run_folder, self.videos, self.out, self.json, self.plot, crop=not self.no_crop, window=self.window, stride=self.stride)
+        if not self.videos:
+            raise MicaclError("predict: expected at least one VIDEO, found none; micacl predict RUN VIDEO")
+        done, problems = predict_videos(self.run_folder, self.videos, self.out, self.json, self.plot,
+                                        crop=not self.no_crop, window=self.window, stride=self.stride)
         if self.json: print(to_json(done, problems))
         for p in problems: _tell(p)
         return 1 if problems else 0
 
 @dataclass
 class Export:
-    "Write a trained run as a file or folder for others: ONNX, torch.export, or a shared model with its card for the Hugging Face hub."
+    """Write a trained run as a file or folder for others: ONNX, torch.export, or a shared model with its card for
+    the Hugging Face hub."""
     run_folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]   # run folder, or a shared model
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]   # file to write (hub: new folder)
-    format: Literal["onnx", "torch", "hub"] = "onnx"   # onnx and torch: a file that runs without this library; hub: weights, config.json and README.md
+    # onnx and torch: a file that runs without this library; hub: weights, config.json and README.md
+    format: Literal["onnx", "torch", "hub"] = "onnx"
 
     def run(self):
         if self.format == "hub":
             from micacl.deploy.sharing import save_pretrained
-            print(f"{save_pretrained(self.run_folder, self.out)}: model.safetensors, config.json and the card README.md. Read the card before you share it")
+            print(f"{save_pretrained(self.run_folder, self.out)}: model.safetensors, config.json and the card "
+                  "README.md. Read the card before you share it")
             return
         from micacl.deploy.export import export
         said = export(self.run_folder, self.out, self.format)
-        print(f"{self.out}: {said['format']}, {said['bytes']:,} bytes; its scores differ from the model's by {said['difference']:.1e} at most")
+        print(f"{self.out}: {said['format']}, {said['bytes']:,} bytes; its scores differ from the model's by "
+              f"{said['difference']:.1e} at most")
 
 @dataclass
 class Bench:
-    "Measure training on this machine: where the time of a step goes, beside what the machine can do at best, and ratios that anyone can repeat."
-    preset: Literal["small", "paper", "m3dfel"] = "small"   # the settings that are measured, with random weights and clips drawn for it
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the preset's; without a GPU 2 for r3d_18)")] = None   # clips a step
+    """Measure training on this machine: where the time of a step goes, beside what the machine can do at best, and
+    ratios that anyone can repeat."""
+    # the settings that are measured, with random weights and clips drawn for it
+    preset: Literal["small", "paper", "m3dfel"] = "small"
+    # clips a step
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N",
+                                                    help_behavior_hint="(default: the preset's; without a GPU 2 for "
+                                                    "r3d_18)")] = None
     rounds: int = 5                   # how often each thing is timed
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None   # write everything to this file too
+    # write everything to this file too
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
 
     def run(self):
-        bench = importlib.import_module("micacl.train.bench").bench      # chapter 16, which comes later and is looked up when it is needed
+        # chapter 16, which comes later and is looked up when it is needed
+        bench = importlib.import_module("micacl.train.bench").bench
         with tempfile.TemporaryDirectory(prefix="micacl-bench-") as folder:
-            found = bench(Path(folder) / "faces", self.preset, self.batch_size, self.rounds, say=lambda line: print(line, flush=True))
+            found = bench(Path(folder) / "faces", self.preset, self.batch_size, self.rounds,
+                          say=lambda line: print(line, flush=True))
         if self.json: write_json(self.json, found)
 
 # %% ../nbs/library/cli.ipynb #f6e7e848
@@ -293,8 +342,10 @@ def _tell(text):
 def _explain(e, command):
     "Exit status and one line for an error that is no mistake of ours."
     if isinstance(e, KeyboardInterrupt) or isinstance(e.__context__, KeyboardInterrupt):
-        if isinstance(command, Train) and isinstance(e, MicaclError): return 130, str(e)     # says how many epochs are kept
-        return 130, "interrupted" + ("; the same command goes on where it stopped" if isinstance(command, (Synfew, Cache, Demo, Experiment)) else "")
+        if isinstance(command, Train) and isinstance(e, MicaclError):
+            return 130, str(e)     # says how many epochs are kept
+        return 130, "interrupted" + ("; the same command goes on where it stopped"
+                                     if isinstance(command, (Synfew, Cache, Demo, Experiment)) else "")
     if isinstance(e, OSError): return 1, " ".join(f"{e.filename or 'the system'}: {e.strerror or e}".split())
     return 1, str(e)
 
@@ -323,7 +374,8 @@ def _read(argv, config):
     for name, kind in COMMANDS.items():
         default = {"default": Train(tyro.MISSING, tyro.MISSING, config=config)} if kind is Train else {}
         parts.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
-    about = "MICACL: facial expressions in videos, long tails included. `micacl COMMAND --help` explains a command, `micacl --version` tells the version."
+    about = ("MICACL: facial expressions in videos, long tails included. `micacl COMMAND --help` explains a command, "
+             "`micacl --version` tells the version.")
     return tyro.cli(Union[tuple(parts)], args=argv, prog="micacl", description=about)   # noqa: UP007
 
 # %% ../nbs/library/cli.ipynb #c1a0d002

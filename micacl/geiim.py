@@ -82,7 +82,8 @@ class AdaptiveGraph(nn.Module):
     ):
         super().__init__()
         if adjacency not in ("learned", "data", "both"):
-            raise MicaclError(f'adjacency: expected "learned", "data" or "both", found {adjacency!r}; choose one of the three')
+            raise MicaclError(f'adjacency: expected "learned", "data" or "both", found {adjacency!r}; choose one of '
+                              'the three')
         self.n_instances, self.kind, self.neighbours_only = n_instances, adjacency, neighbours_only
         if adjacency != "data":
             self.E1 = nn.Parameter(start_embedding(n_instances, embed_dim, d=embed_dim))
@@ -97,7 +98,8 @@ class AdaptiveGraph(nn.Module):
         "Rows sum to 1. Raises MicaclError where the bag has not `n_instances` places and the graph is learned."
         n = x.shape[1]
         if self.kind != "data" and n != self.n_instances:
-            raise MicaclError(f'GEIIM: expected {self.n_instances} instances, found {n}; pad shorter bags to {self.n_instances} '
+            raise MicaclError(f'GEIIM: expected {self.n_instances} instances, found {n}; pad shorter bags to '
+                              f'{self.n_instances} '
                               f'and pass a mask, or build with adjacency="data", which takes any number')
         ok = allowed_links(n, mask, self.neighbours_only, x.device)
         if self.kind == "learned": return learned_adjacency(self.E1, self.E2, ok)
@@ -152,9 +154,12 @@ class MultiscaleConv(nn.Module):
     ):
         super().__init__()
         if not kernels or any(k % 2 == 0 for k in kernels):
-            raise MicaclError(f"kernels: expected odd sizes such as (1, 3, 5), found {tuple(kernels)}; an even kernel has no centre")
-        if dilation < 1: raise MicaclError(f"dilation: expected 1 or more, found {dilation}; 1 reads neighbouring instances")
-        self.branches = nn.ModuleList(nn.Conv1d(dim, dim, k, padding=dilation*(k//2), dilation=dilation) for k in kernels)
+            raise MicaclError(f"kernels: expected odd sizes such as (1, 3, 5), found {tuple(kernels)}; an even kernel "
+                              "has no centre")
+        if dilation < 1:
+            raise MicaclError(f"dilation: expected 1 or more, found {dilation}; 1 reads neighbouring instances")
+        self.branches = nn.ModuleList(nn.Conv1d(dim, dim, k, padding=dilation*(k//2), dilation=dilation)
+                                      for k in kernels)
 
     def forward(self,
         h: torch.Tensor, # (B,N,D)
@@ -205,12 +210,16 @@ class GEIIM(nn.Module):
     ):
         super().__init__()
         if graph_over not in ("instances", "channels"):
-            raise MicaclError(f'graph_over: expected "instances" or "channels", found {graph_over!r}; choose what the nodes of the graph are')
+            raise MicaclError(f'graph_over: expected "instances" or "channels", found {graph_over!r}; choose what the '
+                              'nodes of the graph are')
         if graph_over == "channels" and (adjacency != "learned" or neighbours_only):
-            raise MicaclError(f'GEIIM: expected adjacency="learned" and neighbours_only=False with graph_over="channels", found {adjacency!r} '
-                              f'and {neighbours_only}; features have no temporal neighbours, and their graph is the same for every clip')
+            raise MicaclError(f'GEIIM: expected adjacency="learned" and neighbours_only=False with '
+                              f'graph_over="channels", found {adjacency!r} '
+                              f'and {neighbours_only}; features have no temporal neighbours, and their graph is the '
+                              'same for every clip')
         if hops < 1 or not 0 <= alpha <= 1:
-            raise MicaclError(f"GEIIM: expected hops of 1 or more and alpha between 0 and 1, found hops={hops} and alpha={alpha}; alpha=1 switches the graph off")
+            raise MicaclError(f"GEIIM: expected hops of 1 or more and alpha between 0 and 1, found hops={hops} and "
+                              f"alpha={alpha}; alpha=1 switches the graph off")
         self.dim, self.hops, self.alpha, self.graph_over = dim, hops, alpha, graph_over
         if graph_over == "channels": self.graph: nn.Module = ChannelGraph(dim, embed_dim)
         else: self.graph = AdaptiveGraph(dim, n_instances, adjacency, embed_dim, neighbours_only)
@@ -229,14 +238,17 @@ class GEIIM(nn.Module):
         h = (propagate_channels if over_channels else propagate)(x, A, self.alpha, self.hops)
         return self.scales(self.mix(torch.cat(h, -1)), mask), A
     def forward(self, x, mask=None): # (B,N,D), (B,N) bool -> features (B,N,D), 0 in the padding, and adjacency
-        "Instance features after the exchange, and the matrix used in propagation: A (N,N) or (B,N,N); over channels A_hat (D,D)."
+        """Instance features after the exchange, and the matrix used in propagation: A (N,N) or (B,N,N); over
+        channels A_hat (D,D)."""
         r, A = self.responses(x, mask)
         out = self.drop(self.out(F.gelu(torch.cat(r, -1))))
         return zero_padding(self.norm(zero_padding(x, mask) + out), mask), A
     def dependency(self, features, mask=None, over="instances"): # (B,N,D) from forward -> (B,N), or (B,N,D) over "features"; rows sum to 1
-        "Dependency weight w: softmax over the instances of a learned score, or over the features themselves; 0 in the padding."
+        """Dependency weight w: softmax over the instances of a learned score, or over the features themselves; 0 in
+        the padding."""
         if over not in ("instances", "features"):
-            raise MicaclError(f'over: expected "instances" or "features", found {over!r}; choose the axis of the softmax')
+            raise MicaclError(f'over: expected "instances" or "features", found {over!r}; choose the axis of the '
+                              'softmax')
         check_bag(features, self.dim, mask)
         features = zero_padding(features, mask)
         if over == "features": return zero_padding(features.softmax(-1), mask)

@@ -143,7 +143,8 @@ class Scales(nn.Module):
                  class_counts,  # (C,) clips per class of the training split that was loaded
                  dim: int,  # D, length of the bag feature
                  scales: tuple,  # numbers of groups; each divides dim and out_dim
-                 out_dim: int | None,  # D', length of a projected feature, all groups together; None: no projection, D' = D
+                 # D', length of a projected feature, all groups together; None: no projection, D' = D
+                 out_dim: int | None,
                  centres: bool,  # with a learned centre per class and scale
                  ):
         super().__init__()
@@ -151,7 +152,8 @@ class Scales(nn.Module):
         self.n_classes, self.dim, self.scales, self.out_dim = len(n_c), dim, tuple(scales), out_dim
         self.register_buffer("classes", torch.as_tensor(n_c).nonzero()[:, 0], persistent=False)  # those that occur
         if out_dim is not None:
-            self.projections = nn.ModuleDict({str(s): nn.Conv1d(dim, out_dim, 1, groups=s, bias=False) for s in self.scales})
+            self.projections = nn.ModuleDict({str(s): nn.Conv1d(dim, out_dim, 1, groups=s, bias=False)
+                                              for s in self.scales})
         C, width = len(n_c), out_dim or dim
         self.centres = nn.ParameterDict({str(s): torch.randn(C, width) for s in self.scales} if centres else {})
 
@@ -167,9 +169,11 @@ class Scales(nn.Module):
     def nearest(self,
                 bag: torch.Tensor,  # (B, D)
                 ) -> torch.Tensor:  # (B, C), mean cosine over the scales; -1 for a class that never occurred
-        "How near each bag is to the centre of each class: a classifier without a preference for frequent classes. Not in the paper."
+        """How near each bag is to the centre of each class: a classifier without a preference for frequent classes.
+        Not in the paper."""
         if not self.centres: raise MicaclError("MCCL: expected class centres, found none; build it with centres=True")
-        near = sum((self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales), bag.new_zeros(())) / len(self.scales)
+        near = sum((self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales),
+                   bag.new_zeros(())) / len(self.scales)
         return torch.full_like(near, -1).index_copy(1, self.classes, near[:, self.classes])
 
 # %% ../nbs/10_mccl.ipynb #0674f3dd
@@ -191,19 +195,22 @@ def log_form_in_blocks(z: torch.Tensor,  # (B, D') unit features
     itself = 0 if self_pairs else 1
     n_partners = of_class.sum(0)[y] - itself
     partners = (of_class.T @ columns)[y] - itself * z  # (B, D') their sum
-    parts = [checkpoint(_log_total, z[i:i + rows] / tau[i:i + rows], columns, None if self_pairs else i, use_reentrant=False) for i in range(0, len(z), rows)]
+    parts = [checkpoint(_log_total, z[i:i + rows] / tau[i:i + rows], columns, None if self_pairs else i,
+                        use_reentrant=False) for i in range(0, len(z), rows)]
     per_anchor = w * (torch.cat(parts) - (z * partners).sum(1) / tau[:, 0] / n_partners.clamp(min=1))
     return (per_anchor * (n_partners > 0)).sum() / (n_partners > 0).sum().clamp(min=1)
 
 # %% ../nbs/10_mccl.ipynb #63b4a01a
 def _log_total(z, columns, first):   # (b, D') over tau, (K, D'), column of the first anchor -> (b,) log of the row sums
     S = z @ columns.T
-    if first is not None: S.diagonal(first).fill_(-torch.inf)    # row r stands in column first + r; not among the others
+    if first is not None:
+        S.diagonal(first).fill_(-torch.inf)    # row r stands in column first + r; not among the others
     return S.logsumexp(1)
 
 # %% ../nbs/10_mccl.ipynb #50fde694
 class MCCL(Scales):
-    "Multiscale category-aware contrastive loss on bag features. Its projections and centres are trained with the model and dropped afterwards."
+    """Multiscale category-aware contrastive loss on bag features.
+    Its projections and centres are trained with the model and dropped afterwards."""
     W: torch.Tensor; tau: torch.Tensor  # buffers (C,)
     __call__: Callable[..., torch.Tensor]  # for editors and type checkers
 
@@ -213,17 +220,22 @@ class MCCL(Scales):
                  scales=(1, 2, 4),  # numbers of groups; each divides dim and out_dim
                  tau0: float = 0.07,  # base temperature
                  form: str = "log",  # "log" or "printed"
-                 out_dim: int | None = 128,  # D', length of a projected feature, all groups together; None: no projection, D' = D
+                 # D', length of a projected feature, all groups together; None: no projection, D' = D
+                 out_dim: int | None = 128,
                  class_weight: str = "effective",  # "effective", "inverse" or "none"
                  temperature: str = "printed",  # "printed" (one number), "fixed" (tau0) or "class" (rarer is softer)
                  self_pairs: bool = False,  # True: an anchor is among its own partners
-                 centres: bool = True,  # a learned centre per class and scale joins the columns; False: the printed sums
+                 # a learned centre per class and scale joins the columns; False: the printed sums
+                 centres: bool = True,
                  ):
         _check_form(dim, scales, form, out_dim)
         super().__init__(class_counts, dim, scales, out_dim, centres)
         self.self_pairs, self.loss = self_pairs, {"log": log_form, "printed": printed_form}[form]
-        buffers = dict(W=category_weights(class_counts, class_weight), tau=class_temperatures(class_counts, tau0, temperature))
-        for name, v in buffers.items(): self.register_buffer(name, v.to(torch.get_default_dtype()), persistent=False)  # of the data, not of the checkpoint
+        buffers = dict(W=category_weights(class_counts, class_weight),
+                       tau=class_temperatures(class_counts, tau0, temperature))
+        for name, v in buffers.items():
+            # of the data, not of the checkpoint
+            self.register_buffer(name, v.to(torch.get_default_dtype()), persistent=False)
 
     def features(self,
                  bag: torch.Tensor,  # (B, D)
@@ -249,9 +261,11 @@ class MCCL(Scales):
             y_columns = torch.cat([y, self.classes]) if self.centres else y
             w, tau = self.W[y], self.tau[y, None]   # (B,), (B,1): both belong to the anchor
             if self.loss is log_form and len(y) > 1024:   # the same number without the tables
-                return sum((log_form_in_blocks(*self.features(bag, s), y, y_columns, tau, w, self.self_pairs) for s in self.scales), w.new_zeros(())) / len(self.scales)
+                return sum((log_form_in_blocks(*self.features(bag, s), y, y_columns, tau, w, self.self_pairs)
+                            for s in self.scales), w.new_zeros(())) / len(self.scales)
             P, A = pairs(y, y_columns, self.self_pairs)
-            return sum((self.loss(self.cosines(bag, s) / tau, P, A, w) for s in self.scales), w.new_zeros(())) / len(self.scales)
+            return sum((self.loss(self.cosines(bag, s) / tau, P, A, w) for s in self.scales),
+                       w.new_zeros(())) / len(self.scales)
 
 # %% ../nbs/10_mccl.ipynb #bc00e3a1
 def _check_bags(loss, bag, y):  # -> y (B,) int64, where the bags are
@@ -261,7 +275,8 @@ def _check_bags(loss, bag, y):  # -> y (B,) int64, where the bags are
         found = " and ".join(str(tuple(v.shape)) if isinstance(v, torch.Tensor) else type(v).__name__ for v in (bag, y))
         raise MicaclError(f"{type(loss).__name__}: expected bag (B, {loss.dim}) and y (B,), found {found}")
     if not bag.is_floating_point() or bag.layout != torch.strided:
-        raise MicaclError(f"{type(loss).__name__}: expected bag features of a floating type, found {bag.dtype}, {bag.layout}")
+        raise MicaclError(f"{type(loss).__name__}: expected bag features of a floating type, found {bag.dtype}, "
+                          f"{bag.layout}")
     return y
 
 def _check_form(dim, scales, form, out_dim):

@@ -110,7 +110,8 @@ def paired_difference(
     a,                                # (S, n) predictions of method A, a row for each run
     b,                                # (S, n) predictions of method B, the same runs (seeds) in the same order
     n_classes: int = len(EMOTIONS),   # C
-    classes=None,                     # compare the mean recall of these only; None: of all that have clips, which is UAR
+    # compare the mean recall of these only; None: of all that have clips, which is UAR
+    classes=None,
     draws: int = 4000,                # resampled pairs of clips and seeds
     level: float = 0.95,              # share of the draws inside the interval
     seed: int = 0,                    # same seed, same interval
@@ -120,7 +121,9 @@ def paired_difference(
     draws, level = check_number(draws, "draws", 1, 10**7, whole=True), check_number(level, "level", below=1)
     y = check_labels(y, check_number(n_classes, "n_classes", 1, 2**15, whole=True))
     a, b = (np.atleast_2d(check_labels(p, n_classes, "predictions", ndim=None)) for p in (a, b))
-    if a.shape != b.shape or a.shape[1:] != y.shape: raise MicaclError(f"paired_difference: expected predictions (S, {len(y)}) of both methods, found {a.shape} and {b.shape}")
+    if a.shape != b.shape or a.shape[1:] != y.shape:
+        raise MicaclError(f"paired_difference: expected predictions (S, {len(y)}) of both methods, found {a.shape} and "
+                          f"{b.shape}")
     n_c, S = class_counts(y, n_classes), len(a)
     classes = range(n_classes) if classes is None else check_labels(classes, n_classes, "classes")
     wanted = [c for c in classes if n_c[c]]
@@ -136,7 +139,8 @@ def paired_difference(
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     p = 2 * min((drawn <= 0).mean(), (drawn >= 0).mean())
     p_seeds = float(ttest_1samp(by_seed, 0).pvalue) if S > 1 and np.ptp(by_seed) > 1e-9 else float("nan")
-    return dict(difference=float(by_seed.mean()), interval=[float(low), float(high)], p=float(min(1, max(p, 1 / draws))), p_seeds=p_seeds, by_seed=by_seed.tolist())
+    return dict(difference=float(by_seed.mean()), interval=[float(low), float(high)],
+                p=float(min(1, max(p, 1 / draws))), p_seeds=p_seeds, by_seed=by_seed.tolist())
 
 # %% ../nbs/01_long_tail.ipynb #a89cea68
 def reliability(
@@ -183,15 +187,18 @@ def instance_auc(
     positive,    # (n, N) True where the instance carries the expression
 ) -> tuple:      # (mean AUC over the clips that have both kinds; NaN without any), number of those clips
     "Do the weights rank the instances that carry the expression first?"
-    w, pos = check_array(weights, "instance_auc: weights", 2), check_labels(positive, 2, "positive", ndim=None).astype(bool)
-    if w.shape != pos.shape or w.ndim != 2: raise MicaclError(f"instance_auc: expected two (n, N) arrays, found {w.shape} and {pos.shape}")
+    w, pos = check_array(weights, "instance_auc: weights", 2), check_labels(positive, 2, "positive",
+        ndim=None).astype(bool)
+    if w.shape != pos.shape or w.ndim != 2:
+        raise MicaclError(f"instance_auc: expected two (n, N) arrays, found {w.shape} and {pos.shape}")
     if np.isnan(w).any():
         raise MicaclError("instance_auc: the instance weights hold NaN; the model is damaged, train it again")
     pair = pos[:, :, None] & ~pos[:, None, :]                             # (n, N, N): a positive, b not
     wins = (w[:, :, None] > w[:, None, :]) + 0.5 * (w[:, :, None] == w[:, None, :])
     n_pairs = pair.sum((1, 2))
     used = n_pairs > 0
-    return (float(((wins * pair).sum((1, 2))[used] / n_pairs[used]).mean()) if used.any() else float("nan")), int(used.sum())
+    return (float(((wins * pair).sum((1, 2))[used] / n_pairs[used]).mean()) if used.any()
+            else float("nan")), int(used.sum())
 
 # %% ../nbs/01_long_tail.ipynb #a97a93f0
 def summarise(
@@ -207,10 +214,14 @@ def summarise(
     logits = _rows("scores", logits if len(y) or _numbers(logits) is None else np.reshape(logits, (-1, C)))
     if logits.shape != (len(y), C):
         raise MicaclError(f"metrics: expected scores {(len(y), C)}, one per label and class, found {logits.shape}")
-    if not np.isfinite(logits).all(): raise MicaclError("metrics: the scores hold NaN or infinity; the model's weights are damaged, train it anew")
+    if not np.isfinite(logits).all():
+        raise MicaclError("metrics: the scores hold NaN or infinity; the model's weights are damaged, train it anew")
     predicted = logits.argmax(1)
     r, box = recalls(y, predicted, C), bootstrap_interval(y, predicted, C, seed=seed)
     by_name = lambda values: {name: np.asarray(v).tolist() for name, v in zip(classes, values)}
-    return dict(n_test=len(y), uar=uar(y, predicted, C), war=war(y, predicted), recall=by_name(r), n_per_class=by_name(confusion(y, predicted, C).sum(1)),
-                worst=classes[int(np.nanargmin(r))] if len(y) else None, confusion=confusion(y, predicted, C).tolist(), **group_recall(r, train_counts),
-                ece=ece(y, softmax(logits, axis=1)), intervals=dict(uar=box["uar"].tolist(), war=box["war"].tolist(), recall=by_name(box["recall"])))
+    return dict(n_test=len(y), uar=uar(y, predicted, C), war=war(y, predicted), recall=by_name(r),
+                n_per_class=by_name(confusion(y, predicted, C).sum(1)),
+                worst=classes[int(np.nanargmin(r))] if len(y) else None, confusion=confusion(y, predicted, C).tolist(),
+                **group_recall(r, train_counts),
+                ece=ece(y, softmax(logits, axis=1)), intervals=dict(uar=box["uar"].tolist(), war=box["war"].tolist(),
+                    recall=by_name(box["recall"])))

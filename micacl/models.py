@@ -28,7 +28,8 @@ class BagOutput(NamedTuple):
     bag: torch.Tensor        # (B, bag_dim) bag feature, what MCCL sees
     instances: torch.Tensor  # (B, N, D) instance features: after GEIIM in MICACL, after the backbone otherwise
     weights: torch.Tensor    # (B, N) importance of each instance, rows sum to 1
-    adjacency: torch.Tensor | None  # (N, N) or (B, N, N), or (D, D) over channels; rows sum to 1; None where a model has no graph
+    # (N, N) or (B, N, N), or (D, D) over channels; rows sum to 1; None where a model has no graph
+    adjacency: torch.Tensor | None
 
 # %% ../nbs/11_micacl.ipynb #06d7e03f
 def prepare_video(video: torch.Tensor,  # (B,T,C,H,W) uint8 0..255 or float 0..1
@@ -171,7 +172,8 @@ class DMIN(nn.Module):
                  dim: int,  # D
                  eps: float = 1e-5):  # keeps a bag of equal instances finite
         super().__init__()
-        self.mean_mix, self.var_mix = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))  # lambda, rho: half and half
+        # lambda, rho: half and half
+        self.mean_mix, self.var_mix = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
         self.gamma, self.beta = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
         self.eps = eps
 
@@ -205,7 +207,8 @@ class DMINTail(nn.Module):
 
 def self_attention(dim, heads, dropout=0.):  # -> nn.MultiheadAttention
     "Self-attention, or one line that says why not."
-    if dim % heads: raise MicaclError(f"attention: {heads} heads do not divide the feature length {dim}; choose heads that do")
+    if dim % heads:
+        raise MicaclError(f"attention: {heads} heads do not divide the feature length {dim}; choose heads that do")
     return nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
 
 # %% ../nbs/11_micacl.ipynb #b1a2c3d4
@@ -244,7 +247,8 @@ class MICACL(BagModel):
                  hidden: int | None = None,  # WIAN state per direction; None: the backbone's dim
                  layers: int = 1,  # WIAN layers
                  gate: str = "product",  # of WIAN: "product", "weight" or "none"
-                 dependency_over: str = "instances",  # softmax of the dependency weight; "features" is the other reading
+                 # softmax of the dependency weight; "features" is the other reading
+                 dependency_over: str = "instances",
                  tail: str = "norm",  # "norm" or "dmin"
                  heads: int = 8,  # of the self-attention; divides 2*hidden
                  dropout: float = 0.,  # in GEIIM, between WIAN layers, before the classifier
@@ -254,7 +258,8 @@ class MICACL(BagModel):
         dim, self.over = self.backbone.dim, dependency_over
         hidden = hidden or dim
         if dependency_over == "features" and not (geiim and wian and hidden == dim):
-            raise MicaclError(f"dependency_over: features needs GEIIM, WIAN and hidden={dim}, found geiim={geiim}, wian={wian}, hidden={hidden}; choose instances")
+            raise MicaclError(f"dependency_over: features needs GEIIM, WIAN and hidden={dim}, found geiim={geiim}, "
+                              f"wian={wian}, hidden={hidden}; choose instances")
         self.geiim = GEIIM(dim, n_instances, dropout=dropout, **graph) if geiim else None
         if not geiim: self.score = zero_score(dim)
         if self.geiim and dependency_over == "features": self.geiim.score = None      # not asked, so not trained
@@ -264,7 +269,8 @@ class MICACL(BagModel):
 
     def aggregate(self, x):
         G, A = (x, None) if self.geiim is None else self.geiim(x)
-        w = masked_softmax(self.score(G).squeeze(-1)) if self.geiim is None else self.geiim.dependency(G, over=self.over)
+        w = (masked_softmax(self.score(G).squeeze(-1)) if self.geiim is None
+             else self.geiim.dependency(G, over=self.over))
         if self.wian is None: return (w[..., None] * G).sum(1), G, w, A
         H, weights = self.wian(G, w)
         return self.tail(H, weights)[0], G, weights, A
@@ -291,7 +297,8 @@ class M3DFEL(BagModel):
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained)
         dim = self.backbone.dim
         hidden = hidden or dim
-        self.lstm = nn.LSTM(dim, hidden, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.)
+        self.lstm = nn.LSTM(dim, hidden, layers, batch_first=True, bidirectional=True,
+                            dropout=dropout if layers > 1 else 0.)
         self.tail = DMINTail(2 * hidden, n_instances, heads)
         self._classifier(2 * hidden, dropout)
 

@@ -36,9 +36,11 @@ class GatedLSTM(nn.Module):
     ):
         super().__init__()
         if gate not in ("product", "weight", "none"):
-            raise MicaclError(f'gate: expected "product", "weight" or "none", found {gate!r}; choose what modulates the writing')
+            raise MicaclError(f'gate: expected "product", "weight" or "none", found {gate!r}; choose what modulates '
+                              'the writing')
         self.gate, gates = gate, 5 if gate == "product" else 4
-        self.W = nn.Linear(dim, 2*gates*hidden)                        # rows: direction, then gates i, f, c_hat, o (and s)
+        # rows: direction, then gates i, f, c_hat, o (and s)
+        self.W = nn.Linear(dim, 2*gates*hidden)
         self.U = nn.Parameter(torch.empty(2, hidden, gates*hidden))    # (direction, from, gates)
         for p in self.parameters(): nn.init.uniform_(p, -hidden**-.5, hidden**-.5)    # as in nn.LSTM
 
@@ -50,7 +52,8 @@ class GatedLSTM(nn.Module):
         "States of both directions at every instance, and the gate that was applied."
         both = lambda a: torch.stack([a, a.flip(1)])               # (B,N,...) -> (2,B,N,...): as it is, and reversed
         if self.gate == "none": Nw = torch.ones_like(Nw)
-        z0, z1 = self.W(x).chunk(2, -1)                            # (B,N,5H) or (B,N,4H) each: W x + b for all t at once
+        # (B,N,5H) or (B,N,4H) each: W x + b for all t at once
+        z0, z1 = self.W(x).chunk(2, -1)
         z, Nw, keep = torch.stack([z0, z1.flip(1)]), both(Nw), both(real)[..., None]
         if Nw.ndim == 3: Nw = Nw[..., None]                        # (2,B,N,1): the same for all units
         h = c = x.new_zeros(2, len(x), self.U.shape[1])
@@ -73,7 +76,8 @@ class WIAN(nn.Module):
         gate: str = "product", # "product" (learned gate times weight), "weight" (the weight alone) or "none" (an LSTM)
     ):
         super().__init__()
-        if layers < 1: raise MicaclError(f"layers: expected 1 or more, found {layers}; give the number of bidirectional layers")
+        if layers < 1:
+            raise MicaclError(f"layers: expected 1 or more, found {layers}; give the number of bidirectional layers")
         hidden = hidden or dim
         self.dim, self.hidden, self.drop = dim, hidden, nn.Dropout(dropout)
         self.layers = nn.ModuleList(GatedLSTM(dim if k == 0 else 2*hidden, hidden, gate) for k in range(layers))
@@ -89,8 +93,10 @@ class WIAN(nn.Module):
         check_bag(x, self.dim, mask, "WIAN", self.layers[0].W.weight)
         B, N = x.shape[:2]
         if w.shape not in ((B, N), (B, N, self.hidden)):
-            raise MicaclError(f"WIAN: expected a dependency weight of shape {(B, N)}, one number for each instance, or {(B, N, self.hidden)}, "
-                              f"one for each unit, found {tuple(w.shape)}; a softmax over the features needs hidden equal to their number")
+            raise MicaclError(f"WIAN: expected a dependency weight of shape {(B, N)}, one number for each instance, or "
+                              f"{(B, N, self.hidden)}, "
+                              f"one for each unit, found {tuple(w.shape)}; a softmax over the features needs hidden "
+                              "equal to their number")
         real = torch.ones(B, N, dtype=torch.bool, device=x.device) if mask is None else mask
         x = zero_padding(x, real)                                               # padding may hold anything
         w = zero_padding(w, real) if w.ndim == 3 else w.masked_fill(~real, 0)
@@ -149,8 +155,11 @@ class TransformerPool(nn.Module):
         heads: int = 4, # attention heads; divides dim
     ):
         super().__init__()
-        if dim % heads: raise MicaclError(f"TransformerPool: expected heads that divide dim={dim}, found {heads}; each head gets dim/heads features")
-        self.token, self.place = nn.Parameter(0.02*torch.randn(1, 1, dim)), nn.Parameter(0.02*torch.randn(n_instances, dim))
+        if dim % heads:
+            raise MicaclError(f"TransformerPool: expected heads that divide dim={dim}, found {heads}; each head gets "
+                              "dim/heads features")
+        self.token, self.place = nn.Parameter(0.02*torch.randn(1, 1, dim)), nn.Parameter(0.02*torch.randn(n_instances,
+            dim))
         self.norm1, self.norm2, self.norm = (nn.LayerNorm(dim) for _ in range(3))
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.mlp = nn.Sequential(nn.Linear(dim, 2*dim), nn.GELU(), nn.Linear(2*dim, dim))
@@ -160,10 +169,13 @@ class TransformerPool(nn.Module):
         n, dim = self.place.shape
         check_bag(x, dim, mask, "TransformerPool", self.place)
         B, N = x.shape[:2]
-        if N > n: raise MicaclError(f"TransformerPool: expected at most {n} instances, found {N}; build it with n_instances={N}")
+        if N > n:
+            raise MicaclError(f"TransformerPool: expected at most {n} instances, found {N}; build it with "
+                              f"n_instances={N}")
         q = self.token.expand(B, 1, dim)
         z = self.norm1(torch.cat([q, zero_padding(x, mask) + self.place[:N]], 1))          # (B,1+N,D)
         ignore = None if mask is None else F.pad(~mask, (1, 0))                            # (B,1+N), never the token
         heard, a = self.attention(z[:, :1], z, z, key_padding_mask=ignore)                 # (B,1,D), (B,1,1+N)
         q, w = q + heard, a[:, 0, 1:]
-        return self.norm(q + self.mlp(self.norm2(q)))[:, 0], w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+        return self.norm(q + self.mlp(self.norm2(q)))[:, 0], w / w.sum(1,
+            keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)

@@ -1,4 +1,5 @@
-"What several test files need: small models in which every tensor counts, videos and masks for them, a job of two processes."
+"""What several test files need: small models in which every tensor counts, videos and masks for them, a job of two
+processes."""
 import pytest
 import torch
 import torch.distributed as dist
@@ -21,7 +22,8 @@ def make(name="micacl", seed=0, **options):
     return model.eval()
 
 
-def movie(B=2, px=64, seed=0, T=16): return torch.randint(0, 256, (B, T, 3, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+def movie(B=2, px=64, seed=0, T=16):
+    return torch.randint(0, 256, (B, T, 3, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
 def ragged_mask(B, N):

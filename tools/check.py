@@ -17,7 +17,8 @@ BIN = Path(sys.executable).parent
 
 def sh(*cmd, cwd=ROOT, **env):
     "Run a command, or end the check with its exit status."
-    r = subprocess.run([str(c) for c in cmd], cwd=cwd, env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **env})
+    r = subprocess.run([str(c) for c in cmd], cwd=cwd, env={**os.environ,
+                                                            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **env})
     if r.returncode: sys.exit(f"check: failed with status {r.returncode}: {' '.join(map(str, cmd))}")
 
 
@@ -25,15 +26,18 @@ def sync():
     "The notebooks are clean and the modules are what the notebooks export (tried on a copy: nothing here is touched)."
     with tempfile.TemporaryDirectory() as tmp:
         copy = Path(tmp) / "micacl"
-        files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
+        files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                               capture_output=True, check=True).stdout
         for name in filter(None, files.decode().split("\0")):
-            if (ROOT / name).is_file() and name.split("/")[0] in ("nbs", "micacl", "settings.ini", "pyproject.toml", "setup.py", "README.md"):
+            if (ROOT / name).is_file() and name.split("/")[0] in ("nbs", "micacl", "settings.ini", "pyproject.toml",
+                "setup.py", "README.md"):
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, copy / name)
         before = {p.relative_to(copy): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
         sh("nbdev-clean", cwd=copy)
         sh("nbdev-export", cwd=copy)
-        after = {p.relative_to(copy): p.read_bytes() for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+        after = {p.relative_to(copy): p.read_bytes() for p in copy.rglob("*") if p.is_file()
+                 and "__pycache__" not in p.parts}
         drift = sorted(str(p) for p in before.keys() | after.keys() if before.get(p) != after.get(p))
     if drift: sys.exit("check: notebooks and modules are not in step; run `make sync` and commit: " + ", ".join(drift))
     print(f"sync: {len(before)} files in step")
@@ -50,8 +54,10 @@ def types():
 
 
 def tests():
-    "The tests outside the pages, two files at a time with one thread each: on two cores that is sooner than two threads for one file."
-    sh(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--durations=8", "tests", OMP_NUM_THREADS="1")
+    """The tests outside the pages, two files at a time with one thread each: on two cores that is sooner than two
+    threads for one file."""
+    sh(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--durations=8", "tests",
+       OMP_NUM_THREADS="1")
 
 
 def pages():
@@ -96,12 +102,15 @@ def chromium():
 def browser():
     "Every page of the site is read in Chromium; a chapter and a sheet are worked through in JupyterLab."
     path = chromium()
-    if not path: return print("browser: SKIPPED, no Chromium found; Debian: apt-get install chromium; elsewhere: .venv/bin/playwright install chromium")
+    if not path:
+        return print("browser: SKIPPED, no Chromium found; Debian: apt-get install chromium; elsewhere: "
+                     ".venv/bin/playwright install chromium")
     sh(sys.executable, "tools/site_browser.py", "--chromium", path, "--log", "_docs/browser.md")
     sh(sys.executable, "tools/lab_browser.py", "05_geiim", "2_losses", "--chromium", path)
 
 
-STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site, browser=browser)
+STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site,
+             browser=browser)
 
 
 def main():

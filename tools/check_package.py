@@ -16,7 +16,8 @@ from pathlib import Path
 def files(wheel, sdist):
     names = zipfile.ZipFile(wheel).namelist()
     need = ["micacl/core.py", "micacl/models.py", "micacl/cli.py", "micacl/py.typed",
-            "micacl/nn/weights/__init__.py", "micacl/nn/weights/r3d_small.safetensors", "micacl/nn/weights/r3d_small.md"]
+            "micacl/nn/weights/__init__.py", "micacl/nn/weights/r3d_small.safetensors",
+            "micacl/nn/weights/r3d_small.md"]
     missing = [n for n in need if n not in names]
     strange = [n for n in names if not n.startswith("micacl") or n.endswith(".ipynb")]
     entry = next(n for n in names if n.endswith("entry_points.txt"))
@@ -24,9 +25,12 @@ def files(wheel, sdist):
     assert "micacl=micacl.cli:main" in zipfile.ZipFile(wheel).read(entry).decode().replace(" ", "")
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("/METADATA"))).decode()
     links = re.findall(r"\]\(([^)\s]+)\)", metadata)
-    assert len(links) > 30 and all(u.startswith("https://") for u in links), f"README on PyPI: links that lead nowhere: {[u for u in links if not u.startswith('https://')]}"
+    assert len(links) > 30 and all(u.startswith("https://")
+                                   for u
+                                   in links), f"README on PyPI: links that lead nowhere: {[u for u in links if not u.startswith('https://')]}"
     source = ["/".join(n.split("/")[1:]) for n in tarfile.open(sdist).getnames()]
-    assert "settings.ini" in source and "LICENSE" in source and "README.md" in source and not [n for n in source if n.endswith(".ipynb")]
+    assert ("settings.ini" in source and "LICENSE" in source and "README.md" in source
+            and not [n for n in source if n.endswith(".ipynb")])
     print(f"package: {len(names)} files in the wheel, {len(source)} in the sdist, no notebooks")
 
 
@@ -45,12 +49,15 @@ def use(readme):
 
 
 def speed():
-    "The library adds less than half to the time that torch and torchvision take, and the command answers within a second."
-    code = {"torch, torchvision": "import torch, torchvision", **{m: f"import micacl.{m}" for m in ("models", "longtail", "training", "report")}}
+    """The library adds less than half to the time that torch and torchvision take, and the command answers within a
+    second."""
+    code = {"torch, torchvision": "import torch, torchvision",
+            **{m: f"import micacl.{m}" for m in ("models", "longtail", "training", "report")}}
     cost, wait = dict.fromkeys(code, float("inf")), float("inf")
     for _ in range(3):      # in turn, and the least of it: what else the machine does hardly counts
         for name, line in code.items():
-            done = subprocess.run([sys.executable, "-c", f"{line}\nimport time; print(time.process_time())"], check=True, capture_output=True, text=True)
+            done = subprocess.run([sys.executable, "-c", f"{line}\nimport time; print(time.process_time())"],
+                                  check=True, capture_output=True, text=True)
             cost[name] = min(cost[name], float(done.stdout))
         start = time.perf_counter()
         subprocess.run([str(Path(sys.executable).with_name("micacl")), "--help"], check=True, capture_output=True)

@@ -21,11 +21,15 @@ ROOT = Path(__file__).parents[1]
 SHEETS = ROOT / "nbs" / "lab"
 BOOK = "https://github.com/micacl/micacl/blob/main/nbs/"
 BEGIN, END, NOTE = "### BEGIN SOLUTION", "### END SOLUTION", "<!-- instructor -->"
-NOTICE = dict(student="*This is the students' copy, made from `nbs/lab/{}` by `tools/lab.py`. Work in it freely; whoever wants to change the sheet changes the source.*",
-              instructor="*This is the teachers' copy, with solutions and notes, made from `nbs/lab/{}` by `tools/lab.py`. Whoever wants to change the sheet changes the source.*")
+NOTICE = dict(student="*This is the students' copy, made from `nbs/lab/{}` by `tools/lab.py`. Work in it freely; "
+                      "whoever wants to change the sheet changes the source.*",
+              instructor="*This is the teachers' copy, with solutions and notes, made from `nbs/lab/{}` by "
+                         "`tools/lab.py`. Whoever wants to change the sheet changes the source.*")
 STUB = 'raise NotImplementedError("exercise {}: write your own lines here")'
-# goes in front of a copy in the check: `interact` calls the picture at once, and at both ends of every slider. Errors then stop
-# the cell itself, and nothing waits for a front end (nbclient now and then loses a reply where an Output widget is filled).
+# goes in front of a copy in the check: `interact` calls the picture at once, and at both ends of every slider. Errors
+# then stop
+# the cell itself, and nothing waits for a front end (nbclient now and then loses a reply where an Output widget is
+# filled).
 PRELUDE = """
 def _():
     import ipywidgets
@@ -69,8 +73,11 @@ def exercises(nb, name):
     out = {}
     for (i, cell), (_, after) in zip(cells, [*cells[1:], (None, None)]):
         if BEGIN not in text(cell) and END not in text(cell): continue
-        if (found := re.fullmatch(r'check\("(\d+\.\d+)", (\w+)\)', text(after).strip() if after else "")) is None or f"def {found[2]}(" not in text(cell):
-            raise LabError(f'{name}: cell {cell["id"]} holds a solution; expected check("N.M", its function) alone in the next code cell')
+        if (found := re.fullmatch(r'check\("(\d+\.\d+)", (\w+)\)',
+                                  text(after).strip() if after
+                                  else "")) is None or f"def {found[2]}(" not in text(cell):
+            raise LabError(f'{name}: cell {cell["id"]} holds a solution; expected check("N.M", its function) alone in '
+                           'the next code cell')
         out[i] = found[1]
     return out
 
@@ -99,17 +106,22 @@ def make_copy(path, kind):
         if "default_exp" in marks: continue
         if kind == "student" and ("export" in marks or source.startswith(NOTE)): continue
         if kind == "student" and i in solutions: source = hide(source, solutions[i])
-        if kind == "instructor": source = "\n".join(s for s in source.splitlines() if s.strip() not in (BEGIN, END) and not re.match(r"#\|\s*export", s))
-        if cell["cell_type"] == "markdown": source = re.sub(r"\]\(\.\./([\w.-]+\.ipynb)", rf"]({BOOK}\1", source)     # a copy may lie anywhere
+        if kind == "instructor":
+            source = "\n".join(s for s in source.splitlines() if s.strip() not in (BEGIN, END)
+                               and not re.match(r"#\|\s*export", s))
+        if cell["cell_type"] == "markdown":
+            source = re.sub(r"\]\(\.\./([\w.-]+\.ipynb)", rf"]({BOOK}\1", source)     # a copy may lie anywhere
         if not cells: source += "\n\n" + NOTICE[kind].format(path.name)
         if cell["cell_type"] == "code": cell.update(outputs=[], execution_count=None)
         cells.append({**cell, "metadata": {}, "source": source.splitlines(keepends=True)})
-    return dict(cells=cells, metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")), nbformat=4, nbformat_minor=5)
+    return dict(cells=cells, metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")),
+                nbformat=4, nbformat_minor=5)
 
 
 def write(folder, kind, sheets=SHEETS):
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sources(sheets): (folder / path.name).write_text(dump(make_copy(path, kind)), encoding="utf-8", newline="\n")
+    for path in sources(sheets):
+        (folder / path.name).write_text(dump(make_copy(path, kind)), encoding="utf-8", newline="\n")
 
 
 def out_of_step(sheets=SHEETS):
@@ -122,10 +134,14 @@ def out_of_step(sheets=SHEETS):
 
 def leaks(path):
     "Lines of the solutions, marks or notes that a student would see."
-    nb, student = load(path), "\n".join(text(c) for c in make_copy(path, "student")["cells"] if c["cell_type"] == "code")
+    nb, student = load(path), "\n".join(text(c) for c in make_copy(path, "student")["cells"]
+                                        if c["cell_type"] == "code")
     everything = "\n".join(text(c) for c in make_copy(path, "student")["cells"])
-    hidden = {s.strip() for i in exercises(nb, path.name) for part in re.findall(rf"{BEGIN}\n(.*?)\n\s*{END}", text(nb["cells"][i]), re.S) for s in part.splitlines()}
-    return sorted(s for s in hidden if s in {line.strip() for line in student.splitlines()}) + [m for m in (BEGIN, END, NOTE) if m in everything]
+    hidden = {s.strip() for i in exercises(nb, path.name)
+              for part in re.findall(rf"{BEGIN}\n(.*?)\n\s*{END}", text(nb["cells"][i]), re.S)
+              for s in part.splitlines()}
+    return (sorted(s for s in hidden if s in {line.strip() for line in student.splitlines()})
+            + [m for m in (BEGIN, END, NOTE) if m in everything])
 
 
 def execute(path, kind):
@@ -136,27 +152,36 @@ def execute(path, kind):
     nb = make_copy(path, kind)
     numbers = exercises(load(path), path.name).values()
     code = lambda i, source: dict(cell_type="code", id=i, metadata={}, source=source, outputs=[], execution_count=None)
-    nb["cells"] = [code("prelude", PRELUDE.replace("ENDS", str(kind == "instructor"))), *nb["cells"], code("drawn", 'import ipywidgets; print("drawn", getattr(ipywidgets, "drawn", 0))')]
+    nb["cells"] = [code("prelude", PRELUDE.replace("ENDS", str(kind == "instructor"))), *nb["cells"],
+                   code("drawn", 'import ipywidgets; print("drawn", getattr(ipywidgets, "drawn", 0))')]
     nb = nbformat.reads(dump(nb), 4)
-    NotebookClient(nb, timeout=300, kernel_name="python3", allow_errors=True, extra_arguments=["--log-level=ERROR"]).execute()
+    NotebookClient(nb, timeout=300, kernel_name="python3", allow_errors=True,
+                   extra_arguments=["--log-level=ERROR"]).execute()
     passed, stopped = [], []
     for cell in nb.cells:
         if cell.cell_type != "code": continue
         number = (re.match(r'check\("([\d.]+)"', cell.source) or [None, None])[1]
         for o in cell.outputs:
             if o.output_type == "error":
-                if kind == "student" and number and o.ename == "CheckFailed" and f"{number} is not written yet" in o.evalue: stopped.append(number)
-                else: wrong.append(f"{'check ' + number if number else 'cell ' + cell.id} stopped with {o.ename}: {o.evalue}")
+                if kind == "student" and number and o.ename == "CheckFailed" and f"{number} is not written yet" in o.evalue:
+                    stopped.append(number)
+                else:
+                    wrong.append(f"{'check ' + number if number else 'cell ' + cell.id} stopped with {o.ename}: "
+                                 f"{o.evalue}")
             elif number and f"{number} passed" in o.get("text", ""): passed.append(number)
-    if not re.search(r"drawn [1-9]", "".join(o.get("text", "") for o in nb.cells[-1].outputs)): wrong.append("no picture with a slider was drawn")
-    wrong += [f"exercise {n}: {'its stub does not fail as not written' if kind == 'student' else 'its solution does not pass'}" for n in numbers if n not in (stopped if kind == "student" else passed)]
+    if not re.search(r"drawn [1-9]", "".join(o.get("text", "") for o in nb.cells[-1].outputs)):
+        wrong.append("no picture with a slider was drawn")
+    wrong += [f"exercise {n}: "
+              f"{'its stub does not fail as not written' if kind == 'student' else 'its solution does not pass'}"
+              for n in numbers if n not in (stopped if kind == "student" else passed)]
     return path.name, kind, time.time() - start, wrong
 
 
 def check(sheets=SHEETS):
     "All that can be wrong with the lab, as a list of complaints."
     from micacl.lab.checker import find_exercise, prove
-    wrong, numbers = [f"{n}: the student's copy is not what the source makes; run python tools/lab.py" for n in out_of_step(sheets)], []
+    wrong, numbers = [f"{n}: the student's copy is not what the source makes; run python tools/lab.py"
+                      for n in out_of_step(sheets)], []
     for path in sources(sheets):
         wrong += [f"{path.name}: students can read {s!r}" for s in leaks(path)]
         numbers += exercises(load(path), path.name).values()
@@ -166,7 +191,8 @@ def check(sheets=SHEETS):
             prove(number)
             mistakes += len(find_exercise(number).mistakes)
         except Exception as e: wrong.append(f"exercise {number}: {e}")
-    print(f"{len(sources(sheets))} sheets, {len(numbers)} exercises: references pass, stubs and {mistakes} typical mistakes are refused with the right words", flush=True)
+    print(f"{len(sources(sheets))} sheets, {len(numbers)} exercises: references pass, stubs and {mistakes} typical "
+          "mistakes are refused with the right words", flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     jobs = [(p, kind) for p in sources(sheets) for kind in ("instructor", "student")]
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:

@@ -41,10 +41,13 @@ def server(python, folder):
         port = s.getsockname()[1]
     token = secrets.token_hex(16)
     own = {f"JUPYTER_{k}_DIR": str(folder / f".{k.lower()}") for k in ("CONFIG", "DATA", "RUNTIME")}
-    env = {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(settings), "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces")}
+    env = {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(settings),
+           "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces")}
     with open(folder / ".log", "w") as log:
-        process = subprocess.Popen([python, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-                                    f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+        process = subprocess.Popen([python, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+                                    f"--port={port}", "--ServerApp.port_retries=0",
+                                    f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+                                    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
                                    env=env, stdout=log, stderr=log)
         try:
             for _ in range(240):
@@ -66,7 +69,8 @@ class Sheet:
         self.page, self.cells = page, page.locator(".jp-Notebook .jp-Cell")
         page.goto(address)
         self.cells.nth(n_cells - 1).wait_for(timeout=60_000)
-        page.get_by_text(re.compile(r"\| Idle$")).first.wait_for(timeout=60_000)      # before that, running raises a question about kernels
+        # before that, running raises a question about kernels
+        page.get_by_text(re.compile(r"\| Idle$")).first.wait_for(timeout=60_000)
 
     def menu(self, name):
         self.page.get_by_role("menubar").get_by_text("Run", exact=True).click()
@@ -85,7 +89,8 @@ class Sheet:
         editor.click()
         self.page.keyboard.press("Control+A")
         self.page.keyboard.insert_text(code)
-        assert "\n".join(s.rstrip() for s in editor.inner_text().split("\n")).strip() == "\n".join(s.rstrip() for s in code.split("\n")).strip(), "the editor holds something else than was typed"
+        assert "\n".join(s.rstrip() for s in editor.inner_text().split("\n")).strip() == "\n".join(s.rstrip()
+            for s in code.split("\n")).strip(), "the editor holds something else than was typed"
         self.page.keyboard.press("Shift+Enter")
         self.idle()
 
@@ -110,8 +115,10 @@ def work_through(page, address, source, shots):
     "One sheet from top to bottom; returns a line about it."
     student, start = load(SHEETS / "student" / source.name), time.time()
     sheet, todo = Sheet(page, address(source.name), len(student["cells"])), exercises(load(source), source.name)
-    solutions = {number: "\n".join(s for s in text(load(source)["cells"][i]).splitlines() if not re.match(r"\s*### (BEGIN|END) SOLUTION", s)) for i, number in todo.items()}
-    places = {m[1]: i for i, c in enumerate(student["cells"]) if c["cell_type"] == "code" and (m := re.fullmatch(r'check\("(\d+\.\d+)", \w+\)', text(c).strip()))}
+    solutions = {number: "\n".join(s for s in text(load(source)["cells"][i]).splitlines()
+                                   if not re.match(r"\s*### (BEGIN|END) SOLUTION", s)) for i, number in todo.items()}
+    places = {m[1]: i for i, c in enumerate(student["cells"]) if c["cell_type"] == "code"
+              and (m := re.fullmatch(r'check\("(\d+\.\d+)", \w+\)', text(c).strip()))}
     assert places.keys() == solutions.keys() and places, "the students' copy has other exercises than the source"
     sheet.menu("Run All Cells")
     for number, check in places.items():
@@ -125,7 +132,8 @@ def work_through(page, address, source, shots):
         sheet.idle()
         assert f"{number} passed" in " ".join(sheet.said(check)), f"{number}: the solution was typed in, and the check says {sheet.said(check)}"
         sheet.menu("Run Selected Cell and All Below")
-    return f"{len(places)} stubs failed with help, {len(places)} solutions passed, {at_the_end(sheet, source, shots)}, {time.time() - start:.0f} s"
+    return (f"{len(places)} stubs failed with help, {len(places)} solutions passed, "
+            f"{at_the_end(sheet, source, shots)}, {time.time() - start:.0f} s")
 
 
 def read_chapter(page, address, source, shots):
@@ -134,7 +142,8 @@ def read_chapter(page, address, source, shots):
     chapter = Sheet(page, address(source.name), len(cells))
     chapter.menu("Run All Cells")
     code = [i for i, c in enumerate(cells) if c["cell_type"] == "code" and text(c).strip()]
-    late = [i for i in code if not re.fullmatch(r"\[\d+\]:", chapter.cells.nth(i).locator(".jp-InputPrompt").first.inner_text().strip())]
+    late = [i for i in code if not re.fullmatch(r"\[\d+\]:",
+                                                chapter.cells.nth(i).locator(".jp-InputPrompt").first.inner_text().strip())]
     assert not late, f"cells {late} were not run"
     return f"{len(code)} cells ran, {at_the_end(chapter, source, shots)}, {time.time() - start:.0f} s"
 
@@ -156,9 +165,12 @@ def main():
     p.add_argument("--server", default=sys.executable, help="the Python that has JupyterLab and micacl")
     args = p.parse_args()
     from playwright.sync_api import sync_playwright
-    chapters = [p for p in sources(ROOT / "nbs") if any(re.search(r"(?m)^(@?interact\()", text(c)) for c in load(p)["cells"] if c["cell_type"] == "code")]
-    wanted = [(p, f) for some, f in ((sources(), work_through), (chapters, read_chapter)) for p in some if not args.names or p.stem in args.names]
-    if unknown := set(args.names) - {p.stem for p, _ in wanted}: sys.exit(f"lab_browser: no sheet and no chapter with sliders: {', '.join(sorted(unknown))}")
+    chapters = [p for p in sources(ROOT / "nbs") if any(re.search(r"(?m)^(@?interact\()", text(c))
+                                                        for c in load(p)["cells"] if c["cell_type"] == "code")]
+    wanted = [(p, f) for some, f in ((sources(), work_through), (chapters, read_chapter)) for p in some
+              if not args.names or p.stem in args.names]
+    if unknown := set(args.names) - {p.stem for p, _ in wanted}:
+        sys.exit(f"lab_browser: no sheet and no chapter with sliders: {', '.join(sorted(unknown))}")
     if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp, sync_playwright() as pw:
         folder = Path(tmp)

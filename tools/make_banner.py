@@ -14,7 +14,8 @@ SIZE, FRAMES, INDEX = 112, 24, (11, 12, 13, 14, 15, 16, 17)
 
 
 def main():
-    clips = [sample_clip(0, i, emotion, 0.0 if emotion == 2 else 1.0, -1, 0.0, i, FRAMES, (0.4, 0.5)).frames(SIZE) for emotion, i in enumerate(INDEX)]
+    clips = [sample_clip(0, i, emotion, 0.0 if emotion == 2 else 1.0, -1, 0.0, i, FRAMES, (0.4, 0.5)).frames(SIZE)
+             for emotion, i in enumerate(INDEX)]
     strips = [Image.fromarray(np.concatenate([c[min(t, len(c) - 1)] for c in clips], 1)) for t in range(FRAMES)]
     OUT.parent.mkdir(exist_ok=True)
     strips[0].save(OUT, save_all=True, append_images=strips[1:], duration=80, loop=0, quality=72, method=6)

@@ -20,11 +20,14 @@ def shrink(nb, least=60_000):
     import base64
     import io
     from PIL import Image
-    for data in (o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})):
+    for data in (o["data"] for c in nb.cells if c.cell_type == "code" for o in c.outputs
+                 if "image/png" in o.get("data", {})):
         if len(data["image/png"]) < least: continue
         small = io.BytesIO()
-        Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT).save(small, "PNG", optimize=True)
-        if small.tell() < len(data["image/png"]) * 3 / 4: data["image/png"] = base64.b64encode(small.getvalue()).decode() + "\n"
+        Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB").quantize(256,
+            method=Image.Quantize.MEDIANCUT).save(small, "PNG", optimize=True)
+        if small.tell() < len(data["image/png"]) * 3 / 4:
+            data["image/png"] = base64.b64encode(small.getvalue()).decode() + "\n"
 
 
 def _is_widget(output): return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
@@ -36,16 +39,21 @@ def run(path, save):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
     nb, start, error = nbformat.read(path, 4), time.time(), None
-    skipped = [c for c in nb.cells if c.cell_type == "code" and any(s.replace(" ", "") == "#|eval:false" for s in c.source.splitlines())]
+    skipped = [c for c in nb.cells if c.cell_type == "code"
+               and any(s.replace(" ", "") == "#|eval:false" for s in c.source.splitlines())]
     for c in skipped: c.metadata.tags = ["skip-execution"]
-    client = NotebookClient(nb, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(path.parent)}})
-    # nbclient plays the part of a browser for the picture inside `interact`, and answers the kernel in the middle of waiting for it: now and then
-    # the wake-up is lost, and a finished cell waits for its whole timeout (jupyter/nbclient issue 312). Nobody here needs that picture.
+    client = NotebookClient(nb, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
+                            resources={"metadata": {"path": str(path.parent)}})
+    # nbclient plays the part of a browser for the picture inside `interact`, and answers the kernel in the middle of
+    # waiting for it: now and then
+    # the wake-up is lost, and a finished cell waits for its whole timeout (jupyter/nbclient issue 312). Nobody here
+    # needs that picture.
     client.comm_open_handlers["jupyter.widget"] = lambda message: None
     try: client.execute()
     except CellExecutionError as e: error = str(e)
     for c in nb.cells:      # a widget's first picture stands in the cell before it already
-        if c.cell_type == "code" and any(_is_widget(o) for o in c.outputs): c.outputs = [o for o in c.outputs if _is_widget(o) or o.output_type == "error"]
+        if c.cell_type == "code" and any(_is_widget(o) for o in c.outputs):
+            c.outputs = [o for o in c.outputs if _is_widget(o) or o.output_type == "error"]
     for c in skipped: c.metadata.pop("tags", None)
     if save and not error:
         nb.metadata.pop("widgets", None)
@@ -66,7 +74,8 @@ def main():
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         for path, seconds, error in pool.map(run, [q.resolve() for q in pages], [args.save] * len(pages)):
             slow = seconds > LIMIT
-            print(f"{'FAILED' if error else 'SLOW  ' if slow else 'ok    '} {seconds:6.1f} s  {path.relative_to(ROOT)}", flush=True)
+            print(f"{'FAILED' if error else 'SLOW  ' if slow else 'ok    '} {seconds:6.1f} s  {path.relative_to(ROOT)}",
+                  flush=True)
             if error: print(error, flush=True)
             failed += bool(error)
     if args.save:

@@ -17,13 +17,15 @@ from sitekit.build import build
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", type=Path, default=ROOT / "_docs", metavar="FOLDER", help="where the site goes (default: _docs)")
+    p.add_argument("--out", type=Path, default=ROOT / "_docs", metavar="FOLDER",
+                   help="where the site goes (default: _docs)")
     args = p.parse_args()
     start = time.perf_counter()
     try: found, problems, notes = build(args.out)
     except (OSError, ValueError) as e: sys.exit(f"site: {e}")
     for s in [*problems, *notes]: print("site:", s)
-    print(f"site: {args.out}: " + ", ".join(f"{v} {k}" for k, v in found.items()) + f", {time.perf_counter() - start:.1f} s")
+    print(f"site: {args.out}: " + ", ".join(f"{v} {k}" for k,
+                                            v in found.items()) + f", {time.perf_counter() - start:.1f} s")
     sys.exit(bool(problems))
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WIDE, PHONE = dict(width=1366, height=850), dict(width=360, height=740)
-ON_A_PHONE = ["scrollable-region-focusable", "target-size", "region", "landmark-unique", "meta-viewport", "aria-hidden-focus"]
+ON_A_PHONE = ["scrollable-region-focusable", "target-size", "region", "landmark-unique", "meta-viewport",
+              "aria-hidden-focus"]
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 LOOK = """() => {
   const shown = e => { for (let d = e.closest('details'); d; d = d.parentElement.closest('details')) if (!d.open && !e.closest('summary')) return false; return true; };
@@ -33,7 +34,8 @@ LOOK = """() => {
 }"""
 WIDEST = """() => [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('pre, .scroll, .math, .output-html, nav.book, dialog'))
   .slice(0, 3).map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))"""
-LOADED = "() => [...document.querySelectorAll('main img')].filter(i => !i.complete || !i.naturalWidth).map(i => i.getAttribute('src'))"
+LOADED = ("() => [...document.querySelectorAll('main img')].filter(i => !i.complete || !i.naturalWidth).map(i => "
+          "i.getAttribute('src'))")
 AXE = """rules => axe.run(document, {...rules, resultTypes: ['violations']})
   .then(r => r.violations.map(v => ({...v, nodes: v.nodes.filter(n => !(v.id === 'empty-table-header' && document.querySelector(n.target[0] + ' math')))}))     // axe does not hear MathML
     .filter(v => v.nodes.length).map(v => [v.id, v.impact, v.nodes.length, v.nodes.slice(0, 3).map(n => n.target.join(' ') + ' | ' + (n.any[0] || n.all[0] || n.none[0] || {}).message)]))"""
@@ -56,13 +58,16 @@ class Reader:
     "A window of the browser that writes down what goes wrong."
     def __init__(self, browser, address, view, scheme, axe):
         self.address, self.axe, self.wrong = address, axe, []
-        self.context = browser.new_context(viewport=view, color_scheme=scheme, reduced_motion="reduce", is_mobile=view is PHONE, has_touch=view is PHONE)
+        self.context = browser.new_context(viewport=view, color_scheme=scheme, reduced_motion="reduce",
+                                           is_mobile=view is PHONE, has_touch=view is PHONE)
         self.page = self.context.new_page()
-        self.page.on("console", lambda m: self.wrong.append(f"console: {m.text[:200]}") if m.type in ("error", "warning") else None)
+        self.page.on("console", lambda m: self.wrong.append(f"console: {m.text[:200]}")
+                     if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda e: self.wrong.append(f"error: {str(e)[:200]}"))
         self.page.on("requestfailed", lambda r: self.wrong.append(f"failed: {r.url[:160]}"))
         self.page.on("response", lambda r: self.wrong.append(f"{r.status}: {r.url[:160]}") if r.status >= 400 else None)
-        self.page.on("request", lambda r: self.wrong.append(f"leaves the site: {r.url[:160]}") if not r.url.startswith((address, "data:", "blob:")) else None)
+        self.page.on("request", lambda r: self.wrong.append(f"leaves the site: {r.url[:160]}")
+                     if not r.url.startswith((address, "data:", "blob:")) else None)
 
     def open(self, url):
         self.wrong.clear()
@@ -72,16 +77,20 @@ class Reader:
         "What is on the page, and what is wrong with it."
         found = self.page.evaluate(LOOK)
         with contextlib.suppress(Exception): self.page.wait_for_function(f"({LOADED})().length === 0", timeout=8000)
-        wrong = [*self.wrong, *(f"picture not loaded: {s}" for s in self.page.evaluate(LOADED)), *(f"equation without a box: {s}" for s in found["empty"])]
+        wrong = [*self.wrong, *(f"picture not loaded: {s}" for s in self.page.evaluate(LOADED)),
+                 *(f"equation without a box: {s}" for s in found["empty"])]
         if found["broken"]: wrong.append(f"{found['broken']} equations with an error")
-        if found["sideways"] > 0: wrong.append(f"scrolls sideways by {found['sideways']} px at {'phone' if phone else 'desktop'} size: {self.page.evaluate(WIDEST)}")
+        if found["sideways"] > 0:
+            wrong.append(f"scrolls sideways by {found['sideways']} px at {'phone' if phone else 'desktop'} size: "
+                         f"{self.page.evaluate(WIDEST)}")
         return found, wrong
 
     def barriers(self, only=None):
         "What axe-core complains about: all its rules, or `only` some."
         self.page.evaluate(self.axe)
         rules = dict(runOnly=dict(type="rule", values=only)) if only else dict(runOnly=dict(type="tag", values=TAGS))
-        return [f"axe {i} ({impact}), {n} times: {'; '.join(where)}" for i, impact, n, where in self.page.evaluate(AXE, rules)]
+        return [f"axe {i} ({impact}), {n} times: {'; '.join(where)}" for i, impact, n,
+                where in self.page.evaluate(AXE, rules)]
 
 
 def search(reader):
@@ -158,9 +167,11 @@ def sheet(reader):
 
 
 def markdown(log):
-    lines = [f"# The site in a browser\n\n{log['browser']}, axe-core {log['axe']}; {log['pages']} pages, {log['equations']} equations, {log['pictures']} pictures; {log['seconds']} s.\n"]
+    lines = [f"# The site in a browser\n\n{log['browser']}, axe-core {log['axe']}; {log['pages']} pages, "
+             f"{log['equations']} equations, {log['pictures']} pictures; {log['seconds']} s.\n"]
     lines += [f"- {name}: {said}" for name, said in log["tried"].items()]
-    lines += ["", f"{len(log['wrong'])} complaints" + (":" if log["wrong"] else "."), "", *(f"- {s}" for s in log["wrong"])]
+    lines += ["", f"{len(log['wrong'])} complaints" + (":" if log["wrong"] else "."), "",
+              *(f"- {s}" for s in log["wrong"])]
     return "\n".join(lines) + "\n"
 
 
@@ -168,7 +179,8 @@ def markdown(log):
 def readers(address, chromium, axe):
     "One browser with a window for every way of looking; each thread needs its own."
     from playwright.sync_api import sync_playwright
-    views = (("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light"), ("phone, dark", PHONE, "dark"))
+    views = (("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light"),
+             ("phone, dark", PHONE, "dark"))
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try: yield {name: Reader(browser, address, view, scheme, axe) for name, view, scheme in views}
@@ -184,7 +196,8 @@ def read(urls, address, chromium, axe):
             found, wrong = r["light"].look(phone=False)
             said = [("light", s) for s in wrong + r["light"].barriers()]
             r["dark"].open(url)      # the structure is the same: only colours can be wrong
-            said += [("dark", s) for s in [*r["dark"].wrong, *r["dark"].barriers(only=["color-contrast", "link-in-text-block"])]]
+            said += [("dark", s) for s in [*r["dark"].wrong, *r["dark"].barriers(only=["color-contrast",
+                "link-in-text-block"])]]
             r["phone"].open(url)
             said += [("phone", s) for s in r["phone"].look(phone=True)[1] + r["phone"].barriers(only=ON_A_PHONE)]
             rows.append((found["equations"], found["pictures"], [f"{url}, {view}: {s}" for view, s in said]))
@@ -194,31 +207,39 @@ def read(urls, address, chromium, axe):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--site", type=Path, default=ROOT / "_docs", metavar="FOLDER", help="the built site (default: _docs)")
+    p.add_argument("--site", type=Path, default=ROOT / "_docs", metavar="FOLDER",
+                   help="the built site (default: _docs)")
     p.add_argument("--chromium", help="path of the browser (default: Playwright's own)")
     p.add_argument("--pages", nargs="*", help="only these pages, as geiim.html")
     p.add_argument("--jobs", type=int, default=2, help="browsers at a time (default: 2)")
     p.add_argument("--log", type=Path, metavar="FILE", help="what was found, as JSON or markdown")
     p.add_argument("--shots", type=Path, metavar="FOLDER", help="photographs of five typical pages")
     args = p.parse_args()
-    if not (args.site / "index.html").exists(): sys.exit(f"site_browser: {args.site}: expected a built site, found none; run python tools/site.py")
+    if not (args.site / "index.html").exists():
+        sys.exit(f"site_browser: {args.site}: expected a built site, found none; run python tools/site.py")
     start, axe = time.time(), (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
-    urls = args.pages or sorted(q.relative_to(args.site).as_posix() for q in args.site.rglob("*.html") if q.name != "404.html")
+    urls = (args.pages or sorted(q.relative_to(args.site).as_posix() for q in args.site.rglob("*.html")
+                                 if q.name != "404.html"))
     log = dict(pages=len(urls), tried={}, wrong=[])
     with served(args.site) as address:
         with readers(address, args.chromium, axe) as r:
             log["browser"] = f"Chromium {r['light'].context.browser.version}"
             log["axe"] = (r["light"].page.evaluate(axe), r["light"].page.evaluate("axe.version"))[1]
             if args.shots: shots(r, args.shots)
-            for f, view in () if args.pages else ((search, "light"), (dark_mode, "light"), (contents, "phone"), (copy, "light"), (sheet, "light")):
+            for f, view in () if args.pages else ((search, "light"), (dark_mode, "light"), (contents, "phone"),
+                                                  (copy, "light"), (sheet, "light")):
                 try: log["tried"][f.__name__.replace("_", " ")] = f(r[view])
                 except AssertionError as e: log["wrong"].append(f"{f.__name__}: {e}")
-        with ThreadPoolExecutor(args.jobs) as pool: rows = [row for some in pool.map(lambda k: read(urls[k::args.jobs], address, args.chromium, axe), range(args.jobs)) for row in some]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            rows = [row for some in pool.map(lambda k: read(urls[k::args.jobs], address, args.chromium, axe),
+                                             range(args.jobs)) for row in some]
     log["equations"], log["pictures"] = sum(r[0] for r in rows), sum(r[1] for r in rows)
     log["wrong"] += sorted(s for r in rows for s in r[2])
     log["seconds"] = round(time.time() - start)
     print("\n" + markdown(log))
-    if args.log: args.log.write_text(markdown(log) if args.log.suffix == ".md" else json.dumps(log, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.log:
+        args.log.write_text(markdown(log) if args.log.suffix == ".md"
+                            else json.dumps(log, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.exit(bool(log["wrong"]))
 
 

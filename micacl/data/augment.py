@@ -34,7 +34,9 @@ def _own_dice(seed):
     finally: torch.set_rng_state(state)
 
 @functools.lru_cache
-def _transforms(crop, j): return v2.RandomResizedCrop(1, scale=(crop, 1.0)), v2.ColorJitter(j, j, j)    # asked for numbers only; making them takes longer
+def _transforms(crop, j):
+    # asked for numbers only; making them takes longer
+    return v2.RandomResizedCrop(1, scale=(crop, 1.0)), v2.ColorJitter(j, j, j)
 
 def draw(
     config: Sampling,   # crop, flip and jitter
@@ -49,8 +51,10 @@ def draw(
         mirrored = bool(config.flip and torch.rand(1) < 0.5)
         colours = jitter.make_params([frame]) if config.jitter else {}
     factors = [colours.get(f"{name}_factor", 1.0) for name in ("brightness", "contrast", "saturation")]
-    order = [k for k in colours.get("fn_idx", torch.arange(3)).tolist() if k < 3]      # 3 is the hue, which is left alone
-    return torch.tensor([*(crop[k] for k in ("top", "left", "height", "width")), mirrored, *factors, *order], dtype=torch.float32)
+    # 3 is the hue, which is left alone
+    order = [k for k in colours.get("fn_idx", torch.arange(3)).tolist() if k < 3]
+    return torch.tensor([*(crop[k] for k in ("top", "left", "height", "width")), mirrored, *factors, *order],
+                        dtype=torch.float32)
 
 # %% ../../nbs/library/augment.ipynb #a0902c09
 _COLOURS = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
@@ -62,7 +66,8 @@ def augment_clip(
 ) -> torch.Tensor:     # (T,3,S,S) uint8
     "Crop, resize, mirror and colour the frames of one clip, all alike."
     (top, left, height, width, mirrored), factors, order = d[:5].int().tolist(), d[5:8].tolist(), d[8:].int().tolist()
-    x = F.resized_crop(x, top, left, height, width, [size, size], antialias=True).contiguous()      # colours are quicker in one piece
+    # colours are quicker in one piece
+    x = F.resized_crop(x, top, left, height, width, [size, size], antialias=True).contiguous()
     if mirrored: x = F.horizontal_flip(x)
     for k in order:
         if factors[k] != 1: x = _COLOURS[k](x, factors[k])
@@ -91,13 +96,16 @@ def augment_batch(
 ) -> torch.Tensor:         # (B,T,3,S,S) uint8
     "`augment_clip` for all clips of a batch at once; the bytes may differ by rounding."
     (top, left, height, width, mirrored), factors, order = draws[:, :5].T, draws[:, 5:8], draws[:, 8:].long()
-    Ry, Rx = resampling(top, height, size, video.shape[-2]), resampling(left, width, size, video.shape[-1])     # (B,S,H), (B,S,W)
+    # (B,S,H), (B,S,W)
+    Ry, Rx = resampling(top, height, size, video.shape[-2]), resampling(left, width, size, video.shape[-1])
     Rx = torch.where(mirrored[:, None, None] > 0, Rx.flip(1), Rx)
-    x = (Ry[:, None, None] @ (video.float() @ Rx[:, None, None].mT).round()).round()                            # (B,T,3,S,S)
+    # (B,T,3,S,S)
+    x = (Ry[:, None, None] @ (video.float() @ Rx[:, None, None].mT).round()).round()
     luma = x.new_tensor([0.2989, 0.587, 0.114]).view(3, 1, 1)
     for k in order.T:                                                                                           # (B,) what each clip does now
         f, k = factors.gather(1, k[:, None]).view(-1, 1, 1, 1, 1), k.view(-1, 1, 1, 1, 1)
-        grey = (x * luma).sum(2, keepdim=True).floor()                                                          # (B,T,1,S,S)
+        # (B,T,1,S,S)
+        grey = (x * luma).sum(2, keepdim=True).floor()
         r = torch.where(k == 2, grey, torch.where(k == 1, grey.mean((-2, -1), keepdim=True), 0))
         x = (f * x + (1 - f) * r).clamp(0, 255).floor()
     return x.to(torch.uint8)
@@ -110,4 +118,5 @@ def augment(
 ) -> torch.Tensor:         # (B,T,3,S,S) uint8
     "Augment a batch where it is: clip by clip on a CPU, all at once on a GPU."
     if video.device.type == "cpu": return torch.stack([augment_clip(x, d, size) for x, d in zip(video, draws)])
-    return torch.cat([augment_batch(x, d, size) for x, d in zip(video.split(64), draws.split(64))])     # enough to fill a GPU, and their floats fit
+    # enough to fill a GPU, and their floats fit
+    return torch.cat([augment_batch(x, d, size) for x, d in zip(video.split(64), draws.split(64))])

@@ -45,12 +45,15 @@ class ClipDataset(torch.utils.data.Dataset):
         table: ClipTable,           # the clips
         config: Sampling,           # how many frames, of which size, and how they are augmented
         train: bool,                # random frames and augmentation, or segment centres and nothing
-        cache=None,                 # `FrameCache` of the next page; None = decode at every access. Its broken clips are left out of .table
-        draws: bool = False,        # True: frames are not augmented, and a training item has the draw for `augment` as its fourth part
+        # `FrameCache` of the next page; None = decode at every access. Its broken clips are left out of .table
+        cache=None,
+        # True: frames are not augmented, and a training item has the draw for `augment` as its fourth part
+        draws: bool = False,
     ):
         self.table = table if cache is None else cache.readable(table)
         self.config, self.train, self.cache, self.draws = config, train, cache, draws
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()    # shared: loader processes that persist see it change
+        # shared: loader processes that persist see it change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int): "The next items are those of this epoch."; self._epoch.fill_(epoch)
     def __len__(self): return len(self.table)
@@ -60,10 +63,12 @@ class ClipDataset(torch.utils.data.Dataset):
         dice = torch.Generator().manual_seed(derive_seed(seed, "frames")) if self.train else None
         n = self.cache.n_frames(clip.id) if self.cache is not None else count_frames(clip.path)
         take = frame_indices(n, c.n_instances, c.instance_length, dice)
-        x = _square(read_frames(clip.path, take), c.image_size) if self.cache is None else torch.from_numpy(self.cache.frames(clip.id)[take.numpy()]).permute(0, 3, 1, 2)
+        x = (_square(read_frames(clip.path, take), c.image_size) if self.cache is None
+             else torch.from_numpy(self.cache.frames(clip.id)[take.numpy()]).permute(0, 3, 1, 2))
         if self.train:
             d = draw(c, seed, *x.shape[-2:])
-            if self.draws: return x, clip.label, i, d          # as they lie in the cache, channels last: what cropping likes best
+            if self.draws:
+                return x, clip.label, i, d          # as they lie in the cache, channels last: what cropping likes best
             x = augment_clip(x, d, c.image_size)
         elif x.shape[-1] != c.image_size: x = v2.functional.resize(x, [c.image_size] * 2, antialias=True)
         return x.contiguous(), clip.label, i
@@ -75,5 +80,7 @@ def to_bags(
 ) -> torch.Tensor:         # (B*N,C,L,H,W), L = T/N; instance n of clip b is row b*N + n
     "Unfold clips into instances."
     B, T, C, H, W = video.shape
-    if T % n_instances: raise MicaclError(f"to_bags: expected a number of frames that {n_instances} instances can share equally, found {T}; T = n_instances * instance_length")
+    if T % n_instances:
+        raise MicaclError(f"to_bags: expected a number of frames that {n_instances} instances can share equally, found "
+                          f"{T}; T = n_instances * instance_length")
     return video.reshape(B * n_instances, T // n_instances, C, H, W).transpose(1, 2)   # (B*N,L,C,H,W) -> (B*N,C,L,H,W)

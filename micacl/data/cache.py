@@ -26,7 +26,8 @@ def clip_stamp(
 ) -> str:       # 16 hexadecimal digits
     "Names, sizes and times of change: differs as soon as the file, or a picture in the folder, has been touched."
     try: files = _pictures(path) if os.path.isdir(path) else [path]
-    except (OSError, ClipError): files = []              # a folder that cannot be read has a stamp too: decoding says why
+    except (OSError, ClipError):
+        files = []              # a folder that cannot be read has a stamp too: decoding says why
     return _hash(f"{os.path.basename(f)} {_size_and_time(f)}".encode(errors="surrogateescape") for f in files)
 
 def _size_and_time(file):
@@ -77,7 +78,8 @@ class FrameCache:
         decoded: int = 0,    # clips that had to be decoded when this cache was built
     ):
         self.folder, self.size, self.names, self.problems, self.decoded = Path(folder), size, names, list(problems), decoded
-        self._maps, self._checked = {}, set()            # frames that are mapped, clips whose checksum was compared: in this process
+        # frames that are mapped, clips whose checksum was compared: in this process
+        self._maps, self._checked = {}, set()
 
     def frames(self, clip_id: str) -> np.ndarray:
         "(F,H,W,3) uint8, read-only, straight from the map."
@@ -86,7 +88,8 @@ class FrameCache:
         x = _mapped(file := self.file(clip_id), math.prod(shape))
         if x is None or (clip_id not in self._checked and zlib.crc32(x) != int(file.stem[-8:], 16)):
             found, x = "no such file" if x is None and not file.exists() else "other bytes, and removed them", None
-            with contextlib.suppress(OSError): file.unlink()    # nobody else may believe it; on Windows, no map may be left
+            with contextlib.suppress(OSError):
+                file.unlink()    # nobody else may believe it; on Windows, no map may be left
             raise MicaclError(f"{file}: expected clip {clip_id} as it was decoded, found {found}; "
                               "the same command (train: with --resume) decodes the clip again")
         self._checked.add(clip_id)
@@ -96,8 +99,10 @@ class FrameCache:
 
     def file(self, clip_id: str) -> Path: "The file of a clip."; return _file(self.folder, self.names[clip_id])
     def n_frames(self, clip_id: str) -> int: "F, the frames of a clip."; return int(self.names[clip_id].split("-")[3])
-    def content(self, clip_id: str) -> str: "`clip_content` of the clip when it was decoded."; return self.names[clip_id].split("-")[2]
-    def __getstate__(self): return {**self.__dict__, "_maps": {}, "_checked": set()}      # another process maps for itself
+    def content(self, clip_id: str) -> str:
+        "`clip_content` of the clip when it was decoded."; return self.names[clip_id].split("-")[2]
+    def __getstate__(self):
+        return {**self.__dict__, "_maps": {}, "_checked": set()}      # another process maps for itself
     def __contains__(self, clip_id): return clip_id in self.names
     def __len__(self): return len(self.names)
     def __getitem__(self, i): return self.frames(i if isinstance(i, str) else list(self.names)[i])
@@ -108,7 +113,8 @@ class FrameCache:
 # %% ../../nbs/library/cache.ipynb #cac4e010
 _MAPS = 2**15         # maps that are held; Linux allows a process twice as many
 
-def _file(folder, name): return Path(folder, name[:2], name)       # 256 folders: some file systems slow down on very full ones
+def _file(folder, name):
+    return Path(folder, name[:2], name)       # 256 folders: some file systems slow down on very full ones
 
 def _mapped(file, n):
     "The n bytes of a file, mapped into memory; None if it is gone or shorter. No file handle stays open."
@@ -142,7 +148,8 @@ def _whole(entry, size):
     except (OSError, ValueError, IndexError): return False             # not one of ours
 
 # %% ../../nbs/library/cache.ipynb #cac4e013
-_DENIED = "-denied.bad"     # the end of its name, where a clip may not be read: that changes without a trace in its stamp
+# the end of its name, where a clip may not be read: that changes without a trace in its stamp
+_DENIED = "-denied.bad"
 
 def open_cache(
     folder,              # where the cache lies
@@ -154,7 +161,8 @@ def open_cache(
     cache, missing = _open(folder, table, size, _places(table, size, max_frames))
     if missing:
         raise MicaclError(f"{folder}: expected frames of {size} px of the clips as they are now, found none of "
-                          f"{len(missing)} of {len(table)} (the first: {missing[0].id}); build the cache again (micacl cache)")
+                          f"{len(missing)} of {len(table)} (the first: {missing[0].id}); build the cache again "
+                          "(micacl cache)")
     return cache
 
 def _open(folder, table, size, places, on_bad="skip", retry=False):
@@ -162,19 +170,22 @@ def _open(folder, table, size, places, on_bad="skip", retry=False):
     there, names, problems, missing = _listed(folder, size), {}, [], []
     for c in table:
         name = there.get(places[c.id])
-        if name is None or (name.endswith(".bad") and (on_bad == "stop" or retry and name.endswith(_DENIED))): missing.append(c)
+        if name is None or (name.endswith(".bad") and (on_bad == "stop" or retry and name.endswith(_DENIED))):
+            missing.append(c)
         elif name.endswith(".bad"): problems.append(_read_problem(c, _file(folder, name)))
         else: names[c.id] = name
     return FrameCache(folder, size, names, problems), missing
 
 def _read_problem(clip, file):
-    return Problem(str(clip.path), " ".join(file.read_text(encoding="utf-8", errors="replace").split())[:500], "unreadable")
+    return Problem(str(clip.path), " ".join(file.read_text(encoding="utf-8", errors="replace").split())[:500],
+                   "unreadable")
 
 # %% ../../nbs/library/cache.ipynb #cac4e015
 _LONG = 2**24     # bytes of small frames above which a clip is not held
 
 def _load_small(path, size, most):
-    "(content, (F,size,size,3) uint8 in arrays one after the other: a list, or a generator for a long clip); or the ClipError."
+    """(content, (F,size,size,3) uint8 in arrays one after the other: a list, or a generator for a long clip); or
+    the ClipError."""
     try:
         content = clip_content(path)
         parts = read_portions(path, lambda n: frame_indices(n, most, 1).tolist() if most and n > most else range(n))
@@ -202,7 +213,8 @@ def _write(folder, place, content, arrays):
     try:
         with os.fdopen(fd, "wb") as f:
             for x in arrays: f.write(x.data); n += len(x); crc = zlib.crc32(x, crc)
-        with contextlib.suppress(OSError): os.chmod(temporary, home.stat().st_mode & 0o666)    # for all who may use the folder
+        with contextlib.suppress(OSError):
+            os.chmod(temporary, home.stat().st_mode & 0o666)    # for all who may use the folder
         os.replace(temporary, home / (name := f"{place}-{content}-{n}-{crc:08x}.u8"))
         return name
     except BaseException:
@@ -226,7 +238,8 @@ def _fill(folder, clips, places, size, max_frames, on_bad, progress):
         except ClipError as e:                           # a long clip may fail in its middle
             if on_bad == "stop": raise
             text = str(e).removeprefix(f"{c.path}: ")
-            (_home(folder, place) / (new := f"{place}{_DENIED if e.denied else '.bad'}")).write_text(text, encoding="utf-8", errors="backslashreplace")
+            (_home(folder, place) / (new := f"{place}{_DENIED if e.denied else '.bad'}")).write_text(text,
+                encoding="utf-8", errors="backslashreplace")
         _check_unchanged(c.path, place, _file(folder, new))
         for name in old.get(place[:16], ()):             # what was decoded from the clip as it was before
             if name != new: _remove(_file(folder, name))
@@ -267,7 +280,8 @@ def build_cache(
         if missing:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
-                once = {places[c.id]: c for c in look(retry=True)[1]}            # another process may have decoded them meanwhile
+                # another process may have decoded them meanwhile
+                once = {places[c.id]: c for c in look(retry=True)[1]}
                 _fill(folder, list(once.values()), places, size, max_frames, on_bad, progress)
             (cache, _), cache.decoded = look(), len(once)
     except OSError as e:

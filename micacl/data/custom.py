@@ -82,12 +82,14 @@ class _Row(NamedTuple):
 def _read_row(where, cells, head, divided, take):
     "All of a row but its label."
     if any(cells[len(head):]):
-        return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell that holds "
+        return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell "
+                            "that holds "
                             "what separates the cells", "row"))
     r = dict(zip(head, cells))
     twice = zip(head, cells) if len(r) < min(len(head), len(cells)) else ()
     if differ := [n for n, c in twice if n in _KEYS and plain_label(c) != plain_label(r[n])]:
-        return _Row(where, (f"expected one value for column {differ[0]}, found two, as the list has two columns of that "
+        return _Row(where, (f"expected one value for column {differ[0]}, found two, as the list has two columns "
+                            "of that "
                             "name; remove one", "contradiction"))
     rel, fold = r.get("path", ""), cell_text(r.get("fold", "")) or "0"
     split = cell_text(r.get("split", "" if divided else "train")).lower()
@@ -106,7 +108,8 @@ def _class_names(file, head, rows, take):
     "The classes of a list: those that its header names, those that are asked for, or those of its usable rows."
     declared = declared_classes(head)
     if declared and all(declared) and len(set(declared)) == len(declared): return declared
-    if declared is not None: take.bad(file, f"expected different names in a column classes=a|b, found {declared}", "list")
+    if declared is not None:
+        take.bad(file, f"expected different names in a column classes=a|b, found {declared}", "list")
     if take.classes: return take.classes
     labels = {r.id: r.label for r in reversed(rows) if not r.fault}        # of rows with one id the first counts
     classes, notes = _classes(labels.values())
@@ -142,7 +145,8 @@ def read_csv(root, take, file=None, dataset="csv"):
 
 def _nothing_read(file, head, lines, take, dataset):
     "Say why a list has no rows, unless that is said already."
-    if head: take.bad(file, "expected a line for each clip, found only the header; list the clips as path,label", "list")
+    if head:
+        take.bad(file, "expected a line for each clip, found only the header; list the clips as path,label", "list")
     elif lines or not take.problems:
         first = ",".join(lines[0][1])[:60] if lines else "an empty file"
         take.bad(file, f"expected a first line with the columns path,label; found {first}; add that line", "list")
@@ -167,10 +171,14 @@ def _set_aside(take, classes):
     rest, test = carve_validation(ClipTable(take.clips, classes), 0.2, seed=0)
     test = {c.id for c in test}
     take.clips = [replace(c, split="test" if c.id in test else "train") for c in take.clips]
-    take.notes.append(f"no split column: {len(test)} of {len(take.clips)} clips were set aside as test, the same ones every time; add a column split to choose yourself")
+    take.notes.append(f"no split column: {len(test)} of {len(take.clips)} clips were set aside as test, the same ones "
+                      "every time; add a column split to choose yourself")
 
 def _note_parts(take, classes):
     "With such a column: say what a reader of scores should know."
     unused, both = sum(not c.split and not c.fold for c in take.clips), divided_groups(ClipTable(take.clips, classes))
     if unused: take.notes.append(f"{unused} clips have neither a split nor a fold and are not used")
-    if both: take.notes.append(f"{len(both)} groups are trained on and tested ({', '.join(both[:5])}{' ...' if len(both) > 5 else ''}): scores will be too good; make_folds keeps groups whole")
+    if both:
+        take.notes.append(f"{len(both)} groups are trained on and tested "
+                          f"({', '.join(both[:5])}{' ...' if len(both) > 5 else ''}): scores will be too good; "
+                          "make_folds keeps groups whole")

@@ -25,12 +25,15 @@ class ClipError(MicaclError):
 
 def _short(e):
     "The telling part of a library's error, without its file names, time stamps and repetition."
-    text = re.sub(r"\[Errno -?\d+\] ?|\[[\d:]+\] ?|\S+\.(cc|c|h):\d+: ?|:? '[^']*'(?: returned \d+)?$", "", (str(e).strip() or type(e).__name__).splitlines()[0])
+    text = re.sub(r"\[Errno -?\d+\] ?|\[[\d:]+\] ?|\S+\.(cc|c|h):\d+: ?|:? '[^']*'(?: returned \d+)?$", "",
+                  (str(e).strip() or type(e).__name__).splitlines()[0])
     return " ".join(text.split(": '")[0].split())[:100].rstrip(" :.")
 
 _MOST = 2**26     # pixels of a picture: 67 million, twice 8K
 def _not_huge(path, width, height):
-    if width * height > _MOST: raise ClipError(path, f"pictures of {width} x {height} pixels", "make it smaller, or remove it from the list", f"pictures of at most {_MOST // 10**6} million pixels")
+    if width * height > _MOST:
+        raise ClipError(path, f"pictures of {width} x {height} pixels", "make it smaller, or remove it from the list",
+                        f"pictures of at most {_MOST // 10**6} million pixels")
     return width * height
 
 # %% ../../nbs/library/frames.ipynb #f44523df
@@ -107,8 +110,10 @@ def _upright(p):
     from PIL import Image, ImageOps
     p.load()
     if p.mode == "P" and "transparency" in p.info: p = p.convert("RGBA")      # else Pillow warns
-    with contextlib.suppress(Exception): p = ImageOps.exif_transpose(p)      # what the camera says may be damaged: then as it is stored
-    if p.mode.startswith("I"): p = Image.fromarray((np.asarray(p).clip(0, 65535) // 257).astype(np.uint8))       # 16 bits a pixel
+    with contextlib.suppress(Exception):
+        p = ImageOps.exif_transpose(p)      # what the camera says may be damaged: then as it is stored
+    if p.mode.startswith("I"):
+        p = Image.fromarray((np.asarray(p).clip(0, 65535) // 257).astype(np.uint8))       # 16 bits a pixel
     return p.convert("RGB")
 
 def _load_picture(file, todo=_AGAIN, side=None):
@@ -263,7 +268,8 @@ def _rgb(frame, view, converter, **options):
 # %% ../../nbs/library/frames.ipynb #a71620c8
 @functools.lru_cache(None)
 def _alone():
-    "What keeps PyAV from converting colours with many threads, which costs more than it saves; older versions do not and have no such option."
+    """What keeps PyAV from converting colours with many threads, which costs more than it saves; older versions do
+    not and have no such option."""
     import av
     try: av.VideoFrame(2, 2, "yuv420p").reformat(format="rgb24", threads=1)
     except TypeError: return {}
@@ -301,7 +307,8 @@ def read_frames(
     files = _pictures(path) if _is_folder(path) else None
     n = len(files) if files else _probe(path)[0]
     indices = [int(i) for i in (range(n) if indices is None else indices)]
-    if not indices or not 0 <= min(indices) <= max(indices) < n: raise ClipError(path, f"frames 0..{n - 1}", "ask for frames that exist", f"frames {indices[:8]}")
+    if not indices or not 0 <= min(indices) <= max(indices) < n:
+        raise ClipError(path, f"frames 0..{n - 1}", "ask for frames that exist", f"frames {indices[:8]}")
     if files: return _read_pictures(files, indices)
     return next(_decode(path, [indices]))
 

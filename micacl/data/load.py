@@ -19,12 +19,14 @@ from .rows import class_places, is_hidden, plain_label
 from .table import Clip, ClipTable, Intake, Problem, carve_validation, make_folds, protocol, write_clips
 from .readers import LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, visible_entries, walk_folders
 from .custom import csv_files, read_csv
-_all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "make_folds", "protocol", "write_clips"]     # the whole table is at hand from here
+# the whole table is at hand from here
+_all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "make_folds", "protocol", "write_clips"]
 
 # %% ../../nbs/library/load.ipynb #0dc6ef56
 def _synfew(root, take):
     if not (root / "synfew.json").is_file():
-        raise MicaclError(f"{root}: expected synfew.json, which is written last, found none: the set is incomplete; generate it again with micacl synfew")
+        raise MicaclError(f"{root}: expected synfew.json, which is written last, found none: the set is incomplete; "
+                          "generate it again with micacl synfew")
     return read_csv(root, take, root / "clips.csv", "synfew")
 
 # %% ../../nbs/library/load.ipynb #865ed864
@@ -37,12 +39,14 @@ def _detect(root):
     if (root / "synfew.json").is_file() or any("clean_label" in _first_line(f) for f in files): return "synfew"
     walk = walk_folders(root)
     found = [name for name, (patterns, _) in LAYOUTS.items() if find_lists(walk, patterns)]
-    whole = [name for name in found if next(clip_homes(walk, LAYOUTS[name][1]), None)]      # other sets' lists may lie about; clips decide
+    # other sets' lists may lie about; clips decide
+    whole = [name for name in found if next(clip_homes(walk, LAYOUTS[name][1]), None)]
     if root / "clips.csv" in files and not whole: return "csv"
     if found: return (whole or found)[0]
     if files: return "csv"
     there = ", ".join([e.name for e in visible_entries(root)][:6]) or "an empty folder"
-    raise MicaclError(f"{root}: expected a data set (DFEW's or MAFW's set_1 .. set_5 lists, FERV39k's 4_setups, synfew.json "
+    raise MicaclError(f"{root}: expected a data set (DFEW's or MAFW's set_1 .. set_5 lists, FERV39k's 4_setups, "
+                      "synfew.json "
                       f"or a CSV file), found {there}; see data/README.md for the layouts")
 
 def _first_line(file):
@@ -63,7 +67,8 @@ def _data_root(root):
     except (OSError, ValueError) as e: found = f"none that can be read ({_reason(e)}); check the path"
     raise MicaclError(f"{root}: expected a data folder or a CSV file, found {found}")
 
-def _reason(e): return getattr(e, "strerror", None) or e       # of an OSError, or of a ValueError (a zero byte in a path)
+def _reason(e):
+    return getattr(e, "strerror", None) or e       # of an OSError, or of a ValueError (a zero byte in a path)
 
 # %% ../../nbs/library/load.ipynb #865ed867
 def _asked_classes(classes):
@@ -94,7 +99,8 @@ def _load(root, dataset, on_bad, classes=None):
         take = Intake(root if root.is_dir() else root.parent, on_bad, name == "csv", classes)
         table = _READERS[name](root, take)
     except OSError as e:
-        raise MicaclError(f"{root}: expected a folder that can be read, found none ({_reason(e)}); check who may read it") from None
+        raise MicaclError(f"{root}: expected a folder that can be read, found none ({_reason(e)}); check who may "
+                          "read it") from None
     if take.classes and table.classes != take.classes: table = _relabelled(table, take)
     table.source = root
     return table
@@ -109,8 +115,10 @@ def load_table(
     "Read a data set as it is distributed. `MicaclError` if not one clip is usable."
     table = _load(root, dataset, on_bad, classes)
     if not len(table):
-        first = table.problems[0] if table.problems else f"{root}: expected clips in the list files, found not one line; copy them again"
-        raise MicaclError(f"{first}" + (f" (and {len(table.problems) - 1} more problems; micacl check lists them)" if len(table.problems) > 1 else ""))
+        first = (table.problems[0] if table.problems else f"{root}: expected clips in the list files, found not one "
+                                                          "line; copy them again")
+        raise MicaclError(f"{first}" + (f" (and {len(table.problems) - 1} more problems; micacl check lists them)"
+                                        if len(table.problems) > 1 else ""))
     return table
 
 # %% ../../nbs/library/load.ipynb #f944780f
@@ -124,7 +132,8 @@ def _parts(table):
     "{part name: its clips}: all, the splits, the folds, and what each fold is trained on."
     parts = {"all": table}
     for s in sorted({c.split for c in table} - {""}): parts[s] = table.select(split=s)
-    for k in table.folds: parts[f"fold {k}"], parts[f"train of fold {k}"] = table.select(fold=k), table.select(not_fold=(0, k))
+    for k in table.folds:
+        parts[f"fold {k}"], parts[f"train of fold {k}"] = table.select(fold=k), table.select(not_fold=(0, k))
     return parts
 
 def _short_of(counts, published):
@@ -163,13 +172,15 @@ def _hollow(path):
     if not size: return "expected a video, found an empty file; copy it again or remove its row", "empty"
     if not os.access(path, os.R_OK): return _closed("Permission denied")
     if str(path).lower().endswith(_PICTURES) and _begins_as_picture(path):      # some films are called .jpg
-        return ("expected a video or a folder of pictures, found one picture; put it into a folder, and name the folder "
+        return ("expected a video or a folder of pictures, found one picture; put it into a folder, and name the "
+                "folder "
                 "in the list"), "unreadable"
     return None
 
 # %% ../../nbs/library/load.ipynb #98a97153
 _ADVICE = dict(   # kind of problem: what to do
-    missing="unpack the archives of clips again, all parts of them, or correct the paths; rows without a clip are left out, "
+    missing="unpack the archives of clips again, all parts of them, or correct the paths; rows without a clip are "
+            "left out, "
             "training goes on without them",
     empty="copying or unpacking broke off: do these clips again",
     unreadable="copy these clips again, and check that you may read them; if a player can't open them either, remove "
@@ -196,7 +207,8 @@ class CheckReport:
     notes: list        # what one should know
 
     @property
-    def missing(self) -> dict: "part -> published minus found, per class or in all"; return _short_of(self.counts, self.published)
+    def missing(self) -> dict:
+        "part -> published minus found, per class or in all"; return _short_of(self.counts, self.published)
     @property
     def kinds(self) -> dict:
         "kind -> how many problems, most frequent first"
@@ -212,14 +224,22 @@ class CheckReport:
     def __str__(self):
         width = [max(9, len(c) + 1) for c in self.classes]
         line = lambda name, n: f"{name:<20}" + "".join(f"{x:>{w}}" for x, w in zip(n, width)) + f"{sum(n):>9}"
-        out = [f"{self.root} ({self.dataset}): {self.verdict}", *([f"{'':<20}" + "".join(f"{c:>{w}}" for c, w in zip(self.classes, width)) + "    total"] if self.classes else [])]
+        out = [f"{self.root} ({self.dataset}): {self.verdict}",
+               *([f"{'':<20}" + "".join(f"{c:>{w}}" for c, w in zip(self.classes, width)) + "    total"] if self.classes
+                 else [])]
         for part in dict.fromkeys([*self.counts, *self.published] if self.counts else ()):
             n, p = self.counts.get(part), self.published.get(part)
-            if n is None: out.append(f"{part:<20}not there; published: {sum(p) if isinstance(p, tuple) else p} clips"); continue
+            if n is None:
+                out.append(f"{part:<20}not there; published: {sum(p) if isinstance(p, tuple) else p} clips"); continue
             out.append(line(part, n))
-            if isinstance(p, tuple): out += [line("  published", p)] + ([line("  missing", self.missing[part])] if any(self.missing[part]) else [])
-            elif p is not None: out.append(f"  published: {p} in all" + (f", missing: {self.missing[part]}" if self.missing[part] else ""))
-        out += [f"note: {n}" for n in self.notes] + [f"{len(self.problems)} problems" + (":" if self.problems else "")] + [f"  {p}" for p in self.problems[:20]]
+            if isinstance(p, tuple):
+                out += ([line("  published", p)] + ([line("  missing", self.missing[part])] if any(self.missing[part])
+                                                    else []))
+            elif p is not None:
+                out.append(f"  published: {p} in all" + (f", missing: {self.missing[part]}" if self.missing[part]
+                                                         else ""))
+        out += ([f"note: {n}" for n in self.notes] + [f"{len(self.problems)} problems" + (":" if self.problems else "")]
+                + [f"  {p}" for p in self.problems[:20]])
         if len(self.problems) > 20: out.append(f"  ... and {len(self.problems) - 20} more; --json lists them all")
         return "\n".join(out + [f"what to do: {n} x {k}: {self.advice[k]}" for k, n in self.kinds.items()])
 
@@ -232,7 +252,8 @@ def check(
 ) -> CheckReport:            # print it
     "Layout, counts beside the published ones, and every bad row and clip by name."
     try: table = _load(root, dataset, "skip")
-    except MicaclError as e: return CheckReport(str(root), dataset or "unknown", False, f"unusable: {e}", (), {}, {}, [], [])
+    except MicaclError as e:
+        return CheckReport(str(root), dataset or "unknown", False, f"unusable: {e}", (), {}, {}, [], [])
     problems, good = list(table.problems), []
     for i, c in enumerate(progress_bar(table.clips, display=progress) if decode and progress else table.clips):
         try:
@@ -244,12 +265,15 @@ def check(
     notes, table = table.notes, table[good]
     verdict = _verdict(table, problems)
     return CheckReport(str(root), table.dataset, verdict.startswith("usable"), verdict, table.classes,
-                       {p: t.counts.tolist() for p, t in _parts(table).items()}, _PUBLISHED.get(table.dataset, {}), problems, notes)
+                       {p: t.counts.tolist() for p, t in _parts(table).items()}, _PUBLISHED.get(table.dataset, {}),
+                       problems, notes)
 
 # %% ../../nbs/library/load.ipynb #cc28977d
 def _verdict(table, problems):
     "One line: usable or not, and what to do."
-    if not len(table): return f"unusable: not one clip can be used; first problem: {problems[0] if problems else 'the lists are empty'}"
+    if not len(table):
+        return (f"unusable: not one clip can be used; first problem: "
+                f"{problems[0] if problems else 'the lists are empty'}")
     tests, for_what = any(c.split.startswith("test") for c in table), ""
     try:
         train, _ = table.protocol(table.folds[0] if table.folds and not tests else None)

@@ -15,16 +15,22 @@ from ..core import EMOTIONS, MicaclError
 from .rows import ENDINGS, is_hidden, label_reader, plain_label, read_rows, slashed, whole_number
 
 # %% ../../nbs/library/readers.ipynb #d034e3bd
-DFEW_LISTS = (r".*/(?P<part>train|test)[^/]*single[^/]*/set_?(?P<k>[1-5])\.csv", r".*/(?P<part>train|test)/set_?(?P<k>[1-5])\.csv",
-               r".*/(?!mafw)[^/]*set_?(?P<k>[1-5])_(?P<part>train|test)[^/]*\.txt", r".*dfew.*/split_?0?(?P<k>[1-5])/(?P<part>train|test|val)\.csv")
+DFEW_LISTS = (r".*/(?P<part>train|test)[^/]*single[^/]*/set_?(?P<k>[1-5])\.csv",
+              r".*/(?P<part>train|test)/set_?(?P<k>[1-5])\.csv",
+               r".*/(?!mafw)[^/]*set_?(?P<k>[1-5])_(?P<part>train|test)[^/]*\.txt",
+               r".*dfew.*/split_?0?(?P<k>[1-5])/(?P<part>train|test|val)\.csv")
 MAFW_LISTS = (r".*single/no_caption/set_?(?P<k>[1-5])/(?P<part>train|test)\.(txt|csv)",
-               r".*/mafw[^/]*set_?(?P<k>[1-5])_(?P<part>train|test)[^/]*\.txt", r".*mafw.*/split_?0?(?P<k>[1-5])/(?P<part>train|test|val)\.csv")
-FERV_LISTS = (r".*/All_scenes/(?P<part>train|test)_All\.csv", r".*/ferv39k[^/]*_(?P<part>train|test)[^/]*\.txt", r".*ferv39k.*/all_scenes/(?P<part>train|test)\.csv")
+               r".*/mafw[^/]*set_?(?P<k>[1-5])_(?P<part>train|test)[^/]*\.txt",
+               r".*mafw.*/split_?0?(?P<k>[1-5])/(?P<part>train|test|val)\.csv")
+FERV_LISTS = (r".*/All_scenes/(?P<part>train|test)_All\.csv", r".*/ferv39k[^/]*_(?P<part>train|test)[^/]*\.txt",
+              r".*ferv39k.*/all_scenes/(?P<part>train|test)\.csv")
 DFEW_CLIPS = ("clip_224x224", "clip_224x224_avi", "jpg_256", "clip_224x224_16f", "original")
 MAFW_CLIPS = ("faces", "clips_faces", "frames", "clips")
 FERV_CLIPS = ("2_ClipsforFaceCrop",)
-_MAFW = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "contempt", "anxiety", "helplessness", "disappointment")
-LAYOUTS = dict(mafw=(MAFW_LISTS, MAFW_CLIPS), ferv39k=(FERV_LISTS, FERV_CLIPS), dfew=(DFEW_LISTS, DFEW_CLIPS))     # names of list files and of clip folders
+_MAFW = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "contempt", "anxiety",
+         "helplessness", "disappointment")
+# names of list files and of clip folders
+LAYOUTS = dict(mafw=(MAFW_LISTS, MAFW_CLIPS), ferv39k=(FERV_LISTS, FERV_CLIPS), dfew=(DFEW_LISTS, DFEW_CLIPS))
 
 # %% ../../nbs/library/readers.ipynb #52ba3654
 def _is_dir(e):
@@ -32,7 +38,8 @@ def _is_dir(e):
     except OSError: return False     # a link to itself
 
 def visible_entries(folder):
-    "The entries of a folder by name, without what is hidden or left there by a system; `OSError` if it can't be listed."
+    """The entries of a folder by name, without what is hidden or left there by a system; `OSError` if it can't be
+    listed."""
     return sorted((e for e in os.scandir(folder) if not is_hidden(e.name)), key=lambda e: e.name)
 
 def walk_folders(root, depth=4):
@@ -72,7 +79,8 @@ def clip_homes(walk, homes):
 def numbered_clips(walk, homes):
     "(clip folder, {clip number: entry name}): the first that holds numbered clips."
     for d in clip_homes(walk, homes):
-        names = sorted(dict(walk)[d], key=lambda n: "." not in n or n.lower().endswith(ENDINGS))      # clips win over notes
+        # clips win over notes
+        names = sorted(dict(walk)[d], key=lambda n: "." not in n or n.lower().endswith(ENDINGS))
         numbers = {int(stem): name for name in names if (stem := name.split(".")[0]).isdecimal()}
         if numbers: return Path(d), numbers
     return None, {}
@@ -88,7 +96,8 @@ def _why_none(walk, homes):
 
 # %% ../../nbs/library/readers.ipynb #fd598c2a
 def _path_of(row):
-    "The path in `path label` or `path frames label`; empty if there is none. Only one with folders may hold what separates cells."
+    """The path in `path label` or `path frames label`; empty if there is none.
+    Only one with folders may hold what separates cells."""
     parts = row[:-2] if len(row) > 2 and whole_number(row[-2]) is not None else row[:-1]
     path = " ".join(parts).replace("\\", "/")
     return path if len(parts) == 1 or "/" in path else ""
@@ -146,7 +155,8 @@ def _folds(take, lists, parse):
             if fault: take.bad(where, *fault); continue
             (old, y0), clip = first.setdefault(number, (where, y)), f"clip {number:05d}"
             if number in here: take.bad(where, f"{clip} stands in this list twice; remove one line", "duplicate")
-            elif y0 != y: take.bad(where, f"{clip} has another label at {old}; the label there is used", "contradiction")
+            elif y0 != y:
+                take.bad(where, f"{clip} has another label at {old}; the label there is used", "contradiction")
             elif part == "test" and fold.setdefault(number, k) != k:
                 take.bad(where, f"{clip} is tested in fold {fold[number]} already; it stays there", "contradiction")
             here.add(number)
@@ -160,16 +170,20 @@ def _compare_parts(take, sets, first, fold, member):
         for number in sorted(train & test):
             fault = f"clip {number:05d} stands in the train and the test list; it is only tested"
             take.bad(f"fold {k}", fault, "contradiction")
-        if train and (lost := set(first) - train - test): take.notes.append(f"fold {k}: {len(lost)} clips stand in neither list of this fold and are trained on")
+        if train and (lost := set(first) - train - test):
+            take.notes.append(f"fold {k}: {len(lost)} clips stand in neither list of this fold and are trained on")
 
 # %% ../../nbs/library/readers.ipynb #52add086
 def _five_folds(root, take, dataset, patterns, homes, classes, parse):
     walk = walk_folders(root)
     lists, (home, names) = find_lists(walk, patterns), numbered_clips(walk, homes)
-    if not lists: raise MicaclError(f"{root}: expected {dataset}'s list files (set_1 .. set_5), found none; see data/README.md for the layout")
+    if not lists:
+        raise MicaclError(f"{root}: expected {dataset}'s list files (set_1 .. set_5), found none; see data/README.md "
+                          "for the layout")
     if home is None:
         names = " or ".join(homes)
-        take.bad(root, f"expected a folder of clips named {names}, found none with numbered clips{_why_none(walk, homes)}", "list")
+        take.bad(root, f"expected a folder of clips named {names}, found none with numbered "
+                       f"clips{_why_none(walk, homes)}", "list")
         return take.table(classes, dataset)
     home, (first, fold) = take.relative(home), _folds(take, lists, parse)
     for number, (where, y) in sorted(first.items()):
@@ -189,7 +203,8 @@ def _ferv_home(walk, scenes):
     "The folder that holds the scenes, relative to the root; None if there is none."
     scenes, names = {os.path.normcase(s) for s in scenes}, {d: {*map(os.path.normcase, n)} for d, n in walk}
     holds = lambda d: len(scenes & names[d])
-    found = max([d for d in clip_homes(walk, FERV_CLIPS) if holds(d)] or [d for d, _ in walk if holds(d)], key=holds, default=None)
+    found = max([d for d in clip_homes(walk, FERV_CLIPS) if holds(d)] or [d for d, _ in walk if holds(d)], key=holds,
+                default=None)
     return found and _below(walk, found)
 
 _ferv_label = label_reader(EMOTIONS)
@@ -209,7 +224,9 @@ def read_ferv39k(root, take):
     "FERV39k: one list to train on, one to test on, clips by scene, emotion and number."
     walk = walk_folders(root)
     lists = find_lists(walk, FERV_LISTS)
-    if not lists: raise MicaclError(f"{root}: expected 4_setups/All_scenes/train_All.csv and test_All.csv, found neither; see data/README.md for the layout")
+    if not lists:
+        raise MicaclError(f"{root}: expected 4_setups/All_scenes/train_All.csv and test_All.csv, found neither; see "
+                          "data/README.md for the layout")
     rows = [(f"{name}:{n}", part, *_ferv_row(row)) for (part, _), file in sorted(lists.items(), reverse=True)
             for name in [file.name] for n, row in _list_rows(file, take)]
     home = _ferv_home(walk, {id[0] for _, _, id, _, _ in rows})

@@ -79,14 +79,17 @@ class Place:
         drive = os.path.splitdrive(rel)[0] if rel[1:2] == ":" else ""
         whole = rel.startswith("/") or drive and os.path.isabs(rel)  # on Windows /x lies on the drive of the root
         if drive and not whole:                                      # C:x lies in the folder that is current on drive C
-            return None, (f"path {rel!r} names a drive without a folder; name the clip relative to {self.root}", "outside")
-        path = os.path.normpath(os.path.join(self.root, rel) if whole else f"{self.root}/{rel}")    # each .. undoes a name
+            return None, (f"path {rel!r} names a drive without a folder; name the clip relative to {self.root}",
+                          "outside")
+        # each .. undoes a name
+        path = os.path.normpath(os.path.join(self.root, rel) if whole else f"{self.root}/{rel}")
         folder, name = os.path.split(path)
         inside, names = self._folders.get(folder) or self._folder(folder)
         if not inside and not (self.anywhere and whole):
             if path == self.root:
                 return None, (f"expected a clip, found {rel!r}, the data folder itself; name a clip in it", "row")
-            return None, (f"path {rel!r} leaves the data folder; move the clip into {self.root} and name it relative to that",
+            return None, (f"path {rel!r} leaves the data folder; move the clip into {self.root} and name it relative "
+                          "to that",
                           "outside")
         link = names.get(os.path.normcase(name))
         return (path, None) if link is False else self._doubtful(rel, path, folder, name, link)
@@ -103,10 +106,12 @@ class Place:
         "As `locate`, for a link (True) and for a name that the folder does not have (None)."
         if link is None:
             if why := self._closed.get(folder):
-                return None, (f"expected {rel}, found a folder that cannot be read ({why}); check who may read it", "unreadable")
+                return None, (f"expected {rel}, found a folder that cannot be read ({why}); check who may read it",
+                              "unreadable")
             if is_hidden(name):
                 return None, (f"expected a clip, found {rel}, the name of a hidden file; remove its row", "row")
-            return None, (f"expected {rel}, found no such file or folder; unpack the clips or correct the path", "missing")
+            return None, (f"expected {rel}, found no such file or folder; unpack the clips or correct the path",
+                          "missing")
         if self.inside(path) and not self.below(path):
             return None, (f"expected {rel} in the data folder, found a link that leads out of the data folder; "
                           "link the folder above it, or copy the clip", "outside")
@@ -179,7 +184,8 @@ def _separator(lines, take, header):
     signs = [s for s in ",;\t" if s in first]
     if not header: return next((s for s in signs if not re.search(r"[/\\]", (split_line(first, s) or ["/"])[-1])), None)
     names_clips = lambda s: any(len(c) > 1 and take.locate(c[0])[0] for c in (split_line(line, s) for line in start))
-    fits = [s for s in (*",;\t|", None) if is_header(split_line(first, s))] or [s for s in (*signs, None) if names_clips(s)]
+    fits = ([s for s in (*",;\t|", None) if is_header(split_line(first, s))]
+            or [s for s in (*signs, None) if names_clips(s)])
     return (fits or signs or [None])[0]
 
 # %% ../../nbs/library/rows.ipynb #e1169b62
@@ -222,7 +228,8 @@ def read_rows(
     lines = _lines_of(file, take, header)
     sep = _separator(lines, take, header)
     for n, cells in _records(lines, sep, take, header) if sep else ((n, s.split()) for n, s in enumerate(lines, 1)):
-        if cells is None: fault = "expected a row of cells, found a quote without a partner, or a cell without an end; correct it"
+        if cells is None:
+            fault = "expected a row of cells, found a quote without a partner, or a cell without an end; correct it"
         elif len(cells) <= MAX_CELLS: fault = ""
         else: fault = f"expected at most {MAX_CELLS:,} cells, found {len(cells)}; check what stands between them"
         if fault: take.bad(f"{name}:{n}", fault, "row")
@@ -231,7 +238,8 @@ def read_rows(
     return rows
 
 # %% ../../nbs/library/rows.ipynb #e7c1a0d8
-SYNONYMS = dict(happiness="happy", sadness="sad", anger="angry", surprised="surprise", disgusted="disgust", fearful="fear")
+SYNONYMS = dict(happiness="happy", sadness="sad", anger="angry", surprised="surprise", disgusted="disgust",
+                fearful="fear")
 _MISSING = {"", "nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "#na", "nat"}
 _INTEGER = re.compile(r"([+-]?[0-9]{1,9})(?:[.,]0*)?")       # 1, and 1.0 or 1,0
 _FLOAT = re.compile(r"[+-]?[0-9]\.[0-9]+e[+-][0-9]{2}", re.I)    # 1.000000e+00, as NumPy writes a table

@@ -16,9 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 from ..core import EMOTIONS, MicaclError, atomic_write, class_counts, derive_seed
-from .rows import (MAX_CELLS, MAX_FILE, MAX_LINE, SYNONYMS, Place, is_missing, is_number, parse_label, plain_label,
+from .rows import (MAX_CELLS, MAX_FILE, MAX_LINE, SYNONYMS, Place, is_missing, is_number, parse_label,
+                              plain_label,
                          read_rows, slashed, split_line, within)
-_all_ = ["MAX_CELLS", "MAX_FILE", "MAX_LINE", "SYNONYMS", "Place", "is_number", "parse_label", "plain_label", "read_rows"]   # of the page before
+# of the page before
+_all_ = ["MAX_CELLS", "MAX_FILE", "MAX_LINE", "SYNONYMS", "Place", "is_number", "parse_label", "plain_label",
+         "read_rows"]
 
 # %% ../../nbs/03_clips.ipynb #75567f5c
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Clip:
     path: Path         # a video file, or a folder of pictures
     label: int         # index into the table's classes
     split: str = ""    # train, val, test, test_balanced, ...; empty where the data set has only folds
-    fold: int = 0      # fold in which the clip is tested; 0 = in none of them; -1 = trained on, its test list is not here
+    # fold in which the clip is tested; 0 = in none of them; -1 = trained on, its test list is not here
+    fold: int = 0
     group: str = ""    # clips of one group are never divided between train and validation
 
 # %% ../../nbs/03_clips.ipynb #75567f5d
@@ -94,7 +98,8 @@ class ClipTable:
     @property
     def counts(self) -> np.ndarray: "(C,) clips per class, n_c"; return class_counts(self.labels, len(self.classes))
     @property
-    def folds(self) -> list: "The folds that have test clips."; return sorted({c.fold for c in self.clips if c.fold > 0})
+    def folds(self) -> list:
+        "The folds that have test clips."; return sorted({c.fold for c in self.clips if c.fold > 0})
     def select(self,
         split=None,      # only clips of this split
         fold=None,       # only clips that this fold tests
@@ -102,7 +107,8 @@ class ClipTable:
     ) -> "ClipTable":
         "The clips of a split, of a fold, or of all folds but some."
         out = np.atleast_1d([] if not_fold is None else not_fold)
-        return self[np.array([(split is None or c.split == split) and (fold is None or c.fold == fold) and c.fold not in out
+        return self[np.array([(split is None or c.split == split) and (fold is None or c.fold == fold)
+                              and c.fold not in out
                               for c in self.clips], dtype=bool)]
     def protocol(self, fold=None): "(train, {test name: test}), see `protocol`."; return protocol(self, fold)
 
@@ -115,16 +121,21 @@ def protocol(
     if fold is not None:
         if fold not in table.folds:
             have = f"folds {', '.join(map(str, table.folds))}" if table.folds else "no folds"
-            todo = "choose another fold or add its test list" if table.folds else "leave out fold, or make folds first (make_folds, chapter 01b)"
+            todo = ("choose another fold or add its test list" if table.folds else "leave out fold, or make folds "
+                    "first (make_folds, chapter 01b)")
             raise MicaclError(f"{table.root}: expected clips of fold {fold}, found {have}; {todo}")
         train, tests = table.select(not_fold=(0, fold)), {"test": table.select(fold=fold)}
     else:
         names = sorted({c.split for c in table if c.split.startswith("test")})
         if not names and table.folds:
-            raise MicaclError(f"{table.root}: {table.dataset} has no fixed test set but folds {', '.join(map(str, table.folds))}; name one, fold={table.folds[0]} (--fold {table.folds[0]}; in an experiment \"folds\": {table.folds})")
+            raise MicaclError(f"{table.root}: {table.dataset} has no fixed test set but folds "
+                              f"{', '.join(map(str, table.folds))}; name one, fold={table.folds[0]} (--fold "
+                              f"{table.folds[0]}; in an experiment \"folds\": {table.folds})")
         train, tests = table.select(split="train"), {n: table.select(split=n) for n in names}
     for name, part in [("train", train), *(tests or {"test": table[:0]}).items()]:
-        if not len(part): raise MicaclError(f"{table.root}: expected clips to {name} on, found none; check the split and fold columns or the list files")
+        if not len(part):
+            raise MicaclError(f"{table.root}: expected clips to {name} on, found none; check the split and fold "
+                              "columns or the list files")
     return train, tests
 
 # %% ../../nbs/03_clips.ipynb #30503dce
@@ -193,7 +204,8 @@ def carve_validation(
     v_c, chosen = dict.fromkeys(n_c, 0), np.zeros(len(train), dtype=bool)
     for m in order:
         add = Counter(train.labels[members[m]].tolist())
-        gain = sum(((v_c[c] - target[c])**2 - (v_c[c] + a - target[c])**2) / max(target[c], 0.5)**2 for c, a in add.items())
+        gain = sum(((v_c[c] - target[c])**2 - (v_c[c] + a - target[c])**2) / max(target[c], 0.5)**2 for c,
+                   a in add.items())
         if gain > 0 and all(v_c[c] + a < n_c[c] for c, a in add.items()):
             chosen[members[m]] = True
             for c, a in add.items(): v_c[c] += a
@@ -208,12 +220,15 @@ def make_folds(
     "Deal clips into folds: every class evenly, groups kept whole."
     members, C = _members(table), len(table.classes)
     if not (isinstance(k, numbers.Integral) and 2 <= k <= len(members)):
-        raise MicaclError(f"make_folds: expected 2 to {len(members)} folds, the number of groups (or of clips without one), "
+        raise MicaclError(f"make_folds: expected 2 to {len(members)} folds, the number of groups (or of clips "
+                          "without one), "
                           f"found {k!r}")
     fold, dealt, target = np.zeros(len(table), dtype=int), np.zeros((k, C)), np.maximum(table.counts / k, 0.5)
-    share = {m: np.bincount(table.labels[i], minlength=C) / target for m, i in members.items()}            # (C,) of a fold's due
+    # (C,) of a fold's due
+    share = {m: np.bincount(table.labels[i], minlength=C) / target for m, i in members.items()}
     for m in sorted(members, key=lambda m: (-round((share[m]**2).sum(), 9), derive_seed(seed, "folds", *m))):
-        cost = ((2 * (dealt - 1) + share[m]) * share[m]).sum(1)                                            # (K,) by how much each fold gets worse
+        # (K,) by how much each fold gets worse
+        cost = ((2 * (dealt - 1) + share[m]) * share[m]).sum(1)
         best = min(range(k), key=lambda j: (round(cost[j], 9), dealt[j].sum(), j))
         fold[members[m]], dealt[best] = best + 1, dealt[best] + share[m]
     clips = [replace(c, split="", fold=int(f)) for c, f in zip(table, fold)]
@@ -282,9 +297,11 @@ def write_clips(
     file = Path(os.path.abspath(file))
     folder = os.path.dirname(file)
     if os.path.normcase(folder) != os.path.normcase(os.path.abspath(table.root)):
-        raise MicaclError(f"{file}: expected a file in {table.root}, because paths in it are relative to it; write it there")
+        raise MicaclError(f"{file}: expected a file in {table.root}, because paths in it are relative to it; write "
+                          "it there")
     if any(c.fold < 0 for c in table):
-        raise MicaclError(f"{file}: expected folds from 1, found clips whose test list is missing; add it, or make_folds first")
+        raise MicaclError(f"{file}: expected folds from 1, found clips whose test list is missing; add it, or "
+                          "make_folds first")
     head, rows = ["path", "label", "split", "fold", "group"], [_row_of(c, table.classes, folder) for c in table]
     _check_writable(file, table, rows)
     if any(c.id != posixpath.normpath(row[0]) for c, row in zip(table, rows)):

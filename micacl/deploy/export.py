@@ -25,8 +25,10 @@ class Scores(nn.Module):
         return out.logits, out.weights
 
 def trace(model, video):   # -> torch.export.ExportedProgram
-    "Every operation between a video and its scores, for any batch. Strict, since len() of a batch is else taken for a fixed number."
-    return torch.export.export(Scores(model), (video,), dynamic_shapes=dict(video={0: torch.export.Dim("batch", min=1)}), strict=True)
+    """Every operation between a video and its scores, for any batch.
+    Strict, since len() of a batch is else taken for a fixed number."""
+    return torch.export.export(Scores(model), (video,), dynamic_shapes=dict(video={0: torch.export.Dim("batch",
+        min=1)}), strict=True)
 
 # %% ../../nbs/library/export.ipynb #383ba7c3
 TOLERANCE, BATCHES, EXTRA = 1e-4, (1, 2, 5), ("onnx", "onnxscript", "onnxruntime")
@@ -34,12 +36,16 @@ TOLERANCE, BATCHES, EXTRA = 1e-4, (1, 2, 5), ("onnx", "onnxscript", "onnxruntime
 def _torch_file(program, about):   # -> bytes, a function from video to outputs
     f = io.BytesIO()
     torch.export.save(program, f, extra_files={"micacl.json": json.dumps(about)})
-    return f.getvalue(), torch.export.load(io.BytesIO(f.getvalue())).module()      # our own bytes; a stranger's could run code
+    # our own bytes; a stranger's could run code
+    return f.getvalue(), torch.export.load(io.BytesIO(f.getvalue())).module()
 
 def _onnx_file(program, about):
-    if missing := [m for m in EXTRA if importlib.util.find_spec(m) is None]: raise MicaclError(f"onnx: expected {', '.join(EXTRA)} to be installed, found no {', '.join(missing)}; pip install 'micacl[export]', or export to torch")
+    if missing := [m for m in EXTRA if importlib.util.find_spec(m) is None]:
+        raise MicaclError(f"onnx: expected {', '.join(EXTRA)} to be installed, found no {', '.join(missing)}; pip "
+                          "install 'micacl[export]', or export to torch")
     import onnxruntime
-    made = torch.onnx.export(program, dynamo=True, input_names=["video"], output_names=["logits", "weights"], verbose=False)
+    made = torch.onnx.export(program, dynamo=True, input_names=["video"], output_names=["logits", "weights"],
+                             verbose=False)
     made.model.metadata_props.update({k: json.dumps(v) for k, v in about.items()})
     data = made.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -57,14 +63,20 @@ def export(
     "Write a file that runs without this library, after comparing its answers with the model's."
     if format not in WRITERS: raise MicaclError(f"format: expected one of {', '.join(WRITERS)}, found {format!r}")
     model = copy.deepcopy(what if isinstance(what, nn.Module) else from_pretrained(what)).cpu().eval()
-    info = describe(model, tensors_to_bytes({k: v.contiguous() for k, v in model.state_dict().items()}), image_size=image_size)
+    info = describe(model, tensors_to_bytes({k: v.contiguous() for k, v in model.state_dict().items()}),
+                    image_size=image_size)
     size, T, dice = info["input"]["image_size"], info["input"]["frames"], torch.Generator().manual_seed(0)
     videos = [torch.randint(0, 256, (B, T, 3, size, size), dtype=torch.uint8, generator=dice) for B in BATCHES]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data, exported = WRITERS[format](trace(model, videos[1]), {k: info[k] for k in ("version", "license", "model", "classes", "input", "training", "results")})
+        data, exported = WRITERS[format](trace(model, videos[1]),
+                                         {k: info[k] for k in ("version", "license", "model", "classes", "input",
+                                                               "training", "results")})
         pairs = [(p, q) for v in videos for p, q in zip(exported(v), Scores(model)(v))]
     worst = max((p - q).abs().max().item() if p.shape == q.shape else math.inf for p, q in pairs)
-    if not worst <= TOLERANCE: raise MicaclError(f"{path}: expected scores within {TOLERANCE} of the model's, found a difference of {worst:.2g}; nothing was written. Try the other format")
+    if not worst <= TOLERANCE:
+        raise MicaclError(f"{path}: expected scores within {TOLERANCE} of the model's, found a difference of "
+                          f"{worst:.2g}; nothing was written. Try the other format")
     with atomic_write(path, "wb") as f: f.write(data)
-    return dict(path=str(path), format=format, bytes=len(data), difference=worst, largest=max(q.abs().max().item() for _, q in pairs))
+    return dict(path=str(path), format=format, bytes=len(data), difference=worst,
+                largest=max(q.abs().max().item() for _, q in pairs))

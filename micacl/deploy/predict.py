@@ -33,7 +33,8 @@ class Prediction:
     probabilities: np.ndarray   # (n,C) softmax of the scores; not-a-number where there was no face
     weights: np.ndarray         # (n,N) importance of each instance, rows sum to 1
     times: np.ndarray           # (n,T) of the frames that the model saw, seconds
-    boxes: np.ndarray           # (n,T,3) middle x, middle y and side of the face in these, as shares of the picture's width, height and width
+    # (n,T,3) middle x, middle y and side of the face in these, as shares of the picture's width, height and width
+    boxes: np.ndarray
     faces: np.ndarray           # (n,) share of the window's frames with a face
     pictures: list              # (seconds, (S,S,3)): some of what the model saw
     n_frames: int               # that were read
@@ -41,7 +42,9 @@ class Prediction:
     notes: list                 # what could not be read, or was not clear
 
     @property
-    def labels(self) -> list: "The class with the highest score in each window, None where there was no face."; return [None if np.isnan(p[0]) else self.classes[p.argmax()] for p in self.probabilities]
+    def labels(self) -> list:
+        "The class with the highest score in each window, None where there was no face."
+        return [None if np.isnan(p[0]) else self.classes[p.argmax()] for p in self.probabilities]
     @property
     def duration(self) -> float: "Seconds."; return float(self.spans[-1, 1])
     @property
@@ -54,12 +57,14 @@ def caveat(
     "What the scores are worth."
     drawn = "trained on drawn faces (SynFEW); scores on real faces are a demonstration, not a measurement"
     own = drawn if dataset == "synfew" else f"trained on {dataset or 'unknown data'}"
-    return f"{own}. A score says how much a window looks like the training clips of a label; it does not say what a person feels."
+    return (f"{own}. A score says how much a window looks like the training clips of a label; it does not say what a "
+            "person feels.")
 
 # %% ../../nbs/library/predict.ipynb #d7dd3a51
 @torch.inference_mode()
 def _score(model, config, held, device):
-    "probabilities (C,), weights (N,), times (T,) and boxes (T,3) in one row, and a crop to show; None without enough faces."
+    """probabilities (C,), weights (N,), times (T,) and boxes (T,3) in one row, and a crop to show; None without
+    enough faces."""
     faces = [(t, *x) for t, x in held if x[0] is not None]
     if 2 * len(faces) < len(held) or not faces: return None
     taken = [faces[i] for i in frame_indices(len(faces), config.n_instances, config.instance_length)]
@@ -74,7 +79,8 @@ def _crops(frames, size, crop, detect, every, seen):
         for t, dt, x in frames: yield t, dt, (_fit(x, size), (0.5, 0.5, min(x.shape[:2]) / x.shape[1]))
     else:
         for t, dt, x, b in follow_face(frames, detect, every, seen):
-            yield t, dt, (None, (np.nan,) * 3) if b is None else (crop_face(x, b, size), b / (x.shape[1], x.shape[0], x.shape[1]))
+            yield t, dt, (None, (np.nan,) * 3) if b is None else (crop_face(x, b, size),
+                b / (x.shape[1], x.shape[0], x.shape[1]))
 
 # %% ../../nbs/library/predict.ipynb #049b25a8
 def predict_video(
@@ -100,9 +106,11 @@ def predict_video(
         rows.extend((a, b, float(np.mean([x[0] is not None for _, x in held])), *row)); k += 1
         if picture and k % keep == 0: pictures.append(picture)
         if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32, whatever the length
-    about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"], model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)
+    about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"],
+                 model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)
     spans, share, p, w, times, boxes = np.split(np.array(rows).reshape(k, -1), np.cumsum(sizes)[:-1], axis=1)
-    return Prediction(str(video), list(info["classes"]), spans, p, w, times, boxes.reshape(k, -1, 3), share[:, 0], pictures, n[0], about, notes + _about_faces(seen, p))
+    return Prediction(str(video), list(info["classes"]), spans, p, w, times, boxes.reshape(k, -1, 3), share[:, 0],
+                      pictures, n[0], about, notes + _about_faces(seen, p))
 
 def _windows(window=2.5, stride=None, every=0.25, **others):
     window = window or math.inf
@@ -116,9 +124,11 @@ def _windows(window=2.5, stride=None, every=0.25, **others):
 def _about_faces(seen, p):
     "What to say about the faces that were found and not found; p: (n,C)."
     without, notes = int(np.isnan(p[:, 0]).sum()), []
-    if without == len(p): notes.append("no face was found; if the pictures are faces already, use --no-crop (crop=False)")
+    if without == len(p):
+        notes.append("no face was found; if the pictures are faces already, use --no-crop (crop=False)")
     elif without: notes.append(f"no face in {without} of {len(p)} windows: they have no scores")
-    if seen.get("several"): notes.append(f"several faces in {seen['several']} of {seen['looks']} looks: the largest one was followed")
+    if seen.get("several"):
+        notes.append(f"several faces in {seen['several']} of {seen['looks']} looks: the largest one was followed")
     return notes
 
 # %% ../../nbs/library/predict.ipynb #f1057433
@@ -130,22 +140,28 @@ def to_dict(
     def instance(k, i):
         at = slice(i * T // N, (i + 1) * T // N)
         return dict(weight=p.weights[k, i], times=p.times[k, at].round(3), boxes=p.boxes[k, at].round(4))
-    windows = [dict(start=a, stop=b, label=label, probabilities=None if label is None else dict(zip(p.classes, p.probabilities[k])), faces=p.faces[k],
-                    instances=[] if label is None else [instance(k, i) for i in range(N)]) for k, ((a, b), label) in enumerate(zip(p.spans, p.labels))]
-    return dict(video=p.video, note=p.caveat, notes=p.notes, **p.about, classes=p.classes, duration=p.duration, frames=p.n_frames, windows=windows)
+    windows = [dict(start=a, stop=b, label=label, probabilities=None if label is None
+                    else dict(zip(p.classes, p.probabilities[k])), faces=p.faces[k],
+                    instances=[] if label is None else [instance(k, i) for i in range(N)]) for k,
+                    ((a, b), label) in enumerate(zip(p.spans, p.labels))]
+    return dict(video=p.video, note=p.caveat, notes=p.notes, **p.about, classes=p.classes, duration=p.duration,
+                frames=p.n_frames, windows=windows)
 
 def to_json(
     done,            # predictions
     problems=(),     # what `predict_videos` could not read
 ) -> str:
-    "A list with an object for each video, for another program: `error` stands in place of the windows where one could not be read."
-    return json.dumps(_plain([to_dict(p) for p in done] + [dict(video=p.where, error=p.message) for p in problems]), indent=1)
+    """A list with an object for each video, for another program: `error` stands in place of the windows where one
+    could not be read."""
+    return json.dumps(_plain([to_dict(p) for p in done] + [dict(video=p.where, error=p.message) for p in problems]),
+                      indent=1)
 
 def write_csv(path, p: Prediction):
     "One row a window."
     with atomic_write(path) as f:
         table = csv.writer(f, lineterminator="\n")
-        table.writerow(["start", "stop", "label", "faces", *(f"p_{c}" for c in p.classes), *(f"weight_{i + 1}" for i in range(p.weights.shape[1])), "note"])
+        table.writerow(["start", "stop", "label", "faces", *(f"p_{c}" for c in p.classes),
+                        *(f"weight_{i + 1}" for i in range(p.weights.shape[1])), "note"])
         for (a, b), label, share, q, w in zip(p.spans, p.labels, p.faces, p.probabilities, p.weights):
             numbers = ["" if np.isnan(v) else f"{v:.6f}" for v in (*q, *w)]
             table.writerow([f"{a:.3f}", f"{b:.3f}", label or "", f"{share:.3f}", *numbers, p.caveat])
@@ -166,8 +182,10 @@ def timeline(
 
 def describe(p: Prediction) -> str:
     "A prediction in words: the timeline, the notes, and what it is worth."
-    parts = [f"{a:.1f}-{b:.1f} s {'no face' if label is None else f'{label} ({mean:.2f})'}" for a, b, label, mean in timeline(p)]
-    return "\n".join([f"{p.video}: {p.duration:.1f} s, {len(p.spans)} window{'s' * (len(p.spans) > 1)}", *(f"  {s}" for s in parts), *(f"  note: {s}" for s in p.notes), f"  note: {p.caveat}"])
+    parts = [f"{a:.1f}-{b:.1f} s {'no face' if label is None else f'{label} ({mean:.2f})'}" for a, b, label,
+             mean in timeline(p)]
+    return "\n".join([f"{p.video}: {p.duration:.1f} s, {len(p.spans)} window{'s' * (len(p.spans) > 1)}",
+                      *(f"  {s}" for s in parts), *(f"  note: {s}" for s in p.notes), f"  note: {p.caveat}"])
 
 # %% ../../nbs/library/predict.ipynb #6036c0d7
 def _spread(y, gap):
@@ -180,10 +198,13 @@ def _thumbs(ax, p, most=10):
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
     ax.axis("off")
     for t, x in p.pictures[::math.ceil(len(p.pictures) / most) or 1]:
-        box = AnnotationBbox(OffsetImage(x, zoom=50 / len(x)), (t, 0.5), frameon=False, pad=0); box.set_in_layout(False); ax.add_artist(box)
+        box = AnnotationBbox(OffsetImage(x, zoom=50 / len(x)), (t, 0.5), frameon=False, pad=0)
+        box.set_in_layout(False)
+        ax.add_artist(box)
 
 def _lines(ax, p):
-    t, peak = p.spans.mean(1), np.argsort(-np.nanmax(np.nan_to_num(p.probabilities), 0))       # six colours: for those that matter most
+    # six colours: for those that matter most
+    t, peak = p.spans.mean(1), np.argsort(-np.nanmax(np.nan_to_num(p.probabilities), 0))
     known = np.flatnonzero(~np.isnan(p.probabilities[:, 0]))
     for (a, b), label in zip(p.spans, p.labels):
         if label is None: ax.axvspan(a, b, facecolor="none", edgecolor=MUTED, hatch="//", alpha=0.3, lw=0)
@@ -201,7 +222,8 @@ def _bars(ax, p):
         if np.isnan(p.weights[k, 0]): continue
         edges = np.linspace(*p.spans[k], N + 1)
         odd = k % 2
-        ax.hlines(p.weights[k], edges[:-1], edges[1:], color=OKABE_ITO["orange" if odd else "blue"], lw=3 - 1.2 * odd, linestyles=(0, (3, 1)) if odd else "-")
+        ax.hlines(p.weights[k], edges[:-1], edges[1:], color=OKABE_ITO["orange" if odd else "blue"], lw=3 - 1.2 * odd,
+                  linestyles=(0, (3, 1)) if odd else "-")
     ax.axhline(1 / N, color=MUTED, ls=":", lw=1)
     ax.annotate("1/N", (1.01, 1 / N), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=MUTED)
 
@@ -214,7 +236,8 @@ def plot_prediction(
     top, mid, low = fig.subplots(3, 1, sharex=True, height_ratios=[0.8, 2.4, 1.2])
     for ax in (mid, low): _dress(ax)
     _thumbs(top, p); _lines(mid, p); _bars(low, p)
-    mid.set(xlim=(0, p.duration), ylim=(-0.03, 1.03)); low.set_ylim(0, max(0.75, np.nanmax(np.nan_to_num(p.weights)) + 0.05))
+    mid.set(xlim=(0, p.duration), ylim=(-0.03, 1.03))
+    low.set_ylim(0, max(0.75, np.nanmax(np.nan_to_num(p.weights)) + 0.05))
     _label(top, _shown(Path(p.video).name))
     _label(mid, ylabel="probability"); _label(low, xlabel="seconds", ylabel="weight")
     fig.supxlabel("\n".join(textwrap.wrap(_text(_shown(p.caveat)), 120)), fontsize=8, color=INK)
@@ -228,7 +251,9 @@ def save_plot(
     file,           # ends in .png or .svg
 ):
     "The picture as a file; the words for it are inside."
-    with atomic_write(file, "wb") as f: plot_prediction(p).savefig(f, format=Path(file).suffix[1:].lower(), metadata={"Description": describe(p).encode("ascii", "replace").decode()})
+    with atomic_write(file, "wb") as f:
+        plot_prediction(p).savefig(f, format=Path(file).suffix[1:].lower(),
+                                   metadata={"Description": describe(p).encode("ascii", "replace").decode()})
 
 _ENDINGS = (".json", ".csv", ".png")
 def write_prediction(
@@ -245,11 +270,16 @@ def _writable(folder):
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): pass
-    except OSError as e: raise MicaclError(f"{folder}: expected a folder that can be written to, found none ({e.strerror}); choose another: --out FOLDER (out=)") from None
+    except OSError as e:
+        raise MicaclError(f"{folder}: expected a folder that can be written to, found none ({e.strerror}); choose "
+                          "another: --out FOLDER (out=)") from None
 
 def _check_plot(plot, videos, out):
-    if len(videos) != 1: raise MicaclError(f"--plot: expected one VIDEO, found {len(videos)}; the pictures of all of them are written to {out}")
-    if Path(plot).suffix.lower() not in (".png", ".svg"): raise MicaclError(f"--plot: expected a name that ends in .png or .svg, found {plot}")
+    if len(videos) != 1:
+        raise MicaclError(f"--plot: expected one VIDEO, found {len(videos)}; the pictures of all of them are written "
+                          f"to {out}")
+    if Path(plot).suffix.lower() not in (".png", ".svg"):
+        raise MicaclError(f"--plot: expected a name that ends in .png or .svg, found {plot}")
     if Path(plot).resolve() == videos[0].resolve(): raise MicaclError("--plot: expected a new file, found the VIDEO")
     _writable(Path(plot).absolute().parent)
 

@@ -31,7 +31,8 @@ from ..train.run import find_checkpoint, is_shared, load_run
 # %% ../../nbs/library/sharing.ipynb #e4c533ab
 FORMAT, FILES = "1", ("config.json", "model.safetensors", "README.md")
 MODEL_CLASSES = {made.__name__: made for made in MODELS.values()}
-KEYS = ("format", "version", "license", "model", "arguments", "head", "classes", "input", "sha256", "changed", "training", "results")
+KEYS = ("format", "version", "license", "model", "arguments", "head", "classes", "input", "sha256", "changed",
+        "training", "results")
 PIXELS = {c.backbone: c.image_size for c in (PRESETS["small"](), PRESETS["paper"]())}
 
 def made_with(model) -> dict:   # of a BagModel
@@ -48,7 +49,8 @@ def input_of(model, image_size) -> dict:
     "What goes into a model, in numbers and in words."
     T = model.n_instances * model.instance_length
     return dict(frames=T, n_instances=model.n_instances, instance_length=model.instance_length, image_size=image_size,
-                sampling=f"frame floor((2k+1)F/{2 * T}) of F, for k = 0..{T - 1}", crop="centre square, resized with antialiasing",
+                sampling=f"frame floor((2k+1)F/{2 * T}) of F, for k = 0..{T - 1}",
+                crop="centre square, resized with antialiasing",
                 tensor=f"(B, {T}, 3, {image_size}, {image_size}) RGB, bytes 0..255 or floats 0..1")
 
 def describe(model, weights: bytes, classes=None, image_size=None, license=None) -> dict:   # config.json
@@ -56,23 +58,32 @@ def describe(model, weights: bytes, classes=None, image_size=None, license=None)
     before, digest = getattr(model, "about", {}), hashlib.sha256(weights).hexdigest()
     changed = bool(before) and (before["changed"] or before["sha256"] != digest)
     classes = list(classes or before.get("classes") or (f"class {i}" for i in range(model.n_classes)))
-    if len(classes) != model.n_classes: raise MicaclError(f"classes: expected {model.n_classes} names, one for each score of the model, found {len(classes)}: {', '.join(map(str, classes))[:200]}")
+    if len(classes) != model.n_classes:
+        raise MicaclError(f"classes: expected {model.n_classes} names, one for each score of the model, found "
+                          f"{len(classes)}: {', '.join(map(str, classes))[:200]}")
     image_size = image_size or before.get("input", {}).get("image_size") or PIXELS[made_with(model)["backbone"]]
-    license = license or before.get("license") or ("apache-2.0" if (training := before.get("training")) and training["dataset"] == "synfew" else "other")
-    return dict(format=FORMAT, version=micacl.__version__, license=license, model=type(model).__name__, arguments=made_with(model),
-                head=next((k for k, made in HEADS.items() if type(model.fc) is made), None), classes=classes, input=input_of(model, image_size),
-                sha256=digest, changed=changed, training=before.get("training"), results=None if changed else before.get("results"))
+    license = (license or before.get("license") or ("apache-2.0" if (training := before.get("training"))
+                                                    and training["dataset"] == "synfew" else "other"))
+    return dict(format=FORMAT, version=micacl.__version__, license=license, model=type(model).__name__,
+                arguments=made_with(model),
+                head=next((k for k, made in HEADS.items() if type(model.fc) is made), None), classes=classes,
+                input=input_of(model, image_size),
+                sha256=digest, changed=changed, training=before.get("training"),
+                results=None if changed else before.get("results"))
 
 # %% ../../nbs/library/sharing.ipynb #6c5d8220
 def front_matter(info) -> str:
     "The part of a card that the hub reads."
-    results, lines = info["results"], dict(license=info["license"], library_name="micacl", pipeline_tag="video-classification",
-                 tags=["facial-expression-recognition", "multiple-instance-learning", "long-tail", "video", info["model"].lower()])
+    results, lines = info["results"], dict(license=info["license"], library_name="micacl",
+                                           pipeline_tag="video-classification",
+                 tags=["facial-expression-recognition", "multiple-instance-learning", "long-tail", "video",
+                       info["model"].lower()])
     if info["training"]: lines["datasets"] = [info["training"]["dataset"]]
     if results:
         one = lambda name, t: dict(task=dict(type="video-classification", name="facial expression recognition"),
                                    dataset=dict(type=results["dataset"], name=results["dataset"], split=name),
-                                   metrics=[dict(type="recall", name="UAR", value=t["uar"]), dict(type="accuracy", name="WAR", value=t["war"])])
+                                   metrics=[dict(type="recall", name="UAR", value=t["uar"]),
+                                            dict(type="accuracy", name="WAR", value=t["war"])])
         lines["model-index"] = [dict(name=info["model"], results=[one(*t) for t in results["tests"].items()])]
     return "---\n" + "".join(f"{k}: {json.dumps(v, ensure_ascii=False)}\n" for k, v in lines.items()) + "---\n"
 
@@ -80,33 +91,54 @@ def front_matter(info) -> str:
 def _percent(x): return "–" if x is None or not math.isfinite(x) else f"{100 * x:.1f} %"
 def _cell(x): return " ".join(str(x).split()).replace("|", "\\|")
 def _interval(x, box): return f"{_percent(x)} [{_percent(box[0])}, {_percent(box[1])}]"
-def _table(head, rows): return "\n".join("| " + " | ".join(map(_cell, r)) + " |" for r in (head, ["---"] * len(head), *rows))
+def _table(head, rows):
+    return "\n".join("| " + " | ".join(map(_cell, r)) + " |" for r in (head, ["---"] * len(head), *rows))
 
 def results_text(info) -> str:
     "The results with their intervals, and what these are intervals over."
     r = info["results"]
-    if r is None: return "None are known for these weights." + (" They were changed after the training that is described above." if info["changed"] else "")
-    tests = _table(("test set", "UAR", "WAR", "clips"), [(n, _interval(t["uar"], t["intervals"]["uar"]), _interval(t["war"], t["intervals"]["war"]), t["n_test"]) for n, t in r["tests"].items()])
-    by_class = [(name, c, t["n_per_class"][c], _interval(x, t["intervals"]["recall"][c])) for name, t in r["tests"].items() for c, x in t["recall"].items()]
-    return (f"Data set {r['dataset']}" + (f", fold {r['fold']}" if r["fold"] is not None else "") + f", after the last epoch ({r['epoch']}). UAR is the mean recall over classes, WAR the share of correct clips; chance is {_percent(1 / len(info['classes']))} UAR. "
-            f"In brackets: 95 % intervals over test clips. They are of **one** training run (seed {r['seed']}); another seed gives other weights and other numbers, and this spread is not in the brackets.\n\n"
+    if r is None:
+        return ("None are known for these weights." + (" They were changed after the training that is described above."
+                                                       if info["changed"] else ""))
+    tests = _table(("test set", "UAR", "WAR", "clips"), [(n, _interval(t["uar"], t["intervals"]["uar"]),
+                                                          _interval(t["war"], t["intervals"]["war"]), t["n_test"])
+                                                          for n, t in r["tests"].items()])
+    by_class = [(name, c, t["n_per_class"][c], _interval(x, t["intervals"]["recall"][c])) for name,
+                t in r["tests"].items() for c, x in t["recall"].items()]
+    return (f"Data set {r['dataset']}" + (f", fold {r['fold']}" if r["fold"] is not None else "") + f", after the last "
+            f"epoch ({r['epoch']}). UAR is the mean recall over classes, WAR the share of correct clips; chance is "
+            f"{_percent(1 / len(info['classes']))} UAR. "
+            f"In brackets: 95 % intervals over test clips. They are of **one** training run (seed {r['seed']}); "
+            "another seed gives other weights and other numbers, and this spread is not in the brackets.\n\n"
             f"{tests}\n\n{_table(('test set', 'class', 'clips', 'recall'), by_class)}")
 
 # %% ../../nbs/library/sharing.ipynb #d0874ff5
-LIMITS = ("It tells which label annotators would give to a *face*, not what a person feels; the two are often different, and no score here speaks about the second.",
-          "It must not be used to decide anything about a person: not in hiring, school, policing, migration, medicine or insurance. In the European Union emotion recognition at work and in education is forbidden with few exceptions (AI Act, article 5).",
-          "It was not tested for differences between ages, genders, skin colours or cultures unless a table above says so. Expect them.",
-          "A softmax of the scores is not a probability of being right, and a rare class is missed more often than the mean suggests; read the table by class.")
-DRAWN = "It was trained on **drawn faces** and has never seen a person. Its scores are comparable with no score on real faces, and on a real video its answer means nothing."
-TERMS = "The data set's terms also bind what may be done with weights learned from it. No licence is given here; ask its authors."
+LIMITS = ("It tells which label annotators would give to a *face*, not what a person feels; the two are often "
+          "different, and no score here speaks about the second.",
+          "It must not be used to decide anything about a person: not in hiring, school, policing, migration, medicine "
+          "or insurance. In the European Union emotion recognition at work and in education is forbidden with few "
+          "exceptions (AI Act, article 5).",
+          "It was not tested for differences between ages, genders, skin colours or cultures unless a table above says "
+          "so. Expect them.",
+          "A softmax of the scores is not a probability of being right, and a rare class is missed more often than the "
+          "mean suggests; read the table by class.")
+DRAWN = ("It was trained on **drawn faces** and has never seen a person. Its scores are comparable with no score on "
+         "real faces, and on a real video its answer means nothing.")
+TERMS = ("The data set's terms also bind what may be done with weights learned from it. No licence is given here; ask "
+         "its authors.")
 
 def training_text(info) -> str:
     "What the weights come from."
     t = info["training"]
     if t is None: return "Nothing is known about the training of these weights."
     c, counts = t["config"], _table(("class", "training clips"), zip(info["classes"], t["train_counts"]))
-    start = dict(r3d_small="weights learnt from action units of drawn faces", r3d_18="torchvision's weights from Kinetics-400, which has terms of its own")[c["backbone"]] if c["pretrained"] else "random weights"
-    return (f"{t['n_train']} clips of {t['dataset']}" + (f", fold {t['fold']} held out" if t["fold"] is not None else "") + f", {t['n_validation']} more for validation; {t['epoch']} epochs, seed {c['seed']}, micacl {t['version']}. "
+    start = (dict(r3d_small="weights learnt from action units of drawn faces",
+                  r3d_18="torchvision's weights from Kinetics-400, which has terms of its own")[c["backbone"]]
+                  if c["pretrained"] else "random weights")
+    return (f"{t['n_train']} clips of {t['dataset']}" + (f", fold {t['fold']} held out" if t["fold"] is not None
+                                                         else "") + f", {t['n_validation']} more for validation; "
+                                                         f"{t['epoch']} epochs, seed {c['seed']}, micacl "
+                                                         f"{t['version']}. "
             f"The backbone started from {start}. All settings are in `config.json`.\n\n{counts}")
 
 # %% ../../nbs/library/sharing.ipynb #40312869
@@ -117,12 +149,15 @@ def model_card(info: dict) -> str:   # README.md
     use = f'from micacl.models import {name}\nmodel = {name}.from_pretrained("THIS FOLDER OR ITS ID ON THE HUB")\nlogits = model(video).logits    # video {x["tensor"]}'
     return "\n\n".join([
         front_matter(info), f"# {name} for {len(info['classes'])} classes",
-        f"A video of a face in, a score for each of {', '.join(map(_cell, info['classes']))} out. Made with [micacl](https://github.com/micacl/micacl).", f"```python\n{use}\n```",
+        f"A video of a face in, a score for each of {', '.join(map(_cell, info['classes']))} out. Made with "
+        "[micacl](https://github.com/micacl/micacl).", f"```python\n{use}\n```",
         f"**Input.** {x['frames']} frames: {x['sampling']}. {x['crop'].capitalize()}. As a tensor: {x['tensor']}.",
         "## Training", training_text(info), "## Results", results_text(info),
-        "## Intended use", "Teaching, and research on long-tailed and multi-instance learning from video. To study the method, not people.",
+        "## Intended use", "Teaching, and research on long-tailed and multi-instance learning from video. To study the "
+                           "method, not people.",
         "## Limits", "\n".join(f"- {line}" for line in limits),
-        "## Files", f"`model.safetensors` (SHA-256 `{info['sha256']}`) and `config.json`. Neither can hold code; don't load weights of this model from any other kind of file."]) + "\n"
+        "## Files", f"`model.safetensors` (SHA-256 `{info['sha256']}`) and `config.json`. Neither can hold code; don't "
+                    "load weights of this model from any other kind of file."]) + "\n"
 
 # %% ../../nbs/library/sharing.ipynb #b2a6d16a
 def save_pretrained(
@@ -134,11 +169,13 @@ def save_pretrained(
 ) -> Path:                    # the folder
     "Write weights, description and card."
     model, folder = what if isinstance(what, nn.Module) else from_pretrained(what), Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise MicaclError(f"{folder}: expected a new or empty folder, found something in it; choose another name")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MicaclError(f"{folder}: expected a new or empty folder, found something in it; choose another name")
     weights = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     info = describe(model, weights, classes, image_size, license)
     new = folder.absolute().with_name(f".{folder.absolute().name[-24:]}.{os.urandom(8).hex()}.tmp")
-    _compare(folder, info["model"], empty_model(info, folder, type(model)).state_dict(), model.state_dict())      # what could not be loaded is not written
+    # what could not be loaded is not written
+    _compare(folder, info["model"], empty_model(info, folder, type(model)).state_dict(), model.state_dict())
     try:
         new.mkdir(parents=True)
         write_json(new / "config.json", info)
@@ -146,40 +183,58 @@ def save_pretrained(
         with atomic_write(new / "README.md") as f: f.write(model_card(info))
         if folder.exists(): folder.rmdir()
         new.rename(folder)
-    except OSError as e: raise MicaclError(f"{folder}: expected to write a model there, could not ({e.strerror}); choose a folder that can be written to") from None
+    except OSError as e:
+        raise MicaclError(f"{folder}: expected to write a model there, could not ({e.strerror}); choose a folder that "
+                          "can be written to") from None
     finally: shutil.rmtree(new, ignore_errors=True)
     return folder
 
 # %% ../../nbs/library/sharing.ipynb #7a490390
-MOST, WEIGHTS_MOST, TEXT_MOST = 4096, 4 << 30, 1 << 20   # largest number in a description; bytes of weights; bytes of a description, and of a weights file's table
+# largest number in a description; bytes of weights; bytes of a description, and of a weights file's table
+MOST, WEIGHTS_MOST, TEXT_MOST = 4096, 4 << 30, 1 << 20
 
 def read_description(path) -> dict:
     "A config.json: of a shared model, or of a run (then it has a `config` in it)."
     path = Path(path)
-    if not path.is_file(): raise MicaclError(f"{path}: expected the description of a model, found no such file; a shared model is a folder with {', '.join(FILES)}")
-    if path.stat().st_size > TEXT_MOST: raise MicaclError(f"{path}: expected at most {TEXT_MOST} bytes, found {path.stat().st_size}; this is no description of a model")
+    if not path.is_file():
+        raise MicaclError(f"{path}: expected the description of a model, found no such file; a shared model is a "
+                          f"folder with {', '.join(FILES)}")
+    if path.stat().st_size > TEXT_MOST:
+        raise MicaclError(f"{path}: expected at most {TEXT_MOST} bytes, found {path.stat().st_size}; this is no "
+                          "description of a model")
     info = read_json(path)
     if not isinstance(info, dict): info = {}
     if "format" not in info and {"config", "classes"} <= set(info): return info      # a run
     unknown, lacking = sorted(set(info) - set(KEYS)), [k for k in KEYS if k not in info]
-    if lacking or unknown: raise MicaclError(f"{path}: expected {', '.join(KEYS)}, found unknown: {', '.join(unknown) or 'none'}; missing: {', '.join(lacking) or 'none'}. Is it of another library, or a newer micacl?"[:600])
-    if info["format"] != FORMAT: raise MicaclError(f"{path}: expected format {FORMAT}, found {str(info['format'])[:20]}; install a newer micacl")
+    if lacking or unknown:
+        raise MicaclError(f"{path}: expected {', '.join(KEYS)}, found unknown: {', '.join(unknown) or 'none'}; "
+                          f"missing: {', '.join(lacking) or 'none'}. Is it of another library, or a newer micacl?"[:600])
+    if info["format"] != FORMAT:
+        raise MicaclError(f"{path}: expected format {FORMAT}, found {str(info['format'])[:20]}; install a newer micacl")
     return info
 
 # %% ../../nbs/library/sharing.ipynb #bcac45e8
-def _fits(v): return v is None or isinstance(v, bool) or (isinstance(v, int) and 0 <= v <= MOST) or (isinstance(v, float) and abs(v) <= MOST) or (isinstance(v, str) and len(v) <= 100)
+def _fits(v):
+    return (v is None or isinstance(v, bool) or (isinstance(v, int) and 0 <= v <= MOST)
+            or (isinstance(v, float) and abs(v) <= MOST) or (isinstance(v, str) and len(v) <= 100))
 
 def check_values(path, values: dict):
     "`MicaclError` for an argument that no model has."
-    if not isinstance(values, dict): raise MicaclError(f"{path}: expected named arguments, found {type(values).__name__}")
+    if not isinstance(values, dict):
+        raise MicaclError(f"{path}: expected named arguments, found {type(values).__name__}")
     for k, v in values.items():
-        if k == "pretrained" or not all(map(_fits, v[:65] if isinstance(v, (list, tuple)) else [v])) or (isinstance(v, (list, tuple)) and len(v) > 64):
-            raise MicaclError(f"{path}: argument {str(k)[:40]}: expected a number from 0 to {MOST}, a word or a short list of them, found {str(v)[:60]}; the file is damaged or hostile")
+        if k == "pretrained" or not all(map(_fits, v[:65] if isinstance(v, (list, tuple)) else [v])) or (isinstance(v,
+            (list, tuple)) and len(v) > 64):
+            raise MicaclError(f"{path}: argument {str(k)[:40]}: expected a number from 0 to {MOST}, a word or a short "
+                              f"list of them, found {str(v)[:60]}; the file is damaged or hostile")
 
 def check_classes(path, names, n):
     "`MicaclError` unless there are n class names."
-    if not isinstance(names, list) or not all(isinstance(c, str) for c in names) or len(names) != n or not 0 < n <= MOST:
-        raise MicaclError(f"{path}: classes: expected a list of one name for each of the model's {n} scores, found {len(names) if isinstance(names, list) else type(names).__name__}: {str(names)[:80]}; the file is damaged")
+    if not isinstance(names, list) or not all(isinstance(c, str)
+                                              for c in names) or len(names) != n or not 0 < n <= MOST:
+        raise MicaclError(f"{path}: classes: expected a list of one name for each of the model's {n} scores, found "
+                          f"{len(names) if isinstance(names, list) else type(names).__name__}: {str(names)[:80]}; the "
+                          "file is damaged")
 
 # %% ../../nbs/library/sharing.ipynb #220a5353
 def empty_model(info, path, kind=BagModel):   # -> model on the meta device
@@ -188,14 +243,19 @@ def empty_model(info, path, kind=BagModel):   # -> model on the meta device
         with torch.device("meta"): model = _of_arguments(info, path, kind) if "format" in info else _of_run(info, path)
     except Exception as e:
         if str(e).startswith(str(path)): raise
-        raise MicaclError(f"{path}: no model can be made from this description ({type(e).__name__}: {str(e)[:200]}); the file is damaged, or of another version") from None
-    if not isinstance(model, kind): raise MicaclError(f"{path}: expected a {kind.__name__}, found a {type(model).__name__}; load it with {type(model).__name__}.from_pretrained")
+        raise MicaclError(f"{path}: no model can be made from this description ({type(e).__name__}: {str(e)[:200]}); "
+                          "the file is damaged, or of another version") from None
+    if not isinstance(model, kind):
+        raise MicaclError(f"{path}: expected a {kind.__name__}, found a {type(model).__name__}; load it with "
+                          f"{type(model).__name__}.from_pretrained")
     return model
 
 def _of_arguments(info, path, kind):
     name = str(info["model"])
     made = kind if kind.__name__ == name else MODEL_CLASSES.get(name)
-    if made is None: raise MicaclError(f"{path}: expected one of {', '.join(MODEL_CLASSES)}, found model {name[:60]}; is it made by another library, or a newer micacl?")
+    if made is None:
+        raise MicaclError(f"{path}: expected one of {', '.join(MODEL_CLASSES)}, found model {name[:60]}; is it made by "
+                          "another library, or a newer micacl?")
     for part in ("arguments", "input"): check_values(path, info[part])
     fresh = dict(pretrained=False) if "pretrained" in inspect.signature(made.__init__).parameters else {}
     model = made(**{k: tuple(v) if isinstance(v, list) else v for k, v in info["arguments"].items()}, **fresh)
@@ -213,22 +273,31 @@ def read_matching(path, model, digest=None) -> tuple:   # tensors by name, SHA-2
     path, want = Path(path), model.state_dict()
     if not path.is_file():
         other = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
-        raise MicaclError(f"{path}: expected weights as safetensors, found no such file" + (f" but {', '.join(other)[:100]}, which need unpickling; that can run code, so they are never read. Ask for safetensors" if other else ""))
+        raise MicaclError(f"{path}: expected weights as safetensors, found no such file"
+                          + (f" but {', '.join(other)[:100]}, which need unpickling; that can run code, so they are "
+                             "never read. Ask for safetensors" if other else ""))
     n, room = path.stat().st_size, sum(t.numel() * t.element_size() for t in want.values())
     with open(path, "rb") as f: table = int.from_bytes(f.read(8), "little")
     if table > TEXT_MOST or n > 8 + table + room or room > WEIGHTS_MOST:
-        raise MicaclError(f"{path}: expected the {room} bytes of numbers that {type(model).__name__} has, found a file of {n} bytes with a table of {table}; it is of another model, damaged or hostile")
+        raise MicaclError(f"{path}: expected the {room} bytes of numbers that {type(model).__name__} has, found a file "
+                          f"of {n} bytes with a table of {table}; it is of another model, damaged or hostile")
     found = hashlib.sha256(data := path.read_bytes()).hexdigest()
     try: tensors = tensors_from_bytes(data)
-    except SafetensorError as e: raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, or a pickle under another name, which is never read") from None
+    except SafetensorError as e:
+        raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, or a pickle "
+                          "under another name, which is never read") from None
     _compare(path, type(model).__name__, want, tensors)
-    if digest not in (None, found): raise MicaclError(f"{path}: expected the fingerprint {str(digest)[:12]}… of config.json, found {found[:12]}…; the file was changed or is damaged, fetch it again")
+    if digest not in (None, found):
+        raise MicaclError(f"{path}: expected the fingerprint {str(digest)[:12]}… of config.json, found {found[:12]}…; "
+                          "the file was changed or is damaged, fetch it again")
     return tensors, found
 
 def _compare(path, name, want, found):
     want, found = ({k: f"{list(v.shape)} {v.dtype}".replace("torch.", "") for k, v in d.items()} for d in (want, found))
     for k in sorted(want.keys() | found.keys()):
-        if want.get(k) != found.get(k): raise MicaclError(f"{path}: {k[:80]}: expected {want.get(k, 'nothing')}, found {found.get(k, 'nothing')}; these are not the weights of this {name}")
+        if want.get(k) != found.get(k):
+            raise MicaclError(f"{path}: {k[:80]}: expected {want.get(k, 'nothing')}, found {found.get(k, 'nothing')}; "
+                              f"these are not the weights of this {name}")
 
 # %% ../../nbs/library/sharing.ipynb #6085d1a5
 def fetch(where, revision=None) -> Path:   # folder
@@ -240,21 +309,27 @@ def fetch(where, revision=None) -> Path:   # folder
         raise MicaclError(f"{where}: expected a folder, or an id on the hub such as user/name, found neither; "
                           "check the path")
     try: return [Path(huggingface_hub.hf_hub_download(where, name, revision=revision)) for name in FILES[:2]][-1].parent
-    except LocalEntryNotFoundError: why = "the hub can't be reached and the model was not fetched before; connect to the internet once"
-    except EntryNotFoundError: why = f"it has not both of {' and '.join(FILES[:2])}. Weights in other files may need unpickling, which can run code; they are never fetched"
+    except LocalEntryNotFoundError:
+        why = "the hub can't be reached and the model was not fetched before; connect to the internet once"
+    except EntryNotFoundError:
+        why = (f"it has not both of {' and '.join(FILES[:2])}. Weights in other files may need unpickling, which can "
+               "run code; they are never fetched")
     except Exception as e: why = f"{type(e).__name__}: {str(e)[:200]}"
-    raise MicaclError(f"{where}: expected a folder or a model on the hub, found no such folder, and the hub gave none ({why})")
+    raise MicaclError(f"{where}: expected a folder or a model on the hub, found no such folder, and the hub gave none "
+                      f"({why})")
 
 # %% ../../nbs/library/sharing.ipynb #51340c23
 def history_of(run, info) -> tuple:   # training, results or None
     "What a run says about itself, without the paths in it; results only if they are of these weights."
     done = (run / "model.safetensors").exists()
-    epoch = info["config"]["epochs"] if done else read_json((find_checkpoint(run) or run / "checkpoint") / "state.json")["epoch"]
+    epoch = (info["config"]["epochs"] if done else read_json((find_checkpoint(run)
+                                                              or run / "checkpoint") / "state.json")["epoch"])
     training = dict({k: v for k, v in info.items() if k not in ("data", "command", "classes")}, epoch=epoch)
     r = read_json(run / "results.json") if done and (run / "results.json").exists() else None
     keep = ("uar", "war", "recall", "n_test", "n_per_class", "intervals")
     if r and r["epoch"] != epoch: r = None
-    return training, r and dict({k: r[k] for k in ("dataset", "fold", "seed", "epoch")}, tests={n: {k: t[k] for k in keep} for n, t in r["tests"].items()})
+    return training, r and dict({k: r[k] for k in ("dataset", "fold", "seed", "epoch")},
+                                tests={n: {k: t[k] for k in keep} for n, t in r["tests"].items()})
 
 def from_pretrained(
     where,                 # folder of `save_pretrained` or of `micacl train`, or an id on the hub
@@ -267,15 +342,22 @@ def from_pretrained(
     info = read_description(path)
     model, shared = empty_model(info, path, kind), "format" in info
     source = folder if shared or (folder / "model.safetensors").exists() else find_checkpoint(folder)
-    if source is None: raise MicaclError(f"{folder}: expected trained weights, found none; the run has not finished an epoch, resume it")
+    if source is None:
+        raise MicaclError(f"{folder}: expected trained weights, found none; the run has not finished an epoch, "
+                          "resume it")
     tensors, digest = read_matching(source / "model.safetensors", model, info["sha256"] if shared else None)
     model.load_state_dict(tensors, assign=True)
-    try: model.about = dict(info, input=input_of(model, int(info["input"]["image_size"]))) if shared else _about_run(folder, info, model, digest); model_card(model.about)
-    except Exception as e: raise MicaclError(f"{path}: the description is not complete ({type(e).__name__}: {str(e)[:100]}), so there is no card to it; the file is damaged") from None
+    try: model.about = dict(info,
+                            input=input_of(model, int(info["input"]["image_size"]))) if shared else _about_run(folder,
+                                info, model, digest); model_card(model.about)
+    except Exception as e:
+        raise MicaclError(f"{path}: the description is not complete ({type(e).__name__}: {str(e)[:100]}), so there is "
+                          "no card to it; the file is damaged") from None
     return model.eval()
 
 def _about_run(run, info, model, digest):
-    model.about = dict(zip(("training", "results"), history_of(run, info)), classes=info["classes"], sha256=digest, changed=False)
+    model.about = dict(zip(("training", "results"), history_of(run, info)), classes=info["classes"], sha256=digest,
+                       changed=False)
     return describe(model, tensors_to_bytes(model.state_dict()), image_size=info["config"]["image_size"])
 
 # %% ../../nbs/library/sharing.ipynb #e51e7a4a

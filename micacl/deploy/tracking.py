@@ -26,7 +26,8 @@ _ASKED = dict(todo="check the path, or open it in a player", expected="a video f
 def _picture(frame, side, view, converter):
     "(H,W,3) uint8, upright, the longer side at most `side`."
     scale = side / max(frame.width, frame.height)
-    small = dict(width=max(1, round(frame.width * scale)), height=max(1, round(frame.height * scale)), interpolation="AREA") if scale < 1 else {}
+    small = (dict(width=max(1, round(frame.width * scale)), height=max(1, round(frame.height * scale)),
+                  interpolation="AREA") if scale < 1 else {})
     return _rgb(frame, view, converter, **small)
 
 # %% ../../nbs/library/tracking.ipynb #ab584688
@@ -65,7 +66,10 @@ def stream_frames(
             yield last, dt, _picture(frame, side, view, converter)
         promised, cut = float(film.duration * film.time_base) if film.duration else 0, _lacks(film, path, n)
         if cut is None and box.format.name != "avi": cut = last is not None and promised > last + dt + 0.5
-    if last is None: raise ClipError(path, f"no frame that can be decoded ({lost[0] if lost else 'it holds none'})", f"copy it again, or make its pictures smaller if they have more than {_MOST // 10**6} million pixels", "a video file")
+    if last is None:
+        raise ClipError(path, f"no frame that can be decoded ({lost[0] if lost else 'it holds none'})",
+                        f"copy it again, or make its pictures smaller if they have more than {_MOST // 10**6} "
+                        "million pixels", "a video file")
     if passed: notes.append(f"more than {FASTEST} frames a second: {passed} between them were passed over")
     if lost: notes.append(f"damaged: {len(lost)} pieces are missing or could not be decoded and were left out")
     of = f" of the {promised:.1f} s that it promises" if promised > last + dt else ""
@@ -75,7 +79,9 @@ def stream_frames(
 @functools.lru_cache(None)
 def _dlib_detector():
     try: import dlib
-    except ImportError: raise MicaclError('predict: finding faces needs dlib, which is not installed; pip install "micacl[predict]", or give clips of cropped faces with --no-crop (crop=False)') from None
+    except ImportError:
+        raise MicaclError('predict: finding faces needs dlib, which is not installed; pip install "micacl[predict]", '
+                          'or give clips of cropped faces with --no-crop (crop=False)') from None
     return dlib.get_frontal_face_detector()
 
 # %% ../../nbs/library/tracking.ipynb #8dcd6469
@@ -100,7 +106,8 @@ def crop_face(
     rows, columns = (np.clip(np.arange(n) + round(c - n / 2), 0, most - 1) for c, most in ((y - lower * s, H), (x, W)))
     return _fit(picture[rows[:, None], columns], size)
 
-def _fit(picture, size): return _square(torch.from_numpy(np.ascontiguousarray(picture))[None], size)[0].permute(1, 2, 0).numpy()
+def _fit(picture, size):
+    return _square(torch.from_numpy(np.ascontiguousarray(picture))[None], size)[0].permute(1, 2, 0).numpy()
 
 # %% ../../nbs/library/tracking.ipynb #54402653
 def _same(a, b): return a is not None and b is not None and math.hypot(a[0] - b[0], a[1] - b[1]) < 0.5 * max(a[2], b[2])

@@ -18,12 +18,17 @@ _dice = torch.Generator().manual_seed(0)
 _s, _m = torch.randn(3, 5, generator=_dice), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 0, 0, 0]]).bool()
 _nan = torch.where(_m, _s, torch.nan)
 
-@exercise("4.1", {"no padding": (_s[:1], _m[:1]), "some padding": (_s, _m), "nan in the padding": (_nan, _m), "large scores": (300 * _s, _m)}, [
-    (lambda s, m: s.softmax(-1) * m, "You took the softmax first and the mask second: the shares of the real instances no longer sum to 1. Mask the scores."),
+@exercise("4.1", {"no padding": (_s[:1], _m[:1]), "some padding": (_s, _m), "nan in the padding": (_nan, _m),
+                  "large scores": (300 * _s, _m)}, [
+    (lambda s, m: s.softmax(-1) * m, "You took the softmax first and the mask second: the shares of the real instances "
+                                     "no longer sum to 1. Mask the scores."),
     (lambda s, m: (s * m).softmax(-1), "A score of 0 is not a share of 0: exp(0) = 1. Masked scores must be very low."),
-    (lambda s, m: s.masked_fill(~m, torch.finfo(s.dtype).min).softmax(0), "This softmax runs over the bags. It must run over the instances of one bag, the last axis."),
-    (lambda s, m: (s - 1e9 * ~m).softmax(-1), "A large number subtracted from nan is still nan. Replace the score instead: `masked_fill`."),
-    (lambda s, m: (e := s.exp().masked_fill(~m, 0)) / e.sum(-1, keepdim=True), "exp of a large score is infinite. `softmax` subtracts the largest score first; mask the scores and let it."),
+    (lambda s, m: s.masked_fill(~m, torch.finfo(s.dtype).min).softmax(0),
+     "This softmax runs over the bags. It must run over the instances of one bag, the last axis."),
+    (lambda s, m: (s - 1e9 * ~m).softmax(-1), "A large number subtracted from nan is still nan. Replace the score "
+                                              "instead: `masked_fill`."),
+    (lambda s, m: (e := s.exp().masked_fill(~m, 0)) / e.sum(-1, keepdim=True),
+     "exp of a large score is infinite. `softmax` subtracts the largest score first; mask the scores and let it."),
 ], gradient=[0])
 def softmax_over_real(scores, mask): return geiim.masked_softmax(scores, mask)
 
@@ -31,12 +36,18 @@ def softmax_over_real(scores, mask): return geiim.masked_softmax(scores, mask)
 _x, _V, _U, _a = (torch.randn(*shape, generator=_dice) for shape in ((3, 4, 6), (5, 6), (5, 6), (5,)))
 def _pool(x, w): return (w[..., None] * x).sum(1), w
 
-@exercise("4.2", {"three bags": (_x, _V, _U, 3 * _a), "one instance": (_x[:, :1], _V, _U, _a), "as many bags as instances": (_x[:, :3], _V, _U, 3 * _a)}, [
-    (lambda x, V, U, a: _pool(x, (((x @ V.T).tanh() * (x @ U.T).sigmoid()) @ a).softmax(0)), "Your softmax runs over the bags. The weights of *one bag* sum to 1: `softmax(1)`."),
-    (lambda x, V, U, a: _pool(x, (((x @ V.T).sigmoid() * (x @ U.T).tanh()) @ a).softmax(1)), "V and U have changed places: tanh belongs to V, the gate with the sigmoid to U."),
-    (lambda x, V, U, a: _pool(x, ((x @ V.T).tanh() @ a).softmax(1)), "This is attention without its gate. Multiply by sigmoid(U x)."),
-    (lambda x, V, U, a: _pool(x, ((x @ V.T).tanh() * (x @ U.T).sigmoid()) @ a), "The scores are used as weights. A softmax over the instances makes them positive, with the sum 1."),
-    (lambda x, V, U, a: (x.mean(1), (((x @ V.T).tanh() * (x @ U.T).sigmoid()) @ a).softmax(1)), "The weights are right and you did not use them: the bag is the plain mean."),
+@exercise("4.2", {"three bags": (_x, _V, _U, 3 * _a), "one instance": (_x[:, :1], _V, _U, _a),
+                  "as many bags as instances": (_x[:, :3], _V, _U, 3 * _a)}, [
+    (lambda x, V, U, a: _pool(x, (((x @ V.T).tanh() * (x @ U.T).sigmoid()) @ a).softmax(0)),
+     "Your softmax runs over the bags. The weights of *one bag* sum to 1: `softmax(1)`."),
+    (lambda x, V, U, a: _pool(x, (((x @ V.T).sigmoid() * (x @ U.T).tanh()) @ a).softmax(1)),
+     "V and U have changed places: tanh belongs to V, the gate with the sigmoid to U."),
+    (lambda x, V, U, a: _pool(x, ((x @ V.T).tanh() @ a).softmax(1)),
+     "This is attention without its gate. Multiply by sigmoid(U x)."),
+    (lambda x, V, U, a: _pool(x, ((x @ V.T).tanh() * (x @ U.T).sigmoid()) @ a),
+     "The scores are used as weights. A softmax over the instances makes them positive, with the sum 1."),
+    (lambda x, V, U, a: (x.mean(1), (((x @ V.T).tanh() * (x @ U.T).sigmoid()) @ a).softmax(1)),
+     "The weights are right and you did not use them: the bag is the plain mean."),
 ], gradient=[0, 1, 2, 3])
 def gated_attention(x, V, U, a):
     pool = GatedAttentionPool(x.shape[-1], len(a))
@@ -45,20 +56,28 @@ def gated_attention(x, V, U, a):
 
 # %% ../../nbs/lab/4_bags.ipynb #a83d411a
 _E1, _E2 = torch.randn(4, 4, generator=_dice), torch.randn(4, 4, generator=_dice)
-@exercise("4.3", {"four instances": (_E1, _E2), "six instances": (torch.cat([_E1, _E2])[:6], torch.cat([_E2, _E1], 1)[:, :6])}, [
-    (lambda E1, E2: (E1 @ E2).relu().softmax(0), "The columns sum to 1. Row i is what instance i hears, so the rows must: `softmax(-1)`."),
-    (lambda E1, E2: (E1 @ E2).softmax(-1), "The relu is missing, or it comes after the softmax, where everything is positive and nothing is left to do. Scores below 0 become 0 *before* the softmax."),
-    (lambda E1, E2: (E1 @ E2).relu() / (E1 @ E2).relu().sum(-1, keepdim=True), "You divided by the sum without the exponential. A row of zeros then gives nan; softmax gives equal shares."),
-    (lambda E1, E2: (E1 @ E2).T.relu().softmax(-1), "The product is transposed: E1 belongs to the listener, which is the row."),
+@exercise("4.3", {"four instances": (_E1, _E2), "six instances": (torch.cat([_E1, _E2])[:6],
+    torch.cat([_E2, _E1], 1)[:, :6])}, [
+    (lambda E1, E2: (E1 @ E2).relu().softmax(0), "The columns sum to 1. Row i is what instance i hears, so the rows "
+                                                 "must: `softmax(-1)`."),
+    (lambda E1, E2: (E1 @ E2).softmax(-1), "The relu is missing, or it comes after the softmax, where everything is "
+                                           "positive and nothing is left to do. Scores below 0 become 0 *before* the "
+                                           "softmax."),
+    (lambda E1, E2: (E1 @ E2).relu() / (E1 @ E2).relu().sum(-1, keepdim=True),
+     "You divided by the sum without the exponential. A row of zeros then gives nan; softmax gives equal shares."),
+    (lambda E1, E2: (E1 @ E2).T.relu().softmax(-1), "The product is transposed: E1 belongs to the listener, which is "
+                                                    "the row."),
 ], gradient=[0, 1])
 def adaptive_adjacency(E1, E2): return geiim.learned_adjacency(E1, E2)
 
 # %% ../../nbs/lab/4_bags.ipynb #b47b8fcb
 _A = geiim.learned_adjacency(2 * _E1, _E2)
 @exercise("4.4", {"alpha 0.7": (_x, _A, .7), "alpha 0": (_x, _A, 0.), "alpha 1": (_x, _A, 1.)}, [
-    (lambda x, A, t: (1 - t) * x + t * (A @ x), "alpha is the share that you *keep*; yours is the share that comes from the others."),
+    (lambda x, A, t: (1 - t) * x + t * (A @ x), "alpha is the share that you *keep*; yours is the share that comes "
+                                                "from the others."),
     (lambda x, A, t: t * x + (1 - t) * (A.T @ x), "A is transposed: row i of A says what instance i hears."),
     (lambda x, A, t: A @ x, "The own feature is lost. Keep the share alpha of it."),
-    (lambda x, A, t: x + (1 - t) * (A @ x), "The shares no longer sum to 1, so a feature that is the same everywhere would grow. Multiply x by alpha."),
+    (lambda x, A, t: x + (1 - t) * (A @ x), "The shares no longer sum to 1, so a feature that is the same everywhere "
+                                            "would grow. Multiply x by alpha."),
 ], gradient=[0, 1])
 def step(x, A, alpha): return geiim.propagate(x, A, alpha)[1]

@@ -50,7 +50,9 @@ def find_exercise(number: str) -> Exercise:
     if number not in EXERCISES:
         import micacl.lab as lab
         for m in pkgutil.iter_modules(lab.__path__): importlib.import_module(f"{lab.__name__}.{m.name}")
-    if number not in EXERCISES: raise MicaclError(f"check: expected the number of an exercise ({', '.join(sorted(EXERCISES))}), found {number!r}")
+    if number not in EXERCISES:
+        raise MicaclError(f"check: expected the number of an exercise ({', '.join(sorted(EXERCISES))}), found "
+                          f"{number!r}")
     return EXERCISES[number]
 
 # %% ../../nbs/teach/checker.ipynb #813735d3
@@ -71,12 +73,20 @@ def _call(ex, fn, case):
     "The result of `fn` on a case, or a CheckFailed that says why there is none."
     given, number = copy.deepcopy(ex.cases[case]), ex.number
     try: out = fn(*given)
-    except NotImplementedError: raise CheckFailed(f"{number} is not written yet: replace the line `raise NotImplementedError(...)` by your own, run that cell, then run this one again. "
+    except NotImplementedError: raise CheckFailed(f"{number} is not written yet: replace the line `raise "
+                                                  "NotImplementedError(...)` by your own, run that cell, then run this "
+                                                  "one again. "
                                                   "Two hints are folded in under the question.") from None
-    except Exception as e: raise CheckFailed(f'{number} call: on the case "{case}" your function stopped with {type(e).__name__}: {e}{_line(fn, e)}. {_diagnosis(ex, fn)}'.rstrip()) from None
-    if out is None: raise CheckFailed(f"{number} call: your function gave back None. Its last line must be `return ...`")
-    changed = [name for name, now, was in zip(inspect.signature(ex.reference).parameters, given, ex.cases[case]) if not _equal(was, now)]
-    if changed: raise CheckFailed(f"{number} call: your function changed its argument `{changed[0]}`, and the caller may need it again. Make something new instead of writing into it (no `x[...] = `, no `x += `)")
+    except Exception as e:
+        raise CheckFailed(f'{number} call: on the case "{case}" your function stopped with {type(e).__name__}: '
+                          f'{e}{_line(fn, e)}. {_diagnosis(ex, fn)}'.rstrip()) from None
+    if out is None:
+        raise CheckFailed(f"{number} call: your function gave back None. Its last line must be `return ...`")
+    changed = [name for name, now, was in zip(inspect.signature(ex.reference).parameters, given, ex.cases[case])
+               if not _equal(was, now)]
+    if changed:
+        raise CheckFailed(f"{number} call: your function changed its argument `{changed[0]}`, and the caller may need "
+                          "it again. Make something new instead of writing into it (no `x[...] = `, no `x += `)")
     return out
 
 # %% ../../nbs/teach/checker.ipynb #a7356102
@@ -90,11 +100,14 @@ def _parts(out, name="the result"):
 
 def _shape(found, expected):
     "What is wrong with the form of the result, or None."
-    if len(found) != len(expected): return f"expected {len(expected)} {'value' if len(expected) == 1 else 'values'}, found {len(found)}"
+    if len(found) != len(expected):
+        return f"expected {len(expected)} {'value' if len(expected) == 1 else 'values'}, found {len(found)}"
     for (name, f), (_, e) in zip(found, expected):
         if f is None: return f"{name}: expected numbers, an array or a tensor, found something else"
         if f.shape != e.shape: return f"{name}: expected the shape {_form(e)}, found {_form(f)}"
-        if (f.dtype.kind == "b") != (e.dtype.kind == "b"): return f"{name}: expected {'True and False (dtype bool)' if e.dtype.kind == 'b' else 'numbers'}, found {f.dtype}"
+        if (f.dtype.kind == "b") != (e.dtype.kind == "b"):
+            return (f"{name}: expected {'True and False (dtype bool)' if e.dtype.kind == 'b' else 'numbers'}, found "
+                    f"{f.dtype}")
 
 def _form(a): return str(a.shape) if a.ndim else "() (one number)"
 
@@ -108,9 +121,11 @@ def _value(found, expected):
         gap = np.where(_close(f, e), -1, np.nan_to_num(np.abs(f.astype(float) - e.astype(float)), nan=np.inf))
         at = np.unravel_index(gap.argmax(), gap.shape)
         if f.size <= 8: return f"{name}:\n  expected {_short(e)}\n  found    {_short(f)}"
-        return f"{name}, at {[int(i) for i in at]}: expected {e[at]:.4g}, found {f[at]:.4g}; {int((gap >= 0).sum())} of {f.size} numbers differ"
+        return (f"{name}, at {[int(i) for i in at]}: expected {e[at]:.4g}, found {f[at]:.4g}; {int((gap >= 0).sum())} "
+                f"of {f.size} numbers differ")
 
-def _short(a): return np.array2string(a, precision=4, suppress_small=True, separator=", ", max_line_width=200).replace("\n", "")
+def _short(a):
+    return np.array2string(a, precision=4, suppress_small=True, separator=", ", max_line_width=200).replace("\n", "")
 
 # %% ../../nbs/teach/checker.ipynb #ccd23b95
 def _outcome(fn, args):
@@ -142,10 +157,13 @@ def _gradient(ex, fn, case):
     "What is wrong with the gradient on a case, or None."
     names = list(inspect.signature(ex.reference).parameters)
     try: found = _gradients(ex, fn, ex.cases[case])
-    except Exception as error: return f"the value is right, but with a gradient asked for your function stopped with {type(error).__name__}: {error}{_line(fn, error)}. Stay with torch operations all the way."
+    except Exception as error:
+        return (f"the value is right, but with a gradient asked for your function stopped with {type(error).__name__}: "
+                f"{error}{_line(fn, error)}. Stay with torch operations all the way.")
     for i, f, e in zip(ex.gradient, found, _gradients(ex, ex.reference, ex.cases[case])):
         if f is None and e is not None and e.abs().max() > 0:
-            return (f"the value is right, but no gradient comes back to `{names[i]}`. Somewhere the result is cut off from it: by `.detach()`, `.item()`, `torch.tensor(...)`, numpy or `no_grad`. "
+            return (f"the value is right, but no gradient comes back to `{names[i]}`. Somewhere the result is cut off "
+                    "from it: by `.detach()`, `.item()`, `torch.tensor(...)`, numpy or `no_grad`. "
                     "Stay with torch operations all the way.")
         if f is not None and (wrong := _value([(f"gradient at `{names[i]}`", f.numpy())], [("", e.numpy())])):
             return f"the value is right, the gradient is not. {wrong}"
@@ -155,15 +173,22 @@ def check(
     number: str,   # of the exercise, such as "2.1"
     fn,            # your function
 ):
-    "Shape, then value, then gradient; prints one line, or raises `CheckFailed` with what to mend. Not the `check` of chapter 02, of a data set."
+    """Shape, then value, then gradient; prints one line, or raises `CheckFailed` with what to mend.
+    Not the `check` of chapter 02, of a data set."""
     ex = find_exercise(number)
-    if not callable(fn): raise CheckFailed(f"{number} call: expected a function, found {type(fn).__name__}. Pass the function itself, without brackets behind its name")
+    if not callable(fn):
+        raise CheckFailed(f"{number} call: expected a function, found {type(fn).__name__}. Pass the function itself, "
+                          "without brackets behind its name")
     try: inspect.signature(fn).bind(*next(iter(ex.cases.values())))
-    except TypeError: raise CheckFailed(f"{number} call: expected a function of ({_names(ex.reference)}), found one of ({_names(fn)}). Leave the first line of the cell as it was") from None
-    results = {case: (_parts(_call(ex, fn, case)), _parts(ex.reference(*copy.deepcopy(args)))) for case, args in ex.cases.items()}
+    except TypeError:
+        raise CheckFailed(f"{number} call: expected a function of ({_names(ex.reference)}), found one of "
+                          f"({_names(fn)}). Leave the first line of the cell as it was") from None
+    results = {case: (_parts(_call(ex, fn, case)), _parts(ex.reference(*copy.deepcopy(args)))) for case,
+               args in ex.cases.items()}
     for stage, look in (("shape", _shape), ("value", _value)):
         for case, (found, expected) in results.items():
-            if wrong := look(found, expected): raise CheckFailed(f'{number} {stage}: on the case "{case}", {wrong}\n{_diagnosis(ex, fn)}'.rstrip())
+            if wrong := look(found, expected):
+                raise CheckFailed(f'{number} {stage}: on the case "{case}", {wrong}\n{_diagnosis(ex, fn)}'.rstrip())
     for case in ex.cases if ex.gradient else ():
         if wrong := _gradient(ex, fn, case): raise CheckFailed(f'{number} gradient: on the case "{case}", {wrong}')
     print(_green(f"{number} passed: shape, value ({len(ex.cases)} cases){', gradient' if ex.gradient else ''}"))
@@ -174,12 +199,17 @@ def _green(line): return f"\033[32m{line}\033[0m" if "ipykernel" in sys.modules 
 def prove(number: str):   # of the exercise
     "Raise `MicaclError` unless the reference passes, and the stub and every mistake fail with the right words."
     ex = find_exercise(number)
-    if (said := _said(ex, ex.reference)) is not None: raise MicaclError(f"{number}: the reference fails its own check: {said}")
+    if (said := _said(ex, ex.reference)) is not None:
+        raise MicaclError(f"{number}: the reference fails its own check: {said}")
     def stub(*args): raise NotImplementedError
     for wrong, message in ((stub, "is not written yet"), *ex.mistakes):
         said = _said(ex, wrong)
-        if said is None: raise MicaclError(f"{number}: the check lets this mistake pass: {message} Add a case in which it differs from the reference")
-        if message not in said: raise MicaclError(f"{number}: expected the words {message!r}, found {said!r}. Another mistake may give the same results; add a case in which they differ")
+        if said is None:
+            raise MicaclError(f"{number}: the check lets this mistake pass: {message} Add a case in which it differs "
+                              "from the reference")
+        if message not in said:
+            raise MicaclError(f"{number}: expected the words {message!r}, found {said!r}. Another mistake may give the "
+                              "same results; add a case in which they differ")
 
 def _said(ex, fn):   # the text of a failed check, or None
     import contextlib, io

@@ -24,22 +24,34 @@ def _uar(y, p, C):      # as metrics.uar, without its checks of each of the many
 def _uars(y, p, rows, C): return np.array([_uar(y[r], p[r], C) for r in rows])
 
 @exercise("6.1", {"20 draws": (_y, _a, _rows, 3), "7 draws": (_y, _b, _few, 3)}, [
-    (lambda y, p, rows, C: np.quantile([(y[r] == p[r]).mean() for r in rows], [.025, .975]), "These are the ends for the accuracy. Compute UAR on each drawn test set."),
-    (lambda y, p, rows, C: np.quantile(_uars(y, p, rows, C), [.05, .95]), "Between the 5 % and the 95 % quantile lie 90 % of the draws. For 95 % leave 2.5 % out at each end."),
-    (lambda y, p, rows, C: np.array([_uars(y, p, rows, C).min(), _uars(y, p, rows, C).max()]), "The smallest and the largest draw grow apart with the number of draws. Take quantiles."),
-    (lambda y, p, rows, C: _uars(y, p, rows, C).mean() + np.array([-1.96, 1.96]) * _uars(y, p, rows, C).std(), "This is the normal approximation. It is close, but here the quantiles of the draws are asked for, which need no bell curve."),
-    (lambda y, p, rows, C: np.quantile([_uar(y, p[r], C) for r in rows], [.025, .975]), "You drew the predictions without their labels. A drawn clip keeps both: `y[row], predicted[row]`."),
+    (lambda y, p, rows, C: np.quantile([(y[r] == p[r]).mean() for r in rows], [.025, .975]),
+     "These are the ends for the accuracy. Compute UAR on each drawn test set."),
+    (lambda y, p, rows, C: np.quantile(_uars(y, p, rows, C), [.05, .95]),
+     "Between the 5 % and the 95 % quantile lie 90 % of the draws. For 95 % leave 2.5 % out at each end."),
+    (lambda y, p, rows, C: np.array([_uars(y, p, rows, C).min(), _uars(y, p, rows, C).max()]),
+     "The smallest and the largest draw grow apart with the number of draws. Take quantiles."),
+    (lambda y, p, rows, C: _uars(y, p, rows, C).mean() + np.array([-1.96, 1.96]) * _uars(y, p, rows, C).std(),
+     "This is the normal approximation. It is close, but here the quantiles of the draws are asked for, which need no "
+     "bell curve."),
+    (lambda y, p, rows, C: np.quantile([_uar(y, p[r], C) for r in rows], [.025, .975]),
+     "You drew the predictions without their labels. A drawn clip keeps both: `y[row], predicted[row]`."),
 ])
 def interval(y, predicted, rows, n_classes): return np.quantile(_uars(y, predicted, rows, n_classes), [.025, .975])
 
 # %% ../../nbs/lab/6_comparison.ipynb #2d3683aa
 _q = lambda v: np.quantile(v, [.025, .975])
-@exercise("6.2", {"20 draws": (_y, _a, _b, _rows, 3), "the same method twice": (_y, _a, _a, _few, 3), "the other way round": (_y, _b, _a, _few, 3)}, [
-    (lambda y, a, b, rows, C: _q(_uars(y, a, rows, C)) - _q(_uars(y, b, rows, C)), "You subtracted the ends of two intervals. Subtract within each draw, then take the quantiles."),
-    (lambda y, a, b, rows, C: _q(_uars(y, a, rows, C)) - _q(_uars(y, b, rows, C))[::-1], "These are the ends of two intervals that know nothing of each other. With the same method twice the interval must be [0, 0]: subtract within each draw."),
-    (lambda y, a, b, rows, C: _q(_uars(y, a, rows, C) - _uars(y, b, rows[::-1], C)), "A and B were drawn differently. Both must see the same clips in each draw."),
+@exercise("6.2", {"20 draws": (_y, _a, _b, _rows, 3), "the same method twice": (_y, _a, _a, _few, 3),
+                  "the other way round": (_y, _b, _a, _few, 3)}, [
+    (lambda y, a, b, rows, C: _q(_uars(y, a, rows, C)) - _q(_uars(y, b, rows, C)),
+     "You subtracted the ends of two intervals. Subtract within each draw, then take the quantiles."),
+    (lambda y, a, b, rows, C: _q(_uars(y, a, rows, C)) - _q(_uars(y, b, rows, C))[::-1],
+     "These are the ends of two intervals that know nothing of each other. With the same method twice the interval "
+     "must be [0, 0]: subtract within each draw."),
+    (lambda y, a, b, rows, C: _q(_uars(y, a, rows, C) - _uars(y, b, rows[::-1], C)),
+     "A and B were drawn differently. Both must see the same clips in each draw."),
     (lambda y, a, b, rows, C: _q(_uars(y, b, rows, C) - _uars(y, a, rows, C)), "This is B minus A."),
-    (lambda y, a, b, rows, C: _q([(a[r] == y[r]).mean() - (b[r] == y[r]).mean() for r in rows]), "This is the difference in accuracy. UAR is asked for."),
+    (lambda y, a, b, rows, C: _q([(a[r] == y[r]).mean() - (b[r] == y[r]).mean() for r in rows]),
+     "This is the difference in accuracy. UAR is asked for."),
 ])
 def paired_interval(y, a, b, rows, n_classes): return _q(_uars(y, a, rows, n_classes) - _uars(y, b, rows, n_classes))
 
@@ -49,23 +61,34 @@ _p, _sure = (np.exp(s * _f) / np.exp(s * _f).sum(1, keepdims=True) for s in (1, 
 def _gaps(y, p, bins, confidence=None): # of the bins that have clips: share, accuracy - confidence
     c = p.max(1) if confidence is None else confidence
     m = np.clip(np.ceil(c * bins) - 1, 0, bins - 1)
-    return np.array([((m == k).mean(), (p.argmax(1) == y)[m == k].mean() - c[m == k].mean()) for k in range(bins) if (m == k).any()]).T
+    return np.array([((m == k).mean(), (p.argmax(1) == y)[m == k].mean() - c[m == k].mean()) for k in range(bins)
+                     if (m == k).any()]).T
 
-@exercise("6.3", {"calibrated": (_t, _p, 10), "too sure": (_t, _sure, 10), "five bins": (_t, _sure, 5), "certain and right": (np.array([0, 1]), np.eye(2), 10)}, [
-    (lambda y, p, M: (g := _gaps(y, p, M))[0] @ g[1], "Bins that are too sure and bins that are too shy cancel in your sum. Take the absolute value of each gap."),
-    (lambda y, p, M: np.abs(_gaps(y, p, M)[1]).mean(), "Every bin counts the same in your mean, even one with a single clip. Weigh each with its share of the clips."),
-    (lambda y, p, M: (g := _gaps(y, p, M, p[np.arange(len(y)), y]))[0] @ np.abs(g[1]), "You took the probability of the *true* class. The confidence is that of the class which the network chose."),
-    (lambda y, p, M: abs((p.argmax(1) == y).mean() - p.max(1).mean()), "This is one gap for all clips together, a single bin. Look at each bin on its own."),
+@exercise("6.3", {"calibrated": (_t, _p, 10), "too sure": (_t, _sure, 10), "five bins": (_t, _sure, 5),
+                  "certain and right": (np.array([0, 1]), np.eye(2), 10)}, [
+    (lambda y, p, M: (g := _gaps(y, p, M))[0] @ g[1], "Bins that are too sure and bins that are too shy cancel in your "
+                                                      "sum. Take the absolute value of each gap."),
+    (lambda y, p, M: np.abs(_gaps(y, p, M)[1]).mean(), "Every bin counts the same in your mean, even one with a single "
+                                                       "clip. Weigh each with its share of the clips."),
+    (lambda y, p, M: (g := _gaps(y, p, M, p[np.arange(len(y)), y]))[0] @ np.abs(g[1]),
+     "You took the probability of the *true* class. The confidence is that of the class which the network chose."),
+    (lambda y, p, M: abs((p.argmax(1) == y).mean() - p.max(1).mean()),
+     "This is one gap for all clips together, a single bin. Look at each bin on its own."),
     (lambda y, p, M: (g := _gaps(y, p, M))[0] @ g[1] ** 2, "You squared the gaps. ECE takes their absolute value."),
 ])
 def calibration_error(y, p, bins): return metrics.ece(y, p, bins)
 
 # %% ../../nbs/lab/6_comparison.ipynb #062b8edd
 _v, _s = _rng.normal(.6, .03, (2, 50, 8))
-@exercise("6.4", {"by hand": (np.array([[.5, .7]]), np.array([[.65, .6]])), "independent scores": (_v, _s), "validation is the test": (_s, _s), "validation tells something": (_v + 2 * _s, _s)}, [
-    (lambda v, t: (v.max(1) - t.max(1)).mean(), "You compared the best scores of two sets. The honest report is a *test* score, of the setting that validation chose."),
-    (lambda v, t: (v.max(1) - t[np.arange(len(t)), v.argmax(1)]).mean(), "This is how much the *validation* score flatters. The hopeful report gives the best test score."),
-    (lambda v, t: (t.max(1) - t.mean(1)).mean(), "The honest report does not choose at random: it takes the setting that validation liked best."),
-    (lambda v, t: t.max() - t.flat[v.argmax()], "Each repetition chooses for itself: work row by row, then take the mean."),
+@exercise("6.4", {"by hand": (np.array([[.5, .7]]), np.array([[.65, .6]])), "independent scores": (_v, _s),
+                  "validation is the test": (_s, _s), "validation tells something": (_v + 2 * _s, _s)}, [
+    (lambda v, t: (v.max(1) - t.max(1)).mean(), "You compared the best scores of two sets. The honest report is a "
+                                                "*test* score, of the setting that validation chose."),
+    (lambda v, t: (v.max(1) - t[np.arange(len(t)), v.argmax(1)]).mean(),
+     "This is how much the *validation* score flatters. The hopeful report gives the best test score."),
+    (lambda v, t: (t.max(1) - t.mean(1)).mean(), "The honest report does not choose at random: it takes the setting "
+                                                 "that validation liked best."),
+    (lambda v, t: t.max() - t.flat[v.argmax()], "Each repetition chooses for itself: work row by row, then take "
+                                                "the mean."),
 ])
 def optimism(validation, test): return (test.max(1) - test[np.arange(len(test)), validation.argmax(1)]).mean()

@@ -22,11 +22,14 @@ _z, _two = F.normalize(_x, dim=1), torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])
 _eye = lambda y: torch.eye(len(y), dtype=torch.bool)
 
 @exercise("5.1", {"one clip is alone": (_y,), "two classes": (_two,), "nobody has a partner": (torch.arange(4),)}, [
-    (lambda y: y[:, None] == y, "Every clip is its own partner here. It would be rewarded for being near itself, which it always is; take the diagonal out."),
+    (lambda y: y[:, None] == y, "Every clip is its own partner here. It would be rewarded for being near itself, which "
+                                "it always is; take the diagonal out."),
     (lambda y: y[:, None] != y, "These are the clips of *other* classes."),
     (lambda y: ~_eye(y), "This is A(i), everybody else. Partners have the same label too."),
-    (lambda y: ((y[:, None] == y) & ~_eye(y)).float(), "A mask holds True and False, not numbers; leave out the conversion."),
-    (lambda y: ((y[:, None] == y) & ~_eye(y)).triu(), "Only half of the pairs are marked. A clip that comes later in the batch has partners that came earlier."),
+    (lambda y: ((y[:, None] == y) & ~_eye(y)).float(), "A mask holds True and False, not numbers; leave out the "
+                                                       "conversion."),
+    (lambda y: ((y[:, None] == y) & ~_eye(y)).triu(), "Only half of the pairs are marked. A clip that comes later in "
+                                                      "the batch has partners that came earlier."),
 ])
 def partners(y): return mccl.pairs(y)[0]
 
@@ -43,15 +46,25 @@ def _con(z, y, tau, columns=None, weight=None, over="anchors", itself=False):
 def _log_of_mean(z, y, tau):
     P, A = mccl.pairs(y)
     p, n = (z @ z.T / tau).masked_fill(~A, -1e9).softmax(1), P.sum(1)
-    return torch.where(n > 0, -((P * p).sum(1) / n.clamp(min=1)).clamp(min=1e-30).log(), 0.).sum() / (n > 0).sum().clamp(min=1)
+    return torch.where(n > 0, -((P * p).sum(1) / n.clamp(min=1)).clamp(min=1e-30).log(),
+                       0.).sum() / (n > 0).sum().clamp(min=1)
 
-@exercise("5.2", {"two classes": (_z, _two, .1), "one clip is alone": (_z, _y, .1), "a soft temperature": (_z, _y, 1.), "nobody has a partner": (_z[:4], torch.arange(4), .1)}, [
-    (lambda z, y, t: _con(z, y, t, itself=True), "The denominator holds exp(z_i z_i / tau), the largest term of all. An anchor is not compared with itself: take the diagonal out before the softmax."),
-    (lambda z, y, t: _con(z, y, t, columns=y[:, None] != y), "Only the other classes stand in your denominator. A(i) holds the partners too."),
-    (lambda z, y, t: _con(z, y, t, over="pairs"), "You took the mean over all pairs, so an anchor of a frequent class counts more. First the mean over the partners of each anchor, then over the anchors."),
-    (lambda z, y, t: _con(z, y, t, over="batch"), "You divided by the whole batch. A clip without partners has no say: divide by the anchors that have some."),
-    (_log_of_mean, "The logarithm stands outside the mean over the partners. The paper compares both forms and keeps the one with the logarithm inside."),
-    (lambda z, y, t: _con(z, y, 1 / t), "You multiplied by the temperature. A small temperature makes differences *larger*: divide."),
+@exercise("5.2", {"two classes": (_z, _two, .1), "one clip is alone": (_z, _y, .1), "a soft temperature": (_z, _y, 1.),
+                  "nobody has a partner": (_z[:4], torch.arange(4), .1)}, [
+    (lambda z, y, t: _con(z, y, t, itself=True), "The denominator holds exp(z_i z_i / tau), the largest term of all. "
+                                                 "An anchor is not compared with itself: take the diagonal out before "
+                                                 "the softmax."),
+    (lambda z, y, t: _con(z, y, t, columns=y[:, None] != y),
+     "Only the other classes stand in your denominator. A(i) holds the partners too."),
+    (lambda z, y, t: _con(z, y, t, over="pairs"), "You took the mean over all pairs, so an anchor of a frequent class "
+                                                  "counts more. First the mean over the partners of each anchor, then "
+                                                  "over the anchors."),
+    (lambda z, y, t: _con(z, y, t, over="batch"), "You divided by the whole batch. A clip without partners has no say: "
+                                                  "divide by the anchors that have some."),
+    (_log_of_mean, "The logarithm stands outside the mean over the partners. The paper compares both forms and keeps "
+                   "the one with the logarithm inside."),
+    (lambda z, y, t: _con(z, y, 1 / t), "You multiplied by the temperature. A small temperature makes differences "
+                                        "*larger*: divide."),
 ], gradient=[0])
 def supervised_contrast(z, y, tau): return contrast.supcon(z, y, tau)
 
@@ -59,11 +72,14 @@ def supervised_contrast(z, y, tau): return contrast.supcon(z, y, tau)
 _W = torch.tensor([.4, .8, 1.8])
 def _has(y): return mccl.pairs(y)[0].any(1)
 
-@exercise("5.3", {"weights of 1": (_z, _y, .1, torch.ones(3)), "a heavy tail": (_z, _y, .1, _W), "nobody has a partner": (_z[:3], torch.arange(3), .1, _W)}, [
+@exercise("5.3", {"weights of 1": (_z, _y, .1, torch.ones(3)), "a heavy tail": (_z, _y, .1, _W),
+                  "nobody has a partner": (_z[:3], torch.arange(3), .1, _W)}, [
     (lambda z, y, t, W: _con(z, y, t), "The weights do not come in. Multiply the term of each anchor by `W[y]`."),
-    (lambda z, y, t, W: _con(z, y, t, weight=W[y]) * _has(y).sum() / (W[y] * _has(y)).sum().clamp(min=1e-9), "You divided by the sum of the weights. Divide by the number of anchors that have partners."),
+    (lambda z, y, t, W: _con(z, y, t, weight=W[y]) * _has(y).sum() / (W[y] * _has(y)).sum().clamp(min=1e-9),
+     "You divided by the sum of the weights. Divide by the number of anchors that have partners."),
     (lambda z, y, t, W: _con(z, y, t, weight=1 / W[y]), "You divided by the weight, so rare classes count less."),
-    (lambda z, y, t, W: _con(z, y, t, weight=W[y], over="batch"), "You divided by the whole batch. Divide by the anchors that have partners."),
+    (lambda z, y, t, W: _con(z, y, t, weight=W[y], over="batch"),
+     "You divided by the whole batch. Divide by the anchors that have partners."),
 ], gradient=[0])
 def weighted_contrast(z, y, tau, W):
     P, A = mccl.pairs(y)
@@ -72,11 +88,16 @@ def weighted_contrast(z, y, tau, W):
 # %% ../../nbs/lab/5_contrast.ipynb #f7133133
 _loud = _x * torch.tensor([10., 10, 1, 1, 1, 1, .1, .1])
 @exercise("5.4", {"one group": (_x, 1), "two groups": (_x, 2), "four groups, one of them loud": (_loud, 4)}, [
-    (lambda x, s: F.normalize(x, dim=1), "You normalised the whole only. A loud group still decides every cosine; normalise each group first."),
-    (lambda x, s: F.normalize(x.unflatten(1, (s, -1)), dim=2).flatten(1), "s groups of length 1 have together the length sqrt(s). Divide by it, or cosines grow with the scale."),
-    (lambda x, s: F.normalize(x.unflatten(1, (s, -1)), dim=2).flatten(1) / s, "s groups of length 1 have together the length sqrt(s), not s."),
-    (lambda x, s: F.normalize(x.unflatten(1, (-1, s)), dim=1).flatten(1) / s ** .5, "Your groups take every s-th number. A group is made of neighbours: (B, s, D/s)."),
-    (lambda x, s: F.normalize(x.unflatten(1, (s, -1)), dim=1).flatten(1) / (x.shape[1] / s) ** .5, "You normalised across the groups. The axis inside a group is the last one."),
+    (lambda x, s: F.normalize(x, dim=1), "You normalised the whole only. A loud group still decides every cosine; "
+                                         "normalise each group first."),
+    (lambda x, s: F.normalize(x.unflatten(1, (s, -1)), dim=2).flatten(1),
+     "s groups of length 1 have together the length sqrt(s). Divide by it, or cosines grow with the scale."),
+    (lambda x, s: F.normalize(x.unflatten(1, (s, -1)), dim=2).flatten(1) / s,
+     "s groups of length 1 have together the length sqrt(s), not s."),
+    (lambda x, s: F.normalize(x.unflatten(1, (-1, s)), dim=1).flatten(1) / s ** .5,
+     "Your groups take every s-th number. A group is made of neighbours: (B, s, D/s)."),
+    (lambda x, s: F.normalize(x.unflatten(1, (s, -1)), dim=1).flatten(1) / (x.shape[1] / s) ** .5,
+     "You normalised across the groups. The axis inside a group is the last one."),
 ], gradient=[0])
 def grouped(x, s): return mccl.unit_groups(x, s)
 
@@ -84,11 +105,18 @@ def grouped(x, s): return mccl.unit_groups(x, s)
 def _columns(y, C): return torch.cat([y, torch.arange(C)])
 def _with_centres(y, C): return mccl.pairs(y, _columns(y, C))
 
-@exercise("5.5", {"one clip is alone": (_y, 3), "a class is not in the batch": (_two, 4), "nobody has a partner": (torch.arange(3), 3)}, [
-    (lambda y, C: (y[:, None] == _columns(y, C), _with_centres(y, C)[1]), "P holds the anchor itself. P is a part of A: combine them with `&`."),
-    (lambda y, C: ((P := y[:, None] == _columns(y, C)) & ~torch.eye(len(y), len(y) + C).bool(), torch.ones_like(P)), "A holds the anchor itself. It is compared with all the others and the centres."),
-    (lambda y, C: tuple(torch.cat([m, torch.ones(len(y), C).bool()], 1) for m in mccl.pairs(y)), "All centres became partners. A clip's partner is the centre of its own class only."),
-    (lambda y, C: ((P := _with_centres(y, C)[0]), torch.cat([mccl.pairs(y)[1], P[:, len(y):]], 1)), "A holds only the centre of the own class. The centres of other classes must stand in the denominator, or nothing pushes a clip away from them."),
-    (lambda y, C: (torch.cat([torch.arange(C), y]) == y[:, None], torch.ones(len(y), C + len(y)).bool()), "The centres come *behind* the clips, and a clip is not compared with itself."),
+@exercise("5.5", {"one clip is alone": (_y, 3), "a class is not in the batch": (_two, 4),
+                  "nobody has a partner": (torch.arange(3), 3)}, [
+    (lambda y, C: (y[:, None] == _columns(y, C), _with_centres(y, C)[1]),
+     "P holds the anchor itself. P is a part of A: combine them with `&`."),
+    (lambda y, C: ((P := y[:, None] == _columns(y, C)) & ~torch.eye(len(y), len(y) + C).bool(), torch.ones_like(P)),
+     "A holds the anchor itself. It is compared with all the others and the centres."),
+    (lambda y, C: tuple(torch.cat([m, torch.ones(len(y), C).bool()], 1) for m in mccl.pairs(y)),
+     "All centres became partners. A clip's partner is the centre of its own class only."),
+    (lambda y, C: ((P := _with_centres(y, C)[0]), torch.cat([mccl.pairs(y)[1], P[:, len(y):]], 1)),
+     "A holds only the centre of the own class. The centres of other classes must stand in the denominator, or nothing "
+     "pushes a clip away from them."),
+    (lambda y, C: (torch.cat([torch.arange(C), y]) == y[:, None], torch.ones(len(y), C + len(y)).bool()),
+     "The centres come *behind* the clips, and a clip is not compared with itself."),
 ])
 def pairs_with_centres(y, n_classes): return _with_centres(y, n_classes)

@@ -22,17 +22,23 @@ _labelled = {"three classes": (np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 
 def _hits(y, p, C): return np.bincount(y[y == p], minlength=C)
 
 @exercise("1.1", _labelled, [
-    (lambda y, p, C: _hits(y, p, C) / np.where((n := np.bincount(p, minlength=C)) > 0, n, np.nan), "You divided by how often the class was *predicted*, which is its precision. Recall divides by how often it is *true*."),
-    (lambda y, p, C: np.nan_to_num(recalls(y, p, C)), "A class without test clips got the recall 0, as if all of its clips had been missed. There were none: answer NaN."),
+    (lambda y, p, C: _hits(y, p, C) / np.where((n := np.bincount(p, minlength=C)) > 0, n, np.nan),
+     "You divided by how often the class was *predicted*, which is its precision. Recall divides by how often it is "
+     "*true*."),
+    (lambda y, p, C: np.nan_to_num(recalls(y, p, C)), "A class without test clips got the recall 0, as if all of its "
+                                                      "clips had been missed. There were none: answer NaN."),
     (lambda y, p, C: _hits(y, p, C) / len(y), "You divided by all clips. Divide each class by its own."),
 ])
 def class_recalls(y, predicted, n_classes): return recalls(y, predicted, n_classes)
 
 # %% ../../nbs/lab/1_counting.ipynb #0feab700
 @exercise("1.2", _labelled, [
-    (lambda y, p, C: (y == p).mean(), "This is the mean over all clips, which is WAR. Average the recalls of the classes."),
-    (lambda y, p, C: np.nan_to_num(recalls(y, p, C)).mean(), "A class without clips went into the mean as 0. Leave it out of the mean."),
-    (lambda y, p, C: recalls(y, p, C).mean(), "A class without clips has the recall NaN, and one NaN makes the mean NaN. Leave it out: `np.nanmean`."),
+    (lambda y, p, C: (y == p).mean(), "This is the mean over all clips, which is WAR. Average the recalls of the "
+                                      "classes."),
+    (lambda y, p, C: np.nan_to_num(recalls(y, p, C)).mean(),
+     "A class without clips went into the mean as 0. Leave it out of the mean."),
+    (lambda y, p, C: recalls(y, p, C).mean(), "A class without clips has the recall NaN, and one NaN makes the mean "
+                                              "NaN. Leave it out: `np.nanmean`."),
 ])
 def mean_recall(y, predicted, n_classes): return uar(y, predicted, n_classes)
 
@@ -43,21 +49,33 @@ def _third(key, recall):   # mean recall of the third of the classes with the sm
 
 _r, _n = np.array([.81, .62, .6, .7, .55, .1, .58]), np.array([1956, 1515, 2135, 1738, 1175, 116, 721])
 @exercise("1.3", {"DFEW": (_r, _n), "another order": (_r[::-1].copy(), np.array([40, 900, 30, 60, 200, 70, 10])),
-                  "a rare class is not in the test": (np.where(np.arange(7) == 5, np.nan, _r), _n), "no class is rare": (_r, np.full(7, 50))}, [
-    (lambda r, n: r[n < 20].mean() if (n < 20).any() else np.nan, "A fixed threshold of 20 clips was made for another data set: here it leaves the tail empty, or takes too few. Take the rarest third, whatever their counts."),
-    (lambda r, n: np.nan if np.ptp(n) == 0 else _third(-n, r), "These are the most frequent classes, the head. `np.argsort` sorts from small to large: the tail comes first."),
-    (lambda r, n: np.nan if np.ptp(n) == 0 else _third(r, r), "You took the classes with the lowest recall. The tail is defined by the *training clips*; how well it is recognised is what we want to find out."),
-    (lambda r, n: _third(n, r), "With equal counts no class is rarer than another: the tail is empty and the answer NaN."),
-    (lambda r, n: np.nan if np.ptp(n) == 0 else r[np.argsort(n)[:len(n) // 3]].mean(), "One recall is NaN, since that class is not in the test. Leave it out of the mean."),
+                  "a rare class is not in the test": (np.where(np.arange(7) == 5, np.nan, _r), _n),
+                  "no class is rare": (_r, np.full(7, 50))}, [
+    (lambda r, n: r[n < 20].mean() if (n < 20).any() else np.nan,
+     "A fixed threshold of 20 clips was made for another data set: here it leaves the tail empty, or takes too few. "
+     "Take the rarest third, whatever their counts."),
+    (lambda r, n: np.nan if np.ptp(n) == 0 else _third(-n, r),
+     "These are the most frequent classes, the head. `np.argsort` sorts from small to large: the tail comes first."),
+    (lambda r, n: np.nan if np.ptp(n) == 0 else _third(r, r),
+     "You took the classes with the lowest recall. The tail is defined by the *training clips*; how well it is "
+     "recognised is what we want to find out."),
+    (lambda r, n: _third(n, r), "With equal counts no class is rarer than another: the tail is empty and the "
+                                "answer NaN."),
+    (lambda r, n: np.nan if np.ptp(n) == 0 else r[np.argsort(n)[:len(n) // 3]].mean(),
+     "One recall is NaN, since that class is not in the test. Leave it out of the mean."),
 ])
 def tail_recall(recall, n_c): return group_recall(recall, n_c)["tail"]
 
 # %% ../../nbs/lab/1_counting.ipynb #b9ec7a89
-@exercise("1.4", {"two classes": (np.array([.9, .4]),), "seven classes": (_r,), "one class is never found": (np.where(np.arange(7) == 5, 0., _r),),
+@exercise("1.4", {"two classes": (np.array([.9, .4]),), "seven classes": (_r,),
+                  "one class is never found": (np.where(np.arange(7) == 5, 0., _r),),
                   "one class has no clips": (np.where(np.arange(7) == 5, np.nan, _r),)}, [
-    (lambda r: np.nanmean(r), "This is the arithmetic mean, UAR. It forgives a class that is never found; multiply instead of adding."),
-    (lambda r: np.sqrt(np.nanprod(r)), "The square root is right for two classes only. With C classes it is the C-th root."),
-    (lambda r: np.nanprod(r), "This is the product without its root. It gets smaller with every class, even if all recalls are the same."),
+    (lambda r: np.nanmean(r), "This is the arithmetic mean, UAR. It forgives a class that is never found; multiply "
+                              "instead of adding."),
+    (lambda r: np.sqrt(np.nanprod(r)), "The square root is right for two classes only. With C classes it is the "
+                                       "C-th root."),
+    (lambda r: np.nanprod(r), "This is the product without its root. It gets smaller with every class, even if all "
+                              "recalls are the same."),
     (lambda r: np.nanprod(r) ** (1 / len(r)), "You left NaN out of the product but counted its class in the root."),
 ])
 def g_mean(recall):
@@ -65,9 +83,12 @@ def g_mean(recall):
     return r.prod() ** (1 / len(r))
 
 # %% ../../nbs/lab/1_counting.ipynb #e5ade2ba
-@exercise("1.5", {"shares": (np.array([.5, .8]), np.array([.25, .75])), "counts": (_r, _n), "a class that does not come": (np.array([.5, np.nan, .7]), np.array([.5, 0., .5]))}, [
-    (lambda r, p: np.nansum(p * r), "The shares do not sum to 1 here, they are counts. Divide them by their sum first."),
-    (lambda r, p: (p / p.sum() * r).sum(), "0 times NaN is NaN. A class that does not come must contribute nothing: `np.nansum`."),
+@exercise("1.5", {"shares": (np.array([.5, .8]), np.array([.25, .75])), "counts": (_r, _n),
+                  "a class that does not come": (np.array([.5, np.nan, .7]), np.array([.5, 0., .5]))}, [
+    (lambda r, p: np.nansum(p * r),
+     "The shares do not sum to 1 here, they are counts. Divide them by their sum first."),
+    (lambda r, p: (p / p.sum() * r).sum(), "0 times NaN is NaN. A class that does not come must contribute nothing: "
+                                           "`np.nansum`."),
     (lambda r, p: np.nanmean(r), "You ignored the shares: this is UAR, the accuracy under equal shares."),
 ])
 def accuracy_under(recall, shares): return np.nansum(shares / shares.sum() * recall)

@@ -19,12 +19,21 @@ _n = torch.tensor([1956, 1515, 2135, 1738, 1175, 116, 721])
 _seen = lambda n, w: torch.where(n > 0, w, 0.)
 _sum_to_classes = lambda n, w: w * (n > 0).sum() / w.sum()
 
-@exercise("2.1", {"DFEW, beta 0.999": (_n, .999), "DFEW, beta 0.9": (_n, .9), "beta 0": (_n, 0.), "a class without clips": (torch.tensor([500, 0, 20]), .99)}, [
-    (lambda n, b: _seen(n, (1 - b) / (1 - b ** n.double())), "The weights are right up to a factor: they must sum to the number of classes that have clips, so that the loss keeps its size."),
-    (lambda n, b: _seen(n, (1 - b) / (1 - b ** n.double())) / _seen(n, (1 - b) / (1 - b ** n.double())).sum(), "The weights sum to 1. They must sum to the number of classes that have clips, so that a weight of 1 means 'as before'."),
-    (lambda n, b: category_weights(n, "inverse"), "This is 1/n_c, what the weights become when beta goes to 1. The effective number is (1 - beta^n)/(1 - beta)."),
-    (lambda n, b: _sum_to_classes(n, (1 - b ** n.double()) / (1 - b)), "You weigh a class *with* its effective number, so the frequent ones get more. Divide by it."),
-    (lambda n, b: (w := (1 - b) / (1 - b ** n.double())) * len(n) / w.sum(), "A class without clips makes its weight infinite (its effective number is 0), and the sum with it. Set that weight to 0 before you normalise."),
+@exercise("2.1", {"DFEW, beta 0.999": (_n, .999), "DFEW, beta 0.9": (_n, .9), "beta 0": (_n, 0.),
+                  "a class without clips": (torch.tensor([500, 0, 20]), .99)}, [
+    (lambda n, b: _seen(n, (1 - b) / (1 - b ** n.double())),
+     "The weights are right up to a factor: they must sum to the number of classes that have clips, so that the loss "
+     "keeps its size."),
+    (lambda n, b: _seen(n, (1 - b) / (1 - b ** n.double())) / _seen(n, (1 - b) / (1 - b ** n.double())).sum(),
+     "The weights sum to 1. They must sum to the number of classes that have clips, so that a weight of 1 means 'as "
+     "before'."),
+    (lambda n, b: category_weights(n, "inverse"), "This is 1/n_c, what the weights become when beta goes to 1. The "
+                                                  "effective number is (1 - beta^n)/(1 - beta)."),
+    (lambda n, b: _sum_to_classes(n, (1 - b ** n.double()) / (1 - b)),
+     "You weigh a class *with* its effective number, so the frequent ones get more. Divide by it."),
+    (lambda n, b: (w := (1 - b) / (1 - b ** n.double())) * len(n) / w.sum(),
+     "A class without clips makes its weight infinite (its effective number is 0), and the sum with it. Set that "
+     "weight to 0 before you normalise."),
 ])
 def effective_weights(n_c, beta): return category_weights(n_c, "effective", beta)
 
@@ -34,31 +43,47 @@ _f, _y = 2 * torch.randn(12, 4, generator=_dice), torch.tensor([0, 0, 0, 0, 0, 1
 _counts, _w = torch.tensor([600, 300, 200, 10]), torch.tensor([.3, .5, .7, 2.5])
 _ce = lambda f, y: F.cross_entropy(f, y, reduction="none")
 
-@exercise("2.2", {"weights of 1": (_f, _y, torch.ones(4)), "a heavy tail": (_f, _y, _w), "scores of hundreds": (200 * _f, _y, _w)}, [
-    (lambda f, y, w: F.cross_entropy(f, y, weight=w), "You divided by the sum of the weights of the batch, as `F.cross_entropy(weight=w)` does. Divide by the number of clips, or the weights of a batch of one cancel."),
-    (lambda f, y, w: (w[y] * _ce(f, y)).sum(), "This is the sum over the batch. The mean does not depend on the batch size."),
-    (lambda f, y, w: _ce(f, y).mean(), "The weights do not come in. Each clip's loss is multiplied by the weight of *its* class, `w[y]`."),
-    (lambda f, y, w: -(w[y] * f.softmax(1)[range(len(y)), y].log()).mean(), "The logarithm of a softmax that has rounded to 0 is minus infinity. `log_softmax` and `cross_entropy` never form that 0."),
+@exercise("2.2", {"weights of 1": (_f, _y, torch.ones(4)), "a heavy tail": (_f, _y, _w),
+                  "scores of hundreds": (200 * _f, _y, _w)}, [
+    (lambda f, y, w: F.cross_entropy(f, y, weight=w), "You divided by the sum of the weights of the batch, as "
+                                                      "`F.cross_entropy(weight=w)` does. Divide by the number of "
+                                                      "clips, or the weights of a batch of one cancel."),
+    (lambda f, y, w: (w[y] * _ce(f, y)).sum(), "This is the sum over the batch. The mean does not depend on the "
+                                               "batch size."),
+    (lambda f, y, w: _ce(f, y).mean(), "The weights do not come in. Each clip's loss is multiplied by the weight of "
+                                       "*its* class, `w[y]`."),
+    (lambda f, y, w: -(w[y] * f.softmax(1)[range(len(y)), y].log()).mean(),
+     "The logarithm of a softmax that has rounded to 0 is minus infinity. `log_softmax` and `cross_entropy` never form "
+     "that 0."),
     (lambda f, y, w: _ce(f * w, y).mean(), "You multiplied the scores. The weight belongs to the loss of a clip."),
 ], gradient=[0])
 def weighted_ce(logits, y, w): return (w[y] * _ce(logits, y)).mean()
 
 # %% ../../nbs/lab/2_losses.ipynb #d06a26a2
 _log_pi = lambda n: (n / n.sum()).log()
-_adjust = {"tau 1": (_f, _y, _counts, 1.), "tau 2": (_f, _y, _counts, 2.), "tau 0": (_f, _y, _counts, 0.), "equal counts": (_f, _y, torch.full((4,), 50), 1.)}
+_adjust = {"tau 1": (_f, _y, _counts, 1.), "tau 2": (_f, _y, _counts, 2.), "tau 0": (_f, _y, _counts, 0.),
+           "equal counts": (_f, _y, torch.full((4,), 50), 1.)}
 @exercise("2.3", _adjust, [
-    (lambda f, y, n, t: F.cross_entropy(f - t * _log_pi(n), y), "The sign is that of the correction *after* training, argmax f - tau log pi. In the loss the prior is added, so that the network need not learn it."),
-    (lambda f, y, n, t: F.cross_entropy(f + t * n / n.sum(), y), "You added the prior itself. Scores are logarithms, so add its logarithm."),
-    (lambda f, y, n, t: F.cross_entropy(t * (f + _log_pi(n)), y), "tau multiplies the prior alone; you multiplied the scores too."),
-    (lambda f, y, n, t: F.cross_entropy(f, y) + t * _log_pi(n)[y].mean(), "You added the prior to the loss. There it is a constant that moves nothing; add it to the scores."),
+    (lambda f, y, n, t: F.cross_entropy(f - t * _log_pi(n), y),
+     "The sign is that of the correction *after* training, argmax f - tau log pi. In the loss the prior is added, so "
+     "that the network need not learn it."),
+    (lambda f, y, n, t: F.cross_entropy(f + t * n / n.sum(), y),
+     "You added the prior itself. Scores are logarithms, so add its logarithm."),
+    (lambda f, y, n, t: F.cross_entropy(t * (f + _log_pi(n)), y),
+     "tau multiplies the prior alone; you multiplied the scores too."),
+    (lambda f, y, n, t: F.cross_entropy(f, y) + t * _log_pi(n)[y].mean(),
+     "You added the prior to the loss. There it is a constant that moves nothing; add it to the scores."),
 ], gradient=[0])
 def logit_adjusted(logits, y, n_c, tau): return LogitAdjusted(n_c, tau=tau)(logits, y)
 
 # %% ../../nbs/lab/2_losses.ipynb #3c507c04
 @exercise("2.4", {"DFEW": (_n, .5), "another margin": (_n, 2.), "three classes": (torch.tensor([10000, 16, 1]), .5)}, [
-    (lambda n, m: m * n ** .25 / (n ** .25).max(), "The frequent classes got the larger margins. The exponent is negative."),
-    (lambda n, m: m * n ** -.5 / (n ** -.5).max(), "This is the square root. The bound of the paper leads to the *fourth* root, which is gentler."),
+    (lambda n, m: m * n ** .25 / (n ** .25).max(), "The frequent classes got the larger margins. The exponent is "
+                                                   "negative."),
+    (lambda n, m: m * n ** -.5 / (n ** -.5).max(), "This is the square root. The bound of the paper leads to the "
+                                                   "*fourth* root, which is gentler."),
     (lambda n, m: m * n ** -.25, "The largest margin must be max_margin; divide by the largest n^(-1/4)."),
-    (lambda n, m: m * n ** -.25 / (n ** -.25).sum(), "You divided by the sum. Divide by the largest, so that the rarest class gets max_margin."),
+    (lambda n, m: m * n ** -.25 / (n ** -.25).sum(), "You divided by the sum. Divide by the largest, so that the "
+                                                     "rarest class gets max_margin."),
 ])
 def margins(n_c, max_margin): return LDAM(n_c, max_margin=max_margin).margins

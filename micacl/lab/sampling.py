@@ -14,13 +14,17 @@ from ..longtail.classifiers import nearest_mean, tau_normalise
 
 # %% ../../nbs/lab/3_sampling.ipynb #c5de30fb
 _n = torch.tensor([1956, 1515, 2135, 1738, 1175, 116, 721])
-_drawn = {"natural": (_n, 1.), "square root": (_n, .5), "balanced": (_n, 0.), "a class without clips": (torch.tensor([30, 0, 10]), 0.)}
+_drawn = {"natural": (_n, 1.), "square root": (_n, .5), "balanced": (_n, 0.),
+          "a class without clips": (torch.tensor([30, 0, 10]), 0.)}
 
 @exercise("3.1", _drawn, [
     (lambda n, q: torch.where(n > 0, n.double() ** q, 0.), "The probabilities must sum to 1: divide by their sum."),
-    (lambda n, q: (n ** q) / (n ** q).sum(), "0 to the power of 0 is 1, so a class without clips would be drawn and there is nothing to take. Set its share to 0."),
-    (lambda n, q: (p := torch.where(n > 0, n.double() ** (q - 1), 0.)) / p.sum(), "This is the probability of one *clip* of the class, n_c^(q-1). The class has n_c of them."),
-    (lambda n, q: (p := torch.where(n > 0, n.double() ** (1 - q), 0.)) / p.sum(), "The exponent is turned round: q = 1 must be the natural order and q = 0 the balanced one."),
+    (lambda n, q: (n ** q) / (n ** q).sum(), "0 to the power of 0 is 1, so a class without clips would be drawn and "
+                                             "there is nothing to take. Set its share to 0."),
+    (lambda n, q: (p := torch.where(n > 0, n.double() ** (q - 1), 0.)) / p.sum(),
+     "This is the probability of one *clip* of the class, n_c^(q-1). The class has n_c of them."),
+    (lambda n, q: (p := torch.where(n > 0, n.double() ** (1 - q), 0.)) / p.sum(),
+     "The exponent is turned round: q = 1 must be the natural order and q = 0 the balanced one."),
 ])
 def class_probability(n_c, q):
     p = torch.where(n_c > 0, n_c.double() ** q, 0.)
@@ -28,34 +32,50 @@ def class_probability(n_c, q):
 
 # %% ../../nbs/lab/3_sampling.ipynb #15c4dc03
 @exercise("3.2", _drawn, [
-    (lambda n, q: n.sum() * class_probability(n, q), "So often comes the *class*. One clip comes as often as that, divided by the clips of its class."),
-    (lambda n, q: class_probability(n, q) / n.clamp(min=1), "This is the probability in one draw. An epoch has as many draws as the set has clips."),
-    (lambda n, q: n.sum() * class_probability(n, q) / n, "A class without clips gives 0/0. Answer 0 there: `n_c.clamp(min=1)`."),
-    (lambda n, q: len(n) * class_probability(n, q) / n.clamp(min=1), "You multiplied by the number of classes. An epoch has as many draws as the set has clips."),
+    (lambda n, q: n.sum() * class_probability(n, q), "So often comes the *class*. One clip comes as often as that, "
+                                                     "divided by the clips of its class."),
+    (lambda n, q: class_probability(n, q) / n.clamp(min=1),
+     "This is the probability in one draw. An epoch has as many draws as the set has clips."),
+    (lambda n, q: n.sum() * class_probability(n, q) / n, "A class without clips gives 0/0. Answer 0 there: "
+                                                         "`n_c.clamp(min=1)`."),
+    (lambda n, q: len(n) * class_probability(n, q) / n.clamp(min=1),
+     "You multiplied by the number of classes. An epoch has as many draws as the set has clips."),
 ])
 def expected_repeats(n_c, q): return n_c.sum() * class_probability(n_c, q) / n_c.clamp(min=1)
 
 # %% ../../nbs/lab/3_sampling.ipynb #5b54ae02
 _y = torch.tensor([0] * 12 + [1] * 6 + [2] * 2)
-_x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)) + torch.eye(5)[_y] * torch.tensor([3., 1., 2.])[_y, None]
+_x = (torch.randn(20, 5, generator=torch.Generator().manual_seed(0)) + torch.eye(5)[_y] * torch.tensor([3., 1., 2.])[_y,
+    None])
 _mu = lambda x, y, C: torch.stack([x[y == c].mean(0) for c in range(C)])
 
-@exercise("3.3", {"two points": (torch.tensor([[1., 0.], [0., 3.]]), torch.tensor([0, 1]), 2), "three classes": (_x, _y, 3)}, [
-    (lambda x, y, C: (2 * (m := _mu(x, y, C)), m.new_zeros(C)), "Without -|mu|^2 the class with the longest mean wins too often. That is a dot product and not a distance."),
-    (lambda x, y, C: ((m := _mu(x, y, C)), -m.square().sum(1)), "The factor 2 is missing: expand |x - mu|^2 once more."),
-    (lambda x, y, C: (2 * (m := _mu(x, y, C)), m.square().sum(1)), "The sign of b is wrong. The layer must give *minus* the distance, because the largest score wins."),
-    (lambda x, y, C: (2 * (m := _mu(x, y, C)), -m.norm(dim=1)), "You took the length of mu. The distance holds its square."),
-    (lambda x, y, C: (2 * (m := torch.stack([x[y == c].sum(0) for c in range(C)])), -m.square().sum(1)), "You summed the features of a class. The mean divides by its clips; without that a frequent class lies far out."),
+@exercise("3.3", {"two points": (torch.tensor([[1., 0.], [0., 3.]]), torch.tensor([0, 1]), 2),
+                  "three classes": (_x, _y, 3)}, [
+    (lambda x, y, C: (2 * (m := _mu(x, y, C)), m.new_zeros(C)),
+     "Without -|mu|^2 the class with the longest mean wins too often. That is a dot product and not a distance."),
+    (lambda x, y, C: ((m := _mu(x, y, C)), -m.square().sum(1)),
+     "The factor 2 is missing: expand |x - mu|^2 once more."),
+    (lambda x, y, C: (2 * (m := _mu(x, y, C)), m.square().sum(1)),
+     "The sign of b is wrong. The layer must give *minus* the distance, because the largest score wins."),
+    (lambda x, y, C: (2 * (m := _mu(x, y, C)), -m.norm(dim=1)),
+     "You took the length of mu. The distance holds its square."),
+    (lambda x, y, C: (2 * (m := torch.stack([x[y == c].sum(0) for c in range(C)])), -m.square().sum(1)),
+     "You summed the features of a class. The mean divides by its clips; without that a frequent class lies far out."),
 ])
 def mean_head(x, y, n_classes): return nearest_mean(x, y, n_classes)
 
 # %% ../../nbs/lab/3_sampling.ipynb #e45b3d48
 _W = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor([[4.], [2.], [1.], [.5]])
-@exercise("3.4", {"tau 1": (_W, 1.), "tau 0.7": (_W, .7), "tau 0": (_W, 0.), "more features than classes": (torch.cat([_W, _W.flip(1)], 1), .5)}, [
-    (lambda W, t: W / W.norm() ** t, "You divided by the length of the whole matrix: the classes keep their ratios. Each row has its own length."),
-    (lambda W, t: W / W.norm(dim=0, keepdim=True) ** t, "These are the lengths of the columns, one for each feature. A class is a row."),
+@exercise("3.4", {"tau 1": (_W, 1.), "tau 0.7": (_W, .7), "tau 0": (_W, 0.),
+                  "more features than classes": (torch.cat([_W, _W.flip(1)], 1), .5)}, [
+    (lambda W, t: W / W.norm() ** t, "You divided by the length of the whole matrix: the classes keep their ratios. "
+                                     "Each row has its own length."),
+    (lambda W, t: W / W.norm(dim=0, keepdim=True) ** t, "These are the lengths of the columns, one for each feature. A "
+                                                        "class is a row."),
     (lambda W, t: W * W.norm(dim=1, keepdim=True) ** t, "You made the long ones longer. Divide."),
-    (lambda W, t: W / W.square().sum(1, keepdim=True) ** t, "You divided by the square of the length. At tau = 1 every row must have the length 1."),
-    (lambda W, t: W / W.norm(dim=1) ** t, "The lengths have the shape (C,), so broadcasting divides *columns* by them. `keepdim=True` makes them (C,1)."),
+    (lambda W, t: W / W.square().sum(1, keepdim=True) ** t,
+     "You divided by the square of the length. At tau = 1 every row must have the length 1."),
+    (lambda W, t: W / W.norm(dim=1) ** t, "The lengths have the shape (C,), so broadcasting divides *columns* by them. "
+                                          "`keepdim=True` makes them (C,1)."),
 ], gradient=[0])
 def shorten(W, tau): return tau_normalise(W, tau)[0]

@@ -24,8 +24,10 @@ from ..metrics import ece, group_recall, recalls, reliability, uar, war
 from .samplers import SAMPLERS, EpochOrder
 
 # %% ../../nbs/longtail/anybody.ipynb #604742a0
-_all_ = ["MCCL", "LOSSES", "BalancedSoftmax", "ClassBalanced", "CrossEntropy", "Focal", "LDAM", "LogitAdjusted", "WeightedCE", "adjust_logits", "build_loss", "log_prior",
-         "BCL", "CONTRASTS", "SupCon", "HEADS", "STAGES", "CosineLinear", "learn_scales", "nearest_mean", "retrain", "second_stage", "tau_normalise",
+_all_ = ["MCCL", "LOSSES", "BalancedSoftmax", "ClassBalanced", "CrossEntropy", "Focal", "LDAM", "LogitAdjusted",
+         "WeightedCE", "adjust_logits", "build_loss", "log_prior",
+         "BCL", "CONTRASTS", "SupCon", "HEADS", "STAGES", "CosineLinear", "learn_scales", "nearest_mean", "retrain",
+         "second_stage", "tau_normalise",
          "ece", "group_recall", "recalls", "reliability", "uar", "war", "SAMPLERS", "EpochOrder"]
 
 # %% ../../nbs/longtail/anybody.ipynb #2939937a
@@ -48,14 +50,19 @@ def long_tailed(
 # %% ../../nbs/longtail/anybody.ipynb #3ab65d31
 def class_groups(
     n_c,             # (C,) training examples of each class
-    rule=None,       # None: thirds by rank; (many, few): more than many is head, fewer than few is tail; or {"head": [...], "medium": [...], "tail": [...]}
+    # None: thirds by rank; (many, few): more than many is head, fewer than few is tail; or {"head": [...], "medium":
+    # [...], "tail": [...]}
+    rule=None,
 ) -> dict:           # {"head": [...], "medium": [...], "tail": [...]}, class numbers
     "Head, medium and tail classes: relative, by thresholds, or explicit."
     n_c = check_counts(n_c, zeros=True)
     if rule is None: return frequency_groups(n_c)
     if isinstance(rule, dict):
         rule = {name: check_labels(numbers, None, f"group {name}").tolist() for name, numbers in rule.items()}
-        if sorted(c for own in rule.values() for c in own) != list(range(len(n_c))) or set(rule) - {"head", "medium", "tail"}: raise MicaclError(f"groups: expected each of the {len(n_c)} classes in one group, head, medium or tail; found {rule}")
+        if sorted(c for own in rule.values() for c in own) != list(range(len(n_c))) or set(rule) - {"head", "medium",
+            "tail"}:
+            raise MicaclError(f"groups: expected each of the {len(n_c)} classes in one group, head, medium or tail; "
+                              f"found {rule}")
         return {name: sorted(rule.get(name, [])) for name in ("head", "medium", "tail")}
     try: many, few = (check_number(v, "groups") for v in rule)
     except (TypeError, ValueError): many, few = 0, 1
@@ -121,11 +128,14 @@ def alignment(
     z,               # (n,D) features, normalised here
     y,               # (n,) labels
 ) -> float:          # 0..4, 0: classes are points; NaN if no class has two examples
-    "Mean squared distance of two examples of one class, averaged over classes (Wang & Isola, 2020, with classes for augmented pairs)."
+    """Mean squared distance of two examples of one class, averaged over classes (Wang & Isola, 2020, with classes
+    for augmented pairs)."""
     z, y = _with_labels(z, y)
     z = F.normalize(z, dim=1)
     own = [z[y == c] for c in y.unique()]
-    d = [2 * (1 - (len(g) ** 2 * g.mean(0).square().sum() - len(g)) / (len(g) * (len(g) - 1))) for g in own if len(g) > 1]   # |a-b|^2 = 2 - 2ab
+    # |a-b|^2 = 2 - 2ab
+    d = [2 * (1 - (len(g) ** 2 * g.mean(0).square().sum() - len(g)) / (len(g) * (len(g) - 1))) for g in own
+         if len(g) > 1]
     return float(torch.stack(d).mean()) if d else float("nan")
 
 def uniformity(
@@ -133,6 +143,7 @@ def uniformity(
     t: float = 2.,   # sharpness
 ) -> float:          # at most 0; lower is more spread
     "log of the mean of exp(-t |a-b|^2) over pairs (Wang & Isola, 2020, equation 2)."
-    z, t = F.normalize(torch.from_numpy(check_array(z, "uniformity: features", 2)), dim=1), check_number(t, "uniformity: t")
+    z, t = F.normalize(torch.from_numpy(check_array(z, "uniformity: features", 2)), dim=1), check_number(t,
+        "uniformity: t")
     if len(z) < 2: raise MicaclError(f"uniformity: expected two examples or more, found {len(z)}")
     return float((-t * torch.pdist(z).square()).exp().mean().log())

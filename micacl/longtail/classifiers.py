@@ -54,7 +54,8 @@ def _check(name, x, y, n_classes):  # -> y (n,) int64, where x is; read once a t
     if not isinstance(x, torch.Tensor):
         raise MicaclError(f"{name}: expected features as a tensor, found {type(x).__name__}; use torch.as_tensor(x)")
     n_classes = check_number(n_classes, f"{name}: n_classes", 1, 2**31, whole=True)
-    if not x.is_floating_point(): raise MicaclError(f"{name}: expected features of a floating type, found {x.dtype}; use x.float()")
+    if not x.is_floating_point():
+        raise MicaclError(f"{name}: expected features of a floating type, found {x.dtype}; use x.float()")
     y = torch.from_numpy(check_labels(y, n_classes, f"{name}: labels")).to(x.device)
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
         raise MicaclError(f"{name}: expected features (n,D) and labels (n,), n above 0, "
@@ -108,7 +109,8 @@ def learn_scales(
 # %% ../../nbs/longtail/classifiers.ipynb #ab657687
 @torch.enable_grad()
 def _fit(scores, parameters, y, seed, epochs, lr, batch_size=128, least=300):
-    "Minimise the cross entropy of `scores(rows)` over batches in which every class comes equally often, in `least` steps or more."
+    """Minimise the cross entropy of `scores(rows)` over batches in which every class comes equally often, in
+    `least` steps or more."""
     share = (1 / torch.bincount(y).double())[y].cpu()
     dice = torch.Generator().manual_seed(derive_seed(seed, "second stage"))
     steps = max(least, epochs * (len(y) // batch_size))
@@ -136,7 +138,8 @@ def second_stage(
     if kind not in STAGES: raise MicaclError(f"stage2: expected one of {', '.join(STAGES)}, found {kind!r}")
     if kind == "none": return
     if not isinstance(head, nn.Linear) or head.bias is None:
-        raise MicaclError(f"stage2 {kind}: expected a linear head with a bias, found {type(head).__name__}; train with head linear")
+        raise MicaclError(f"stage2 {kind}: expected a linear head with a bias, found {type(head).__name__}; train with "
+                          "head linear")
     W, b, C = head.weight.detach(), head.bias.detach(), head.out_features
     n_c, x = check_counts(class_counts, C, f"stage2 {kind}"), torch.as_tensor(x).detach().to(W)
     if kind == "crt": W, b = retrain(x, y, C, seed)

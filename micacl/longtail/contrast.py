@@ -34,7 +34,8 @@ def _check_embeddings(name, temperature, *all_z):
         fits = isinstance(z, torch.Tensor) and z.ndim == 2 and z.is_floating_point() and z.layout == torch.strided
         if not fits or z.dtype != all_z[0].dtype or z.shape[1] != all_z[0].shape[1]:
             found = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, torch.Tensor) else type(z).__name__
-            raise MicaclError(f"{name}: expected features (B,D) and prototypes (C,D), tensors of one floating type, found {found}")
+            raise MicaclError(f"{name}: expected features (B,D) and prototypes (C,D), tensors of one floating type, "
+                              f"found {found}")
 
 # %% ../../nbs/longtail/contrast.ipynb #a72734df
 def bcl_terms(
@@ -72,7 +73,8 @@ def bcl(
 
 # %% ../../nbs/longtail/contrast.ipynb #c07bfee9
 class Contrast(nn.Module):
-    "A projection (linear, ReLU, linear; unit norm) and a contrastive loss on it; used in training only. A subclass has `loss(z, y)`."
+    """A projection (linear, ReLU, linear; unit norm) and a contrastive loss on it; used in training only.
+    A subclass has `loss(z, y)`."""
     def __init__(self,
         class_counts,  # (C,) clips per class of the training split that was loaded
         dim: int,  # D, length of the bag feature
@@ -122,6 +124,7 @@ class BCL(Contrast):
         self.prototypes = nn.Parameter(torch.randn(self.n_classes, out_dim))
         self.register_buffer("classes", torch.as_tensor(check_counts(class_counts)).nonzero()[:, 0], persistent=False)
 
-    def loss(self, z, y): return bcl(z, y, F.normalize(self.prototypes[self.classes], dim=1), self.temperature, self.classes)
+    def loss(self, z, y):
+        return bcl(z, y, F.normalize(self.prototypes[self.classes], dim=1), self.temperature, self.classes)
 
 CONTRASTS = dict(mccl=MCCL, supcon=SupCon, bcl=BCL)

@@ -17,13 +17,15 @@ from ..mccl import category_weights, label_tensor
 
 # %% ../../nbs/longtail/losses.ipynb #61fcab9a
 class LogitLoss(nn.Module):
-    "Mean over the batch of w_y times a term of the scores. A subclass fills in weights, a change of the scores, or another term."
+    """Mean over the batch of w_y times a term of the scores.
+    A subclass fills in weights, a change of the scores, or another term."""
     def __init__(self,
                  class_counts,  # (C,) n_c, clips per class of the training split that was loaded
                  smoothing: float = 0.,  # label smoothing: this share of the target is spread over all classes
                  ):
         super().__init__()
-        self.n_c, self.smoothing = torch.from_numpy(check_counts(class_counts)), check_number(smoothing, "smoothing", below=1)
+        self.n_c, self.smoothing = torch.from_numpy(check_counts(class_counts)), check_number(smoothing, "smoothing",
+            below=1)
         self.progress = 1.0  # share of training that is behind; the training loop sets it, for what starts late
         self.register_buffer("W", None, persistent=False)
 
@@ -50,7 +52,8 @@ class LogitLoss(nn.Module):
                               f"{logits.layout}")
         y = label_tensor(y, len(self.n_c), logits.device)
         if y.shape != logits.shape[:1] or not len(y):
-            raise MicaclError(f"{type(self).__name__}: expected scores (B, {len(self.n_c)}) and labels (B,), B above 0, found {tuple(logits.shape)} and {tuple(y.shape)}")
+            raise MicaclError(f"{type(self).__name__}: expected scores (B, {len(self.n_c)}) and labels (B,), B above "
+                              f"0, found {tuple(logits.shape)} and {tuple(y.shape)}")
         loss, w = self.terms(_wide(logits), y), self.weights()
         return loss.mean() if w is None else (w.to(loss)[y] * loss).mean()
 
@@ -73,7 +76,8 @@ class WeightedCE(LogitLoss):
 
 # %% ../../nbs/longtail/losses.ipynb #e2c6d97d
 class ClassBalanced(LogitLoss):
-    "w_c proportional to (1-beta)/(1-beta^n_c), one over the effective number (Cui et al., 2019); the weights of the classes that occur sum to their number."
+    """w_c proportional to (1-beta)/(1-beta^n_c), one over the effective number (Cui et al., 2019); the weights of
+    the classes that occur sum to their number."""
     def __init__(self,
                  class_counts,  # (C,) n_c
                  smoothing: float = 0.,  # label smoothing
@@ -84,7 +88,8 @@ class ClassBalanced(LogitLoss):
 
 # %% ../../nbs/longtail/losses.ipynb #e44e701d
 class Focal(LogitLoss):
-    "Mean of -alpha_y (1-p_y)^gamma log p_y (Lin et al., 2017, equation 5); p comes from the scores alone, never from a weighted loss."
+    """Mean of -alpha_y (1-p_y)^gamma log p_y (Lin et al., 2017, equation 5); p comes from the scores alone, never
+    from a weighted loss."""
     def __init__(self,
                  class_counts,  # (C,) n_c; the loss itself does not use them
                  smoothing: float = 0.,  # must be 0: the loss is defined for one true class
@@ -92,7 +97,9 @@ class Focal(LogitLoss):
                  alpha=None,  # (C,) weights; None: all 1
                  ):
         super().__init__(class_counts, smoothing)
-        if smoothing: raise MicaclError(f"focal: expected no label smoothing, found {smoothing}; the loss is defined for one true class. Set label_smoothing=0")
+        if smoothing:
+            raise MicaclError(f"focal: expected no label smoothing, found {smoothing}; the loss is defined for one "
+                              "true class. Set label_smoothing=0")
         self.gamma = check_number(gamma, "gamma")
         if alpha is None: return
         self._keep("W", torch.as_tensor(check_counts(alpha, len(self.n_c), "alpha", whole=False)))
@@ -105,19 +112,22 @@ class Focal(LogitLoss):
 
 # %% ../../nbs/longtail/losses.ipynb #9af15450
 class LDAM(LogitLoss):
-    "Cross entropy on s(cos - m_y), m_c proportional to n_c^(-1/4) (Cao et al., 2019); the scores are those of a cosine head of scale s."
+    """Cross entropy on s(cos - m_y), m_c proportional to n_c^(-1/4) (Cao et al., 2019); the scores are those of a
+    cosine head of scale s."""
     def __init__(self,
                  class_counts,  # (C,) n_c
                  smoothing: float = 0.,  # label smoothing
                  max_margin: float = 0.5,  # margin of the rarest class that occurs, as a cosine; 0: cross entropy
                  scale: float = 30.,  # s of the cosine head
-                 deferred: float | None = None,  # share of training after which class-balanced weights join (DRW); None: never
+                 # share of training after which class-balanced weights join (DRW); None: never
+                 deferred: float | None = None,
                  beta: float = 0.9999,  # of these weights
                  ):
         super().__init__(class_counts, smoothing)
         max_margin, self.scale = check_number(max_margin, "max_margin"), check_number(scale, "scale")
         self.deferred = None if deferred is None else check_number(deferred, "deferred", below=1)
-        m = torch.where(self.n_c > 0, self.n_c.clamp(min=1) ** -0.25, 0.)  # a class that does not occur sets no standard
+        # a class that does not occur sets no standard
+        m = torch.where(self.n_c > 0, self.n_c.clamp(min=1) ** -0.25, 0.)
         self._keep("margins", max_margin * m / m.max())
         self._keep("W", category_weights(self.n_c, "effective", beta))
 
@@ -167,8 +177,10 @@ def adjust_logits(logits: torch.Tensor,  # (..., C) scores of a network trained 
     "Post hoc: f - tau (log pi - log target) (Menon et al., 2021, equation 9)."
     shift, tau = log_prior(class_counts), check_number(tau, "tau", -1e6, 1e6)
     if not isinstance(logits, torch.Tensor):
-        raise MicaclError(f"adjust_logits: expected scores as a tensor, found {type(logits).__name__}; use torch.as_tensor(logits)")
-    if logits.shape[-1:] != shift.shape: raise MicaclError(f"adjust_logits: expected scores of {len(shift)} classes, found {tuple(logits.shape)}")
+        raise MicaclError(f"adjust_logits: expected scores as a tensor, found {type(logits).__name__}; use "
+                          "torch.as_tensor(logits)")
+    if logits.shape[-1:] != shift.shape:
+        raise MicaclError(f"adjust_logits: expected scores of {len(shift)} classes, found {tuple(logits.shape)}")
     if target is not None:
         rho = torch.from_numpy(check_counts(target, len(shift), "target", whole=False))
         shift = shift - (rho / rho.sum()).log()
@@ -183,6 +195,8 @@ def build_loss(name: str,  # a key of LOSSES
                class_counts,  # (C,) n_c of the training split that was loaded
                smoothing: float = 0.,  # label smoothing
                ) -> LogitLoss:
-    "The loss that a configuration names, with the settings of its paper; ldam and ldam_drw want a cosine head of scale 30."
-    if not isinstance(name, str) or name not in LOSSES: raise MicaclError(f"loss: expected one of {', '.join(LOSSES)}, found {name!r}")
+    """The loss that a configuration names, with the settings of its paper; ldam and ldam_drw want a cosine head of
+    scale 30."""
+    if not isinstance(name, str) or name not in LOSSES:
+        raise MicaclError(f"loss: expected one of {', '.join(LOSSES)}, found {name!r}")
     return LOSSES[name](class_counts, smoothing, **(dict(deferred=0.8) if name == "ldam_drw" else {}))

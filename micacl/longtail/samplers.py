@@ -38,7 +38,9 @@ def m_per_class(labels, m, dice):   # (n,), clips in a row, generator -> (n,) po
     labels = _clips(labels)
     members = [(labels == c).nonzero()[:, 0] for c in labels.unique()]
     rounds = -(-len(labels) // (m * len(members)))
-    def clips(own): return torch.cat([own[torch.randperm(len(own), generator=dice)] for _ in range(-(-rounds * m // len(own)))])[:rounds * m].view(rounds, m)
+    def clips(own):
+        return torch.cat([own[torch.randperm(len(own), generator=dice)]
+                          for _ in range(-(-rounds * m // len(own)))])[:rounds * m].view(rounds, m)
     columns = torch.stack([clips(own) for own in members], 1)                                            # (rounds,C,m)
     return torch.cat([r[torch.randperm(len(members), generator=dice)].flatten() for r in columns])[:len(labels)]
 
@@ -52,7 +54,8 @@ class EpochOrder(Sampler):
         epochs: int = 1,            # T, of progressive
         m: int = 4,                 # clips of a class in a row, of per_class
     ):
-        if sampler not in SAMPLERS: raise MicaclError(f"sampler: expected one of {', '.join(SAMPLERS)}, found {sampler!r}")
+        if sampler not in SAMPLERS:
+            raise MicaclError(f"sampler: expected one of {', '.join(SAMPLERS)}, found {sampler!r}")
         self.labels = torch.from_numpy(check_labels(labels))
         self.seed, self.sampler, self.epochs, self.m, self.epoch = seed, sampler, epochs, m, 0
 
@@ -62,5 +65,7 @@ class EpochOrder(Sampler):
         dice = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
         if self.sampler == "natural": order = torch.randperm(len(self), generator=dice)
         elif self.sampler == "per_class": order = m_per_class(self.labels, self.m, dice)
-        else: order = torch.multinomial(clip_shares(self.labels, self.sampler, self.epoch / max(self.epochs - 1, 1)), len(self), True, generator=dice)
+        else:
+            order = torch.multinomial(clip_shares(self.labels, self.sampler, self.epoch / max(self.epochs - 1, 1)),
+                                      len(self), True, generator=dice)
         return iter(order.tolist())

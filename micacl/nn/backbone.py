@@ -39,7 +39,8 @@ class Backbone(nn.Module):
     ) -> torch.Tensor: # (M,dim)
         "Features of instances; the colours are centred and scaled here."
         if instances.dim() != 5 or instances.shape[1] != 3 or not instances.is_floating_point():
-            raise MicaclError(f"backbone: expected float instances (M,3,L,H,W) in 0..1, found {instances.dtype} {tuple(instances.shape)}; "
+            raise MicaclError(f"backbone: expected float instances (M,3,L,H,W) in 0..1, found {instances.dtype} "
+                              f"{tuple(instances.shape)}; "
                               "divide uint8 pixels by 255 and put the axes in this order")
         x = (instances - self.mean) / self.std          # float32 pixels are scaled in 32 bits for a network in 16, too
         return self.net(x.to(self.mean.dtype))
@@ -52,7 +53,8 @@ def kinetics_weights() -> dict: # state dict of torchvision's r3d_18, head inclu
     weights, cache = R3D_18_Weights.KINETICS400_V1, Path(torch.hub.get_dir()) / "checkpoints"
     try: return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as e:   # no network, a proxy's page, half a file, a full disk: for the reader it is one case
-        raise MicaclError(f"r3d_18: the Kinetics-400 weights could not be had ({type(e).__name__}: {str(e)[:120]}); connect to the internet once, "
+        raise MicaclError(f"r3d_18: the Kinetics-400 weights could not be had ({type(e).__name__}: {str(e)[:120]}); "
+                          "connect to the internet once, "
                           f"or put {weights.url} into {cache} (replace a broken file there), or use pretrained=False") from None
 
 def _r3d_18(pretrained: bool) -> Backbone:
@@ -122,12 +124,14 @@ def read_weights(
     path, todo = Path(path), "make it anew with `micacl pretrain`, or use pretrained=False"
     if not path.is_file(): raise MicaclError(f"{path}: expected weights of {architecture}, found no such file; {todo}")
     try:
-        with safe_open(path, framework="pt") as f: state, header = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        with safe_open(path, framework="pt") as f:
+            state, header = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except (OSError, SafetensorError) as e:
         raise MicaclError(f"{path}: expected a safetensors file, found something else or half of one ({e}); {todo}") from None
     found = header.get("architecture"), header.get("format")
     if found != (architecture, WEIGHTS_FORMAT):
-        raise MicaclError(f"{path}: expected weights of {architecture} in format {WEIGHTS_FORMAT}, found {found[0]} in format {found[1]}; {todo}")
+        raise MicaclError(f"{path}: expected weights of {architecture} in format {WEIGHTS_FORMAT}, found {found[0]} in "
+                          f"format {found[1]}; {todo}")
     return state, header
 
 # %% ../../nbs/05_backbone.ipynb #4a040624
@@ -139,16 +143,22 @@ def weights_path(
 
 def build_backbone(
     name: str, # r3d_small (D = 128, meant for 64 px) or r3d_18 (D = 512, meant for 112 px)
-    pretrained=False, # True: trained on action units (r3d_small) or Kinetics-400 (r3d_18); False: random; a path: weights by `micacl pretrain`
+    # True: trained on action units (r3d_small) or Kinetics-400 (r3d_18); False: random; a path: weights by `micacl
+    # pretrain`
+    pretrained=False,
 ) -> Backbone: # (M,3,L,H,W) float in 0..1 -> (M,D); `.dim` is D
     "The instance encoder called `name`."
     if name not in ("r3d_small", "r3d_18"): raise MicaclError(f"backbone: expected r3d_small or r3d_18, found {name!r}")
     if name == "r3d_18" and isinstance(pretrained, bool): return _r3d_18(pretrained)
-    if name == "r3d_18": raise MicaclError(f"r3d_18: expected pretrained=True or False, found {pretrained!r}; weights files are for r3d_small")
+    if name == "r3d_18":
+        raise MicaclError(f"r3d_18: expected pretrained=True or False, found {pretrained!r}; weights files are for "
+                          "r3d_small")
     backbone = _r3d_small()
     if pretrained is False: return backbone
     path = weights_path() if pretrained is True else Path(pretrained)
     state = {k: v for k, v in read_weights(path, name)[0].items() if not k.startswith("head.")}
     try: backbone.load_state_dict(state)
-    except RuntimeError as e: raise MicaclError(f"{path}: the tensors don't fit {name} ({str(e)[:200]}); make the file anew with `micacl pretrain`") from None
+    except RuntimeError as e:
+        raise MicaclError(f"{path}: the tensors don't fit {name} ({str(e)[:200]}); make the file anew with `micacl "
+                          "pretrain`") from None
     return backbone

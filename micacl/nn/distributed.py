@@ -24,9 +24,11 @@ def check_batch(
     if batch_size % processes:
         below = batch_size // processes * processes
         fits = f"{below} or {below + processes}" if below else processes
-        raise MicaclError(f"batch_size: expected a multiple of {processes}, the number of processes that share it, found {batch_size}; take {fits}")
+        raise MicaclError(f"batch_size: expected a multiple of {processes}, the number of processes that share it, "
+                          f"found {batch_size}; take {fits}")
     if processes > 1 and n_clips is not None and n_clips < batch_size:
-        raise MicaclError(f"batch_size: expected at most the {n_clips} clips that are trained on, where {processes} processes share a batch, found {batch_size}; take a smaller batch, or one process")
+        raise MicaclError(f"batch_size: expected at most the {n_clips} clips that are trained on, where {processes} "
+                          f"processes share a batch, found {batch_size}; take a smaller batch, or one process")
 
 # %% ../../nbs/library/processes.ipynb #299ee52d
 def n_processes() -> int:
@@ -53,13 +55,15 @@ class WholeBatchNorm(_BatchNorm):
     def forward(self, x):   # (B_r,C,...), the part of this process -> the same shape
         "In training, normalised over the batch of all processes; else as any batch norm."
         if not self.training or n_processes() == 1: return super().forward(x)
-        axes, column = [0, *range(2, x.ndim)], (-1, *[1] * (x.ndim - 2))                       # a number a channel: (C,1,1,1)
+        # a number a channel: (C,1,1,1)
+        axes, column = [0, *range(2, x.ndim)], (-1, *[1] * (x.ndim - 2))
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         total = _Total.apply(torch.cat([wide.sum(axes), wide.new_tensor([x.numel() / x.shape[1]])]))
         n, mu = total[-1].detach(), total[:-1] / total[-1].detach()
         d = wide - mu.view(column)
         var = _Total.apply(d.square().sum(axes)) / n
-        if self.track_running_stats: self._remember(mu.detach(), var.detach() * n / (n - 1))   # unbiased, as nn.BatchNorm keeps it
+        if self.track_running_stats:
+            self._remember(mu.detach(), var.detach() * n / (n - 1))   # unbiased, as nn.BatchNorm keeps it
         out = d * (var + self.eps).rsqrt().view(column)
         return (out * self.weight.view(column) + self.bias.view(column) if self.affine else out).to(x.dtype)
 

@@ -47,9 +47,12 @@ def number_table(
     rows,      # of texts or numbers; the first of each is its header
 ) -> str:      # HTML
     "A table with a caption and header cells, so that a screen reader can say where it is."
-    body = "".join(tag("tr", tag("th", escape(str(r[0])), scope="row"), *(tag("td", escape(str(c))) for c in r[1:])) for r in rows)
-    heads = tag("thead", tag("tr", *(tag("th", escape(h), scope="col") if h else "<td></td>" for h in head))) if head else ""
-    return tag("div", tag("table", tag("caption", escape(caption)), heads, tag("tbody", body)), class_="scroll", tabindex=0)
+    body = "".join(tag("tr", tag("th", escape(str(r[0])), scope="row"), *(tag("td", escape(str(c))) for c in r[1:]))
+                   for r in rows)
+    heads = (tag("thead", tag("tr", *(tag("th", escape(h), scope="col") if h else "<td></td>" for h in head))) if head
+             else "")
+    return tag("div", tag("table", tag("caption", escape(caption)), heads, tag("tbody", body)), class_="scroll",
+               tabindex=0)
 
 def details(summary, *content) -> str:   # text, HTML -> HTML
     "HTML that opens at a click."
@@ -81,7 +84,8 @@ def moving_picture(
     frames = np.asarray(frames)
     step = -(-len(frames) // 32)
     still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{webp(frames[len(frames) // 2:][:1])}">'
-    return tag("picture", still, f'<img src="{webp(frames[::step], 80 * step)}" alt="{escape(alt)}" width="128" height="128">')
+    return tag("picture", still, f'<img src="{webp(frames[::step], 80 * step)}" alt="{escape(alt)}" width="128" '
+                                 'height="128">')
 
 # %% ../../nbs/library/html.ipynb #f45e5bb3
 def inline_svg(
@@ -94,12 +98,16 @@ def inline_svg(
     f = io.StringIO()
     fig.savefig(f, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", f.getvalue()[f.getvalue().index("<svg"):], flags=re.S)
-    ids = {}                                                                        # matplotlib's ids are random; numbers are not
+    # matplotlib's ids are random; numbers are not
+    ids = {}
     svg = re.sub(r'(\bid="|href="#|url\(#)([^")]+)', lambda m: f"{m[1]}{key}-{ids.setdefault(m[2], len(ids))}", svg)
-    svg = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda m: _recode(m[1]), svg).replace(INK, "currentColor")
+    svg = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda m: _recode(m[1]), svg).replace(INK,
+        "currentColor")
     width = float(re.findall(r'width="([\d.]+)pt"', svg)[0]) * 4 / 3
-    svg = f'<svg role="img" aria-label="{escape(alt)}" style="min-width:{.6 * width:.0f}px;max-width:{width:.0f}px"' + re.sub(r' (width|height)="[\d.]+pt"', "", svg[4:], count=2)
-    return tag("div", svg, class_="scroll", tabindex=0)        # on a phone a wide figure scrolls, rather than shrink until nobody can read it
+    svg = (f'<svg role="img" aria-label="{escape(alt)}" style="min-width:{.6 * width:.0f}px;max-width:{width:.0f}px"'
+           + re.sub(r' (width|height)="[\d.]+pt"', "", svg[4:], count=2))
+    # on a phone a wide figure scrolls, rather than shrink until nobody can read it
+    return tag("div", svg, class_="scroll", tabindex=0)
 
 def _recode(png64):
     from PIL import Image
@@ -141,8 +149,10 @@ def html_page(
 ) -> str:        # a file
     "A whole page in one file, which may load nothing from anywhere."
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1">{tag("title", escape(title))}{tag("style", _CSS)}</head>\n'
+    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+            f'content="{policy}">'
+            f'<meta name="viewport" '
+            f'content="width=device-width,initial-scale=1">{tag("title", escape(title))}{tag("style", _CSS)}</head>\n'
             f'<body>{tag("header", tag("h1", escape(title)), paragraph(lead))}\n{tag("main", *sections)}</body></html>\n')
 
 # %% ../../nbs/library/html.ipynb #5243c656

@@ -26,9 +26,11 @@ MARKERS = ("o", "s", "D", "^", "v", "P")     # a second cue beside the colour
 GROUPS = dict(head=OKABE_ITO["blue"], medium=OKABE_ITO["sky"], tail=OKABE_ITO["vermillion"])
 
 # %% ../../nbs/library/plots.ipynb #c12b8015
-STYLE: dict = {"figure.dpi": 80, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titleweight": "bold",
+STYLE: dict = {"figure.dpi": 80, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
+               "axes.titleweight": "bold",
                "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK,
-               "text.color": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False, "image.cmap": "viridis",
+               "text.color": INK, "xtick.color": INK, "ytick.color": INK, "legend.frameon": False,
+               "image.cmap": "viridis",
                "axes.prop_cycle": cycler(color=SERIES)}
 
 def style():   # a context manager
@@ -74,7 +76,8 @@ def _frames(video):
     v = np.asarray(video.detach().cpu() if hasattr(video, "detach") else video)
     if v.ndim == 4 and v.shape[-1] not in (1, 3) and v.shape[1] in (1, 3): v = v.transpose(0, 2, 3, 1)
     if v.ndim != 4 or v.shape[-1] not in (1, 3) or not len(v):
-        raise MicaclError(f"video: expected shape (T,C,H,W) or (T,H,W,C) with 1 or 3 channels, found {v.shape}; pass one clip, not a batch")
+        raise MicaclError(f"video: expected shape (T,C,H,W) or (T,H,W,C) with 1 or 3 channels, found {v.shape}; pass "
+                          "one clip, not a batch")
     if v.dtype != np.uint8: v = np.clip(np.nan_to_num(v.astype(float)) * 255, 0, 255).round().astype(np.uint8)
     return np.repeat(v, 3, axis=-1) if v.shape[-1] == 1 else v
 
@@ -135,14 +138,18 @@ def plot_curves(
     title: str = "Learning curves",    # above the left panel
 ) -> Figure:                           # losses left, scores (UAR, WAR, accuracy) right
     "Losses and scores over the epochs; every number whose name says what it is."
-    numeric = dict.fromkeys(k for r in rows for k, v in r.items() if isinstance(v, (int, float)) and not isinstance(v, bool))   # in order
-    losses, scores = ([k for k in numeric if words & set(k.split("_"))] for words in ({"loss", "ce", "mccl"}, {"uar", "war", "accuracy"}))
+    # in order
+    numeric = dict.fromkeys(k for r in rows for k, v in r.items() if isinstance(v, (int, float))
+                            and not isinstance(v, bool))
+    losses, scores = ([k for k in numeric if words & set(k.split("_"))]
+                      for words in ({"loss", "ce", "mccl"}, {"uar", "war", "accuracy"}))
     fig, axes = _new(8, 2.7, ncols=2)
     for ax, names, head, y in ((axes[0], losses, title, "loss"), (axes[1], scores, "Scores", "%")):
         for i, k in enumerate(names):
             points = [(r["epoch"], r[k]) for r in rows if isinstance(r.get(k), (int, float))]
             e, v = np.array(points, float).T
-            ax.plot(e, v * 100 if y == "%" else v, color=SERIES[i % 6], marker=MARKERS[i % 6], ms=4, lw=1.5, label=_text(k.replace("_", " ")))
+            ax.plot(e, v * 100 if y == "%" else v, color=SERIES[i % 6], marker=MARKERS[i % 6], ms=4, lw=1.5,
+                    label=_text(k.replace("_", " ")))
         _label(ax, head, "epoch", y)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if names: _legend(ax)
@@ -168,10 +175,13 @@ def plot_confusion(
 
 # %% ../../nbs/library/plots.ipynb #8d34fc07
 def _heat(ax, values, texts):
-    "Cells of a matrix in viridis from 0 to 1, the text in the colour that can be read on it; vectors, so sharp at any size."
+    """Cells of a matrix in viridis from 0 to 1, the text in the colour that can be read on it; vectors, so sharp at
+    any size."""
     ax.pcolormesh(values, cmap="viridis", vmin=0, vmax=1, edgecolors="none")
     for (i, j), v in np.ndenumerate(values):
-        if texts[i][j]: ax.text(j + .5, i + .5, texts[i][j], ha="center", va="center", fontsize=9, color="black" if v > .6 else "white")
+        if texts[i][j]:
+            ax.text(j + .5, i + .5, texts[i][j], ha="center", va="center", fontsize=9,
+                    color="black" if v > .6 else "white")
     ax.invert_yaxis()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -228,7 +238,9 @@ def plot_weights(
     "Frames in a strip, the instance weights under them, beside the true apex."
     frames, w = _frames(video), np.asarray(weights, float)
     T, N = len(frames), len(w)
-    if w.ndim != 1 or N == 0 or T % N: raise MicaclError(f"weights: expected N weights with T = {T} frames a multiple of N, found shape {w.shape}; pass one clip")
+    if w.ndim != 1 or N == 0 or T % N:
+        raise MicaclError(f"weights: expected N weights with T = {T} frames a multiple of N, found shape {w.shape}; "
+                          "pass one clip")
     fig = BookFigure(figsize=(8, 2.6), dpi=STYLE["figure.dpi"], layout="constrained")
     top, ax = fig.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
     for a in (top, ax): _dress(a)
@@ -241,7 +253,8 @@ def plot_weights(
     ax.set_xticklabels([f"instance {i + 1}\n{v:.2f}" for i, v in enumerate(w)])
     _label(top, title); _label(ax, ylabel="weight")
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    fig.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=3, frameon=False, fontsize=9,
+               labelcolor=INK)
     return fig
 
 # %% ../../nbs/library/plots.ipynb #02e18254
@@ -249,7 +262,8 @@ def _apex_band(ax, apex):
     "A thick line under the bars wherever the apex is."
     edges = np.flatnonzero(np.diff(np.r_[0, apex.astype(int), 0]))
     for k, (a, b) in enumerate(zip(edges[::2], edges[1::2])):
-        ax.plot([a + .1, b - .1], [-.06, -.06], color=OKABE_ITO["vermillion"], lw=5, solid_capstyle="butt", label=None if k else "true apex")
+        ax.plot([a + .1, b - .1], [-.06, -.06], color=OKABE_ITO["vermillion"], lw=5, solid_capstyle="butt",
+                label=None if k else "true apex")
 
 # %% ../../nbs/library/plots.ipynb #f6d7aac9
 def plot_schedule(
@@ -273,7 +287,9 @@ def explore_weights(
 ):                    # the function that `interact` returns
     "A slider over clips, each drawn by `plot_weights` (needs ipywidgets)."
     try: from ipywidgets import IntSlider, interact
-    except ImportError: raise MicaclError("explore_weights: needs ipywidgets, which is not installed; pip install 'micacl[notebooks]'") from None
+    except ImportError:
+        raise MicaclError("explore_weights: needs ipywidgets, which is not installed; pip install 'micacl[notebooks]'") from None
     pick = lambda items, i: items[i] if items is not None else None
-    def page(clip): return plot_weights(videos[clip], weights[clip], pick(apexes, clip), pick(titles, clip) or f"clip {clip}")
+    def page(clip):
+        return plot_weights(videos[clip], weights[clip], pick(apexes, clip), pick(titles, clip) or f"clip {clip}")
     return interact(page, clip=IntSlider(0, 0, len(videos) - 1))

@@ -27,19 +27,25 @@ from .plots import plot_confusion, plot_curves, plot_long_tail, plot_recalls, pl
 from .html import details, figure, html_page, inline_svg, moving_picture, note, number_table, paragraph, percent, section, tag
 
 # %% ../../nbs/library/report.ipynb #f31ef075
-NAMES = dict(micacl="MICACL", m3dfel="M3DFEL", mean="mean pooling", max="max pooling", attention="attention pooling", synfew="SynFEW")
+NAMES = dict(micacl="MICACL", m3dfel="M3DFEL", mean="mean pooling", max="max pooling", attention="attention pooling",
+             synfew="SynFEW")
 
 def _read_run(run):
     "config.json, results.json, metrics.jsonl and predictions.npz of a run folder."
     run = Path(run)
     info = read_json(run / "config.json")
-    if not (run / "results.json").exists(): raise MicaclError(f"{run}: expected a finished run, found no results.json; go on with the training, or evaluate the run")
+    if not (run / "results.json").exists():
+        raise MicaclError(f"{run}: expected a finished run, found no results.json; go on with the training, or "
+                          "evaluate the run")
     results = read_json(run / "results.json")
     try:
         with np.load(run / "predictions.npz", allow_pickle=False) as z: predictions = {k: z[k] for k in z.files}
-    except (OSError, ValueError) as e: raise MicaclError(f"{run / 'predictions.npz'}: expected the scores of the test clips, found none that can be read ({e}); evaluate the run again") from None
+    except (OSError, ValueError) as e:
+        raise MicaclError(f"{run / 'predictions.npz'}: expected the scores of the test clips, found none that can be "
+                          f"read ({e}); evaluate the run again") from None
     tests, contents = results["tests"], {row["id"]: row["content"] for row in recorded_clips(run) or ()}
-    return SimpleNamespace(path=run, info=info, contents=contents, results=results, tests=tests, predictions=predictions, classes=info["classes"],
+    return SimpleNamespace(path=run, info=info, contents=contents, results=results, tests=tests,
+                           predictions=predictions, classes=info["classes"],
                            rows=read_history(run), name=NAMES.get(results["model"], results["model"]),
                            main="test_balanced" if "test_balanced" in tests else next(iter(tests)))
 
@@ -48,12 +54,14 @@ def _bar(value, interval, chance, kind):
     "A line from 0 to 100 % with the interval, the value and the chance level; the numbers stand beside it as text."
     at = lambda x: f"{100 * (x or 0):.1f}%"
     low, high = interval or (value, value)
-    return tag("div", f'<i class="range" style="left:{at(low)};width:{at((high or 0) - (low or 0))}"></i><i class="dot" style="left:{at(value)}"></i>'
+    return tag("div", f'<i class="range" style="left:{at(low)};width:{at((high or 0) - (low or 0))}"></i><i '
+                      f'class="dot" style="left:{at(value)}"></i>'
                 f'<i class="chance" style="left:{at(chance)}"></i>', class_=f"bar {kind}", aria_hidden="true")
 
 def _score(scores, metric, chance, kind):
     low, high = (scores.get("intervals") or {}).get(metric) or (None, None)
-    return tag("td", tag("b", percent(scores[metric])), tag("span", f" [{percent(low)}, {percent(high)}]"), _bar(scores[metric], (low, high), chance, kind), data_label=f"{metric.upper()}, %")
+    return tag("td", tag("b", percent(scores[metric])), tag("span", f" [{percent(low)}, {percent(high)}]"),
+               _bar(scores[metric], (low, high), chance, kind), data_label=f"{metric.upper()}, %")
 
 def _headline(run, base):
     "A table a test set: UAR and WAR of the run, of the baseline and of chance."
@@ -61,14 +69,20 @@ def _headline(run, base):
     for name, s in run.tests.items():
         n = np.asarray(s["confusion"]).sum(1)
         uar0, war0 = 1 / np.count_nonzero(n), n.max() / n.sum()
-        rows = [(run.name, s, "ours")] + ([(base.name + " (baseline)", base.tests[name], "base")] if base and name in base.tests else [])
-        body = "".join(tag("tr", tag("th", escape(label), scope="row"), _score(x, "uar", uar0, kind), _score(x, "war", war0, kind)) for label, x, kind in rows)
+        rows = ([(run.name, s, "ours")] + ([(base.name + " (baseline)", base.tests[name], "base")] if base
+                                           and name in base.tests else []))
+        body = "".join(tag("tr", tag("th", escape(label), scope="row"), _score(x, "uar", uar0, kind),
+                           _score(x, "war", war0, kind)) for label, x, kind in rows)
         always = f"always “{run.classes[n.argmax()]}”"
-        body += tag("tr", tag("th", escape(always), scope="row"), tag("td", percent(uar0), data_label="UAR, %"), tag("td", percent(war0), data_label="WAR, %"), class_="always")
+        body += tag("tr", tag("th", escape(always), scope="row"), tag("td", percent(uar0), data_label="UAR, %"),
+                    tag("td", percent(war0), data_label="WAR, %"), class_="always")
         heads = tag("tr", *(tag("th", h, scope="col") for h in ("model", "UAR, %", "WAR, %")))
-        out.append(tag("div", tag("table", tag("caption", escape(f"{name}: {s['n_test']} clips")), tag("thead", heads), tag("tbody", body)), class_="card"))
-    return section("Result", tag("div", *out, class_="cards"), note("UAR: mean of the recalls of all classes. WAR: share of all clips that were named rightly. "
-                    "In brackets the 95 % interval over the test clips; the dashed mark is chance."), _difference(run, base))
+        out.append(tag("div", tag("table", tag("caption", escape(f"{name}: {s['n_test']} clips")), tag("thead", heads),
+                                  tag("tbody", body)), class_="card"))
+    return section("Result", tag("div", *out, class_="cards"),
+                   note("UAR: mean of the recalls of all classes. WAR: share of all clips that were named rightly. "
+                    "In brackets the 95 % interval over the test clips; the dashed mark is chance."),
+                    _difference(run, base))
 
 # %% ../../nbs/library/report.ipynb #7b2197ea
 def paired_difference(
@@ -78,7 +92,8 @@ def paired_difference(
     draws: int = 2000,  # resampled test sets
     seed: int = 0,      # same seed, same interval
 ) -> tuple:             # (difference of the UARs, lower end, upper end of the 95 % interval)
-    "UAR of the first minus UAR of the second, with an interval over the clips they share: that of `metrics`, for one run of each."
+    """UAR of the first minus UAR of the second, with an interval over the clips they share: that of `metrics`, for
+    one run of each."""
     r = method_difference(y, [first], [second], int(np.max(y)) + 1, draws=draws, seed=seed)
     return (r["difference"], *r["interval"])
 
@@ -94,39 +109,54 @@ def _difference(run, base):
     if base is None or run.main not in base.tests: return ""
     a, b = _answers(run, run.main), _answers(base, run.main)
     shared = [k for k in a if k in b and a[k][0] == b[k][0]]
-    if not shared or run.tests[run.main].get("clips") != base.tests[run.main].get("clips"): return note("The baseline was tested on other clips: no difference is computed.")
+    if not shared or run.tests[run.main].get("clips") != base.tests[run.main].get("clips"):
+        return note("The baseline was tested on other clips: no difference is computed.")
     d, low, high = paired_difference([a[k][0] for k in shared], [a[k][1] for k in shared], [b[k][1] for k in shared])
-    verdict = "The interval holds 0: from these clips alone the two can’t be told apart." if low <= 0 <= high else "The interval does not hold 0."
-    return paragraph(f"UAR of {run.name} minus UAR of {base.name} on {run.main}: {100 * d:+.1f} points, 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}], "
-              f"paired over {len(shared)} clips. {verdict} Another seed of the training may move it further than another draw of the clips.")
+    verdict = ("The interval holds 0: from these clips alone the two can’t be told apart." if low <= 0 <= high
+               else "The interval does not hold 0.")
+    return paragraph(f"UAR of {run.name} minus UAR of {base.name} on {run.main}: {100 * d:+.1f} points, 95 % interval "
+                     f"[{100 * low:+.1f}, {100 * high:+.1f}], "
+              f"paired over {len(shared)} clips. {verdict} Another seed of the training may move it further than "
+              "another draw of the clips.")
 
 # %% ../../nbs/library/report.ipynb #32b09439
 def _what_was_run(run, base):
     "The command, what differs from the defaults, data and versions."
     i, default = run.info, Config().to_dict()
-    changed = ", ".join(f"{k} = {v}" for k, v in i["config"].items() if v != (list(default[k]) if isinstance(default.get(k), tuple) else default.get(k)))
+    changed = ", ".join(f"{k} = {v}" for k, v in i["config"].items()
+                        if v != (list(default[k]) if isinstance(default.get(k), tuple) else default.get(k)))
     rows = [("model", f"{run.name}, {i['config']['backbone']}"), ("changed from the defaults", changed or "nothing"),
-            ("data", f"{NAMES.get(i['dataset'], i['dataset'])}, {i['n_train']} clips to train on, {i['n_validation']} to watch" + ("" if i["fold"] is None else f", fold {i['fold']} to test on")),
-            ("seed", i["config"]["seed"]), ("epochs", run.results["epoch"]), ("micacl", i["version"]), ("command", i["command"])]
-    if base: rows.insert(1, ("baseline", f"{base.name}, {base.info['config']['backbone']}, {base.results['epoch']} epochs, seed {base.info['config']['seed']}"))
+            ("data", f"{NAMES.get(i['dataset'], i['dataset'])}, {i['n_train']} clips to train on, {i['n_validation']} "
+                     "to watch" + ("" if i["fold"] is None else f", fold {i['fold']} to test on")),
+            ("seed", i["config"]["seed"]), ("epochs", run.results["epoch"]), ("micacl", i["version"]),
+            ("command", i["command"])]
+    if base:
+        rows.insert(1, ("baseline", f"{base.name}, {base.info['config']['backbone']}, {base.results['epoch']} epochs, "
+                                    f"seed {base.info['config']['seed']}"))
     return section("What was run", tag("div", number_table("Settings, data and versions", (), rows), class_="facts"))
 
 # %% ../../nbs/library/report.ipynb #caf7ac69
 def _frames(run, clip):
     "The frames of a clip; None if they can't be read, or are not those that the run has seen."
-    try: return np.asarray(read_frames(clip.path)) if run.contents.get(clip.id) in (None, clip_content(clip.path)) else None
+    try: return np.asarray(read_frames(clip.path)) if run.contents.get(clip.id) in (None,
+        clip_content(clip.path)) else None
     except (MicaclError, OSError): return None
 
 def _samples(run, table):
     "A moving picture of each class."
-    if table is None: return section("What the clips look like", note("The data folder is not here, so there are no pictures."))
+    if table is None:
+        return section("What the clips look like", note("The data folder is not here, so there are no pictures."))
     train, out = table.protocol(run.info["fold"])[0], []
     for c, name in enumerate(run.classes):
         mine = np.flatnonzero(train.labels == c)
         order = mine[Stream(run.info["config"]["seed"], "report", c).permutation(len(mine))]
-        clip, frames = next(((train[int(k)], f) for k in order[:5] if (f := _frames(run, train[int(k)])) is not None), (None, None))
-        if clip: out.append(tag("figure", moving_picture(frames, f"Clip {clip.id} of the training set, labelled {name}"), tag("figcaption", tag("b", escape(name)), escape(f" {clip.id}"))))
-    return section("What the clips look like", tag("div", *out, class_="clips"), note("A training clip of each class, chosen at random. The label is the data set’s, right or wrong."))
+        clip, frames = next(((train[int(k)], f) for k in order[:5] if (f := _frames(run, train[int(k)])) is not None),
+                            (None, None))
+        if clip:
+            out.append(tag("figure", moving_picture(frames, f"Clip {clip.id} of the training set, labelled {name}"),
+                           tag("figcaption", tag("b", escape(name)), escape(f" {clip.id}"))))
+    return section("What the clips look like", tag("div", *out, class_="clips"),
+                   note("A training clip of each class, chosen at random. The label is the data set’s, right or wrong."))
 
 def _tail(run):
     "The counts that the losses saw."
@@ -134,17 +164,22 @@ def _tail(run):
     pairs = sorted(zip(run.classes, n_c), key=lambda p: -p[1])
     alt = "Bar chart of the training clips per class: " + ", ".join(f"{c} {n}" for c, n in pairs)
     share = lambda n: percent(n / sum(n_c))
-    return section("The long tail", figure(inline_svg(plot_long_tail(n_c, run.classes), alt, "tail"), "Clips that the model was trained on, most frequent class first.",
-                    details("The numbers", number_table("Training clips per class", ("class", "clips", "% of all"), [(c, n, share(n)) for c, n in pairs]))))
+    return section("The long tail", figure(inline_svg(plot_long_tail(n_c, run.classes), alt, "tail"),
+                                           "Clips that the model was trained on, most frequent class first.",
+                    details("The numbers", number_table("Training clips per class", ("class", "clips", "% of all"),
+                                                        [(c, n, share(n)) for c, n in pairs]))))
 
 # %% ../../nbs/library/report.ipynb #e0c441bb
 def _curves(run):
     "Learning curves of metrics.jsonl."
     if not run.rows: return ""
     names, cell = list(run.rows[0]), lambda v: f"{v:.4g}" if isinstance(v, float) else "–" if v is None else v
-    alt = "Learning curves: " + "; ".join(f"{k} from {cell(run.rows[0][k])} to {cell(run.rows[-1].get(k))}" for k in names if k in ("loss", "val_uar", "val_war"))
+    alt = ("Learning curves: " + "; ".join(f"{k} from {cell(run.rows[0][k])} to {cell(run.rows[-1].get(k))}"
+                                           for k in names if k in ("loss", "val_uar", "val_war")))
     rows = [[cell(r.get(k)) for k in names] for r in run.rows]
-    return section("Learning", figure(inline_svg(plot_curves(run.rows, "Losses"), alt, "curves"), "Training losses left, scores on the validation clips right. The last epoch was tested, not the best one.",
+    return section("Learning", figure(inline_svg(plot_curves(run.rows, "Losses"), alt, "curves"),
+                                      "Training losses left, scores on the validation clips right. The last epoch was "
+                                      "tested, not the best one.",
                     details("The numbers", number_table("Every epoch", names, rows))))
 
 def _confusions(run):
@@ -152,22 +187,34 @@ def _confusions(run):
     m, C = run.tests[run.main]["confusion"], run.classes
     off = [(m[i][j], a, b) for i, a in enumerate(C) for j, b in enumerate(C) if i != j]
     worst = "; ".join(f"{a} called {b}: {k}" for k, a, b in sorted(off, key=lambda t: -t[0])[:3])
-    return section("What is taken for what", figure(inline_svg(plot_confusion(m, C, f"Confusion on {run.main}"), f"Confusion matrix. Most frequent mistakes: {worst}", "confusion"),
-                    f"Most frequent mistakes, in clips: {worst}.", details("The numbers", number_table("Clips; rows are the true classes, columns the predicted ones", ("", *C), [(c, *r) for c, r in zip(C, m)]))))
+    return section("What is taken for what", figure(inline_svg(plot_confusion(m, C, f"Confusion on {run.main}"),
+                                                               f"Confusion matrix. Most frequent mistakes: {worst}",
+                                                               "confusion"),
+                    f"Most frequent mistakes, in clips: {worst}.",
+                    details("The numbers", number_table("Clips; rows are the true classes, columns the predicted ones",
+                                                        ("", *C), [(c, *r) for c, r in zip(C, m)]))))
 
 def _recalls(run, base):
     "Recall per class of the run and its baseline, most frequent class on top."
-    runs = {r.name if r is run else f"{r.name} (baseline)": r.tests[run.main] for r in (run, base) if r and run.main in r.tests}
+    runs = {r.name if r is run else f"{r.name} (baseline)": r.tests[run.main] for r in (run, base) if r
+            and run.main in r.tests}
     order = [run.classes[c] for c in np.argsort(-np.asarray(run.info["train_counts"]), kind="stable")]
-    boxes = {k: {c: v for c, v in (s["intervals"].get("recall") or {}).items() if v and None not in v} for k, s in runs.items()}
-    text = lambda k, c: percent(runs[k]["recall"][c]) + ("" if c not in boxes[k] else " [{}, {}]".format(*map(percent, boxes[k][c])))
+    boxes = {k: {c: v for c, v in (s["intervals"].get("recall") or {}).items() if v and None not in v} for k,
+             s in runs.items()}
+    text = lambda k, c: percent(runs[k]["recall"][c]) + ("" if c not in boxes[k]
+                                                         else " [{}, {}]".format(*map(percent, boxes[k][c])))
     groups = [(g, *(percent(s.get(g)) for s in runs.values())) for g in ("head", "medium", "tail")]
-    alt = "Recall per class. " + "; ".join(f"{k}: " + ", ".join(f"{c} {percent(s['recall'][c])} %" for c in order) for k, s in runs.items())
+    alt = ("Recall per class. " + "; ".join(f"{k}: " + ", ".join(f"{c} {percent(s['recall'][c])} %" for c in order)
+                                            for k, s in runs.items()))
     caption = "The most frequent class of the training set on top; whiskers are 95 % intervals over the test clips."
-    if any(lo == hi for box in boxes.values() for lo, hi in box.values()): caption += " Where all or none were found, the bootstrap sees no spread and the whisker has no length; that is not certainty."
+    if any(lo == hi for box in boxes.values() for lo, hi in box.values()):
+        caption += (" Where all or none were found, the bootstrap sees no spread and the whisker has no length; that "
+                    "is not certainty.")
     fig = plot_recalls({k: s["recall"] for k, s in runs.items()}, boxes, order, f"Recall per class on {run.main}")
     return section("Recall, class by class", figure(inline_svg(fig, alt, "recalls"), caption,
-                    number_table("Mean recall of the groups, %", ("", *runs), groups), details("The numbers", number_table("Recall, % (95 % interval)", ("class", *runs), [(c, *(text(k, c) for k in runs)) for c in order]))))
+                    number_table("Mean recall of the groups, %", ("", *runs), groups),
+                    details("The numbers", number_table("Recall, % (95 % interval)", ("class", *runs),
+                                                        [(c, *(text(k, c) for k in runs)) for c in order]))))
 
 # %% ../../nbs/library/report.ipynb #61952e06
 def _choose(run, n=3):
@@ -186,7 +233,8 @@ def _weights(run, table):
     "Frames, weights and the true apex of some clips, right ones and wrong ones."
     p, s = run.predictions, run.tests[run.main]
     if table is None: return ""
-    if np.ptp(p["weights"]) < 1e-6: return section("Where the model looks", paragraph("This model gives every instance the same weight."))
+    if np.ptp(p["weights"]) < 1e-6:
+        return section("Where the model looks", paragraph("This model gives every instance the same weight."))
     clips, truth, out = {c.id: c for c in table}, _truth(table) if "positive" in p else {}, []
     for k in _choose(run):
         clip, answer = clips.get(str(p["id"][k])), run.classes[p["logits"][k].argmax()]
@@ -196,13 +244,19 @@ def _weights(run, table):
         known = truth.get(clip.id)
         apex = known.apex[at] if known is not None and len(known.apex) == len(frames) else None
         true, w = run.classes[p["y"][k]], ", ".join(f"{v:.2f}" for v in p["weights"][k])
-        alt = f"{len(at)} frames of clip {clip.id} with instance weights {w}" + ("" if apex is None else f"; the apex covers {int(apex.sum())} of the frames")
+        alt = (f"{len(at)} frames of clip {clip.id} with instance weights {w}"
+               + ("" if apex is None else f"; the apex covers {int(apex.sum())} of the frames"))
         picture = inline_svg(plot_weights(frames[at], p["weights"][k], apex), alt, f"w{k}")
         verdict = tag("b", "right" if answer == true else "wrong", class_="right" if answer == true else "wrong")
-        out.append(tag("figure", tag("figcaption", verdict, escape(f" Clip {clip.id}: {true}, named {answer}.")), picture))
+        out.append(tag("figure", tag("figcaption", verdict, escape(f" Clip {clip.id}: {true}, named {answer}.")),
+                       picture))
     auc = s.get("instance_auc")
-    text = "" if auc is None else paragraph(f"On {s['instance_auc_clips']} clips of {run.main} in which some instances lie in the apex and others do not, a random apex instance outweighs a random other one in {percent(auc)} % of the cases (instance AUC; 50 % is chance).")
-    return section("Where the model looks", text, *out, note("Chosen at random among the clips named rightly and wrongly. The weights say what the model used, not why."))
+    text = ("" if auc is None else paragraph(f"On {s['instance_auc_clips']} clips of {run.main} in which some "
+                                             f"instances lie in the apex and others do not, a random apex instance "
+                                             f"outweighs a random other one in {percent(auc)} % of the cases (instance "
+                                             "AUC; 50 % is chance)."))
+    return section("Where the model looks", text, *out, note("Chosen at random among the clips named rightly and "
+                                                             "wrongly. The weights say what the model used, not why."))
 
 def _truth(table):
     try: return read_truth(table.root)
@@ -212,14 +266,20 @@ def _truth(table):
 def _limits(run, table):
     "Skipped clips and the honest small print."
     skipped = run.results.get("skipped") or []
-    listed = tag("ul", *(tag("li", escape(x)) for x in skipped[:50]), *([tag("li", f"… and {len(skipped) - 50} more")] if len(skipped) > 50 else []))
+    listed = tag("ul", *(tag("li", escape(x)) for x in skipped[:50]),
+                 *([tag("li", f"… and {len(skipped) - 50} more")] if len(skipped) > 50 else []))
     n = {name: dict(zip(run.classes, np.asarray(s["confusion"]).sum(1).tolist())) for name, s in run.tests.items()}
-    few = [f"{name}: the smallest class, {min(k, key=k.get)}, has {min(k.values())} test clip{'' if min(k.values()) == 1 else 's'}." for name, k in n.items()]
-    limits = [*few, "One seed was trained. The intervals are over test clips; they do not hold the spread between seeds."]
+    few = [f"{name}: the smallest class, {min(k, key=k.get)}, has {min(k.values())} test "
+           f"clip{'' if min(k.values()) == 1 else 's'}." for name, k in n.items()]
+    limits = [*few, "One seed was trained. The intervals are over test clips; they do not hold the spread "
+                    "between seeds."]
     if run.info["dataset"] == "synfew":
         made = read_json(table.root / "synfew.json") if table is not None else {}
-        limits.insert(0, "The faces are drawn by a program. Scores on SynFEW are never comparable with scores on DFEW, FERV39k or any other faces of people.")
-        if "label_noise" in made: limits.append(f"{percent(made['label_noise'])} % of the training labels differ from what the face was made to show, because the annotators are simulated with their errors.")
+        limits.insert(0, "The faces are drawn by a program. Scores on SynFEW are never comparable with scores on DFEW, "
+                         "FERV39k or any other faces of people.")
+        if "label_noise" in made:
+            limits.append(f"{percent(made['label_noise'])} % of the training labels differ from what the face was made "
+                          "to show, because the annotators are simulated with their errors.")
     return (section("What was skipped", listed if skipped else paragraph("Nothing: every clip could be used."))
             + section("Limits", tag("ul", *(tag("li", escape(x)) for x in limits))))
 
@@ -232,27 +292,34 @@ def write_report(
 ) -> Path:             # the file: one HTML page, no other file and no network needed
     "Write the report of a run."
     r, base = _read_run(run), None if baseline is None else _read_run(baseline)
-    if base and base.classes != r.classes: raise MicaclError(f"{baseline}: expected the classes of {run} ({', '.join(r.classes)}), found {', '.join(base.classes)}; give a run on the same data")
+    if base and base.classes != r.classes:
+        raise MicaclError(f"{baseline}: expected the classes of {run} ({', '.join(r.classes)}), found "
+                          f"{', '.join(base.classes)}; give a run on the same data")
     where = Path(data or r.info["data"])
     table = load_table(where) if data is not None else _still_there(where, r.info)
     s, dataset = r.tests[r.main], NAMES.get(r.info["dataset"], r.info["dataset"])
-    lead = (f"{r.name} was trained to tell {len(r.classes)} expressions apart in short videos of faces. On {s['n_test']} clips that it had not seen ({r.main}) "
-            f"it reached a UAR of {percent(s['uar'])} % and a WAR of {percent(s['war'])} %." + (f" Beside it stands {base.name}, the baseline." if base else ""))
-    page = html_page(f"{r.name} on {dataset}", lead, _headline(r, base), _what_was_run(r, base), _samples(r, table), _tail(r), _curves(r),
+    lead = (f"{r.name} was trained to tell {len(r.classes)} expressions apart in short videos of faces. On "
+            f"{s['n_test']} clips that it had not seen ({r.main}) "
+            f"it reached a UAR of {percent(s['uar'])} % and a WAR of {percent(s['war'])} %."
+            + (f" Beside it stands {base.name}, the baseline." if base else ""))
+    page = html_page(f"{r.name} on {dataset}", lead, _headline(r, base), _what_was_run(r, base), _samples(r, table),
+                     _tail(r), _curves(r),
                  _confusions(r), _recalls(r, base), _weights(r, table), _limits(r, table))
     out = Path(out or r.path / "report.html")
     with atomic_write(out) as f: f.write(page)
     return out
 
 def _still_there(where, info):
-    "The clips that a run was trained on; None if they are gone or not what they were. The report needs them for pictures only."
+    """The clips that a run was trained on; None if they are gone or not what they were.
+    The report needs them for pictures only."""
     try: (table := load_table(where, info["dataset"])).protocol(info["fold"])
     except (MicaclError, OSError): return None
     return table if list(table.classes) == info["classes"] else None
 
 # %% ../../nbs/library/report.ipynb #4cc271d4
 DEMO = dict(data=dict(n_train=1000, n_test=350), run=dict(epochs=8))
-OWN = dict(micacl=dict(lr=3e-3, backbone_lr=0.3), mean=dict(lr=3e-2, backbone_lr=0.03, mccl_weight=0.0))   # rates that tuning chose, the same for both backbones
+# rates that tuning chose, the same for both backbones
+OWN = dict(micacl=dict(lr=3e-3, backbone_lr=0.3), mean=dict(lr=3e-2, backbone_lr=0.03, mccl_weight=0.0))
 
 def demo_config(
     model: str,               # micacl or mean
@@ -275,6 +342,8 @@ def demo(
     for step, model in enumerate(("micacl", "mean"), 2):
         say(f"{step}/4 training {NAMES[model]} in {out / model}")
         done = out / model / "results.json"
-        results[model] = read_json(done) if done.exists() else train(out / "synfew", out / model, demo_config(model, settings), resume=True, quiet=quiet)
+        results[model] = (read_json(done) if done.exists() else train(out / "synfew", out / model,
+            demo_config(model, settings), resume=True, quiet=quiet))
     say("4/4 writing the report")
-    return write_report(out / "micacl", out / "synfew", out / "mean", out / "report.html"), results["micacl"], results["mean"]
+    return write_report(out / "micacl", out / "synfew", out / "mean",
+                        out / "report.html"), results["micacl"], results["mean"]

@@ -35,7 +35,9 @@ def _result(r, where, test, method=None):
     if not isinstance(r, dict) or not isinstance(r.get("tests"), dict):
         raise MicaclError(f"{where}: expected the results of a run, found something else; "
                           "give a run folder, its results.json, or the folder of an experiment")
-    if test not in r["tests"]: raise MicaclError(f"{where}: expected a test set {test}, found {', '.join(r['tests']) or 'none'}; name one of these")
+    if test not in r["tests"]:
+        raise MicaclError(f"{where}: expected a test set {test}, found {', '.join(r['tests']) or 'none'}; name one "
+                          "of these")
     t, name = r["tests"][test], method or r.get("method") or r.get("model") or Path(where).stem
     try: classes, matrix = tuple(t["recall"]), np.array(t["confusion"], dtype=np.int64)
     except (KeyError, TypeError, ValueError) as e:
@@ -60,8 +62,12 @@ def _experiment(folder, test):
         if file.name not in s.get("runs", [file.name]): continue       # of other data
         r = _with(file, "method", "seed", "fold", "config")
         if r["method"] not in s["methods"] or r["seed"] not in spec["seeds"] or r["fold"] not in spec["folds"]: continue
-        if plain(r["config"]) == plain(configuration(spec, r["method"], r["seed"], s["methods"][r["method"]]["chosen"]).to_dict()): out.append(_result(r, file, test))
-    if not out: raise MicaclError(f"{folder}: expected runs of its summary.json in runs/, found none; run micacl experiment again")
+        if plain(r["config"]) == plain(configuration(spec, r["method"], r["seed"],
+                                                     s["methods"][r["method"]]["chosen"]).to_dict()):
+            out.append(_result(r, file, test))
+    if not out:
+        raise MicaclError(f"{folder}: expected runs of its summary.json in runs/, found none; run micacl "
+                          "experiment again")
     return out
 
 def _with(file, *keys):
@@ -71,7 +77,9 @@ def _with(file, *keys):
 
 # %% ../../nbs/library/tables.ipynb #3c62abcc
 def read_results(
-    *paths,               # run folders, results.json files, experiment folders; each may be written NAME=PATH, and NAME stands before the methods of an experiment
+    # run folders, results.json files, experiment folders; each may be written NAME=PATH, and NAME stands before the
+    # methods of an experiment
+    *paths,
     test: str = "test",   # the test set
 ) -> list:                # of `Result`, in the order given
     "Read what the runs measured."
@@ -79,18 +87,24 @@ def read_results(
     for text in map(str, paths):
         name, _, where = text.rpartition("=") if "=" in text and not os.path.exists(text) else ("", "", text)
         path = Path(where if os.path.exists(where) else os.path.expanduser(where))
-        if (path / "summary.json").is_file(): found = [replace(r, method=f"{name} {r.method}".strip()) for r in _experiment(path, test)]
+        if (path / "summary.json").is_file():
+            found = [replace(r, method=f"{name} {r.method}".strip()) for r in _experiment(path, test)]
         else: found = [_result(_read(path), path, test, name)]
         out += found
     for key, n in Counter((r.method, r.fold, r.seed) for r in out).items():
-        if n > 1: raise MicaclError(f"{key[0]}: expected one run of fold {key[1]} with seed {key[2]}, found {n}; tell the methods apart as NAME=PATH")
+        if n > 1:
+            raise MicaclError(f"{key[0]}: expected one run of fold {key[1]} with seed {key[2]}, found {n}; tell the "
+                              "methods apart as NAME=PATH")
     for r in out[1:]:
-        if r.classes != out[0].classes: raise MicaclError(f"{r.method}: expected the classes of {out[0].method} ({', '.join(out[0].classes)}), found {', '.join(r.classes)}; make a table for each")
+        if r.classes != out[0].classes:
+            raise MicaclError(f"{r.method}: expected the classes of {out[0].method} ({', '.join(out[0].classes)}), "
+                              f"found {', '.join(r.classes)}; make a table for each")
     tested: dict[tuple, Result] = {}
     for r in out:
         first = tested.setdefault((r.dataset, r.fold), r)
         if r.clips and first.clips and r.clips != first.clips:
-            raise MicaclError(f"{r.method}: expected the test clips of {first.method}, found others; make a table for each, or evaluate both on the same list")
+            raise MicaclError(f"{r.method}: expected the test clips of {first.method}, found others; make a table for "
+                              "each, or evaluate both on the same list")
     return out
 
 # %% ../../nbs/library/tables.ipynb #a4db17dd
@@ -117,7 +131,8 @@ def row_of(
         raise MicaclError(f"{name or 'matrix'}: expected counts {square}, one row a class, found {matrix!r:.60}")
     M = M.astype(np.int64)
     r, n = _recall_of(M), M.sum()
-    return Row(name, 100 * float(_mean(r)), 100 * float(M.trace() / n) if n else float("nan"), dict(zip(classes, (100 * r).tolist())), note=note)
+    return Row(name, 100 * float(_mean(r)), 100 * float(M.trace() / n) if n else float("nan"),
+               dict(zip(classes, (100 * r).tolist())), note=note)
 
 def mean_row(rows, name: str, note: str = "") -> Row:
     "The mean of rows; a class without clips in a fold is left out of its own mean."
@@ -125,7 +140,8 @@ def mean_row(rows, name: str, note: str = "") -> Row:
         v = np.array([x for x in values if x == x], dtype=float)
         return float(v.mean()) if len(v) else float("nan")
     classes = dict.fromkeys(c for r in rows for c in r.recall)
-    return Row(name, mean([r.uar for r in rows]), mean([r.war for r in rows]), {c: mean([r.recall.get(c, float("nan")) for r in rows]) for c in classes}, note=note)
+    return Row(name, mean([r.uar for r in rows]), mean([r.war for r in rows]),
+               {c: mean([r.recall.get(c, float("nan")) for r in rows]) for c in classes}, note=note)
 
 # %% ../../nbs/library/tables.ipynb #8a9a975d
 def pooled(
@@ -142,7 +158,8 @@ def fold_rows(
     lines = {}
     for rs in by_seed.values():
         own = [(_fold_name(r.fold), row_of(r.matrix, r.classes, "")) for r in sorted(rs, key=lambda r: r.fold or 0)]
-        own += [(f"mean of {len(rs)} folds", mean_row([row for _, row in own], "")), ("pooled", row_of(pooled(rs), rs[0].classes, ""))] if len(rs) > 1 else []
+        own += ([(f"mean of {len(rs)} folds", mean_row([row for _, row in own], "")),
+                 ("pooled", row_of(pooled(rs), rs[0].classes, ""))] if len(rs) > 1 else [])
         for name, row in own: lines.setdefault(name, []).append(row)
     return [replace(mean_row(rows, name), dataset=results[0].dataset) for name, rows in lines.items()]
 
@@ -162,17 +179,24 @@ def method_rows(
     out = []
     for name, rs in _by(results, "method").items():
         seeds = _by(rs, "seed")
-        if len({tuple(sorted(str(r.fold) for r in own)) for own in seeds.values()}) > 1: raise MicaclError(f"{name}: expected the same folds for every seed, found others; run those that are missing")
-        own = [row_of(pooled(v), v[0].classes, name) if average == "pooled" else mean_row([row_of(r.matrix, r.classes, name) for r in v], name) for v in seeds.values()]
-        out.append(replace(mean_row(own, name, _standing(next(iter(seeds.values())), len(seeds), average, [r.uar for r in own])), dataset=rs[0].dataset))
+        if len({tuple(sorted(str(r.fold) for r in own)) for own in seeds.values()}) > 1:
+            raise MicaclError(f"{name}: expected the same folds for every seed, found others; run those that are "
+                              "missing")
+        own = [row_of(pooled(v), v[0].classes, name) if average == "pooled"
+               else mean_row([row_of(r.matrix, r.classes, name) for r in v], name) for v in seeds.values()]
+        out.append(replace(mean_row(own, name, _standing(next(iter(seeds.values())), len(seeds), average,
+                                                         [r.uar for r in own])), dataset=rs[0].dataset))
     return out
 
 def _standing(rs, n_seeds, average, uars):
     folds = sorted(r.fold for r in rs if r.fold is not None)
-    text = f"{'the mean of' if average == 'mean' else 'pooled over'} {len(folds)} folds" if len(folds) > 1 else _fold_name(folds[0] if folds else None)
+    text = (f"{'the mean of' if average == 'mean' else 'pooled over'} {len(folds)} folds" if len(folds) > 1
+            else _fold_name(folds[0] if folds else None))
     text += f", {sum(int(r.matrix.sum()) for r in rs)} clips, {n_seeds} seed{'s' * (n_seeds > 1)}"
     if n_seeds > 1: text += f", UAR ± {np.std(uars, ddof=1):.2f}"
-    if rs[0].dataset in ("dfew", "mafw") and folds != [1, 2, 3, 4, 5]: text += f"; fold{'s' * (len(folds) != 1)} {', '.join(map(str, folds)) or 'none'} of 5, which is not the published protocol"
+    if rs[0].dataset in ("dfew", "mafw") and folds != [1, 2, 3, 4, 5]:
+        text += (f"; fold{'s' * (len(folds) != 1)} {', '.join(map(str, folds)) or 'none'} of 5, which is not the "
+                 "published protocol")
     return text
 
 # %% ../../nbs/library/tables.ipynb #3b4e215e
@@ -193,27 +217,38 @@ PUBLISHED = (   # (UAR, WAR) on DFEW, FERV39k, MAFW; recalls in the order happy,
     _published("FineCLIPER", "Chen et al., ACM MM 2024, arXiv 2407.02157", (65.98, 76.21), (45.22, 53.98)),
     _published("UniLearn", "Chen et al., arXiv 2409.06154, first version, 2024", (66.80, 76.68), (float("nan"), 53.65)),
 )
-CAUTION = "Rows with a source are as published: each paper's own protocol, as a rule the best epoch on the test clips. The other rows are the last epoch, chosen without them."
-OWN_LIST = "Our rows come from a list of clips of one's own: whether these are the clips of the published rows, the table can't know."
+CAUTION = ("Rows with a source are as published: each paper's own protocol, as a rule the best epoch on the test "
+           "clips. The other rows are the last epoch, chosen without them.")
+OWN_LIST = ("Our rows come from a list of clips of one's own: whether these are the clips of the published rows, the "
+            "table can't know.")
 
 # %% ../../nbs/library/tables.ipynb #d4809743
 def published_rows(
-    which,          # "dfew", "ferv39k" or "mafw", or a CSV or JSON file of your own: name, source, uar, war, and a column for each class, in per cent
+    # "dfew", "ferv39k" or "mafw", or a CSV or JSON file of your own: name, source, uar, war, and a column for each
+    # class, in per cent
+    which,
     results=(),     # `Result`s or `Row`s that will stand below them: those of another data set are refused
 ) -> list:          # of `Row`
     "Rows to compare with."
     if which in ("dfew", "ferv39k", "mafw"):
-        if other := sorted({r.dataset for r in results} - {"", "csv", which}): raise MicaclError(f"published: expected rows of {other[0]}, on which these runs were tested, found {which}; scores on two data sets can't be compared")
-        return [Row(p["name"], p[which][0], p[which][1], dict(zip(EMOTIONS, p["recall"].get(which) or ())), p["source"]) for p in PUBLISHED if p[which]]
-    if not Path(which).is_file(): raise MicaclError(f"published: expected dfew, ferv39k, mafw, or a CSV or JSON file, found {which}; check the name")
+        if other := sorted({r.dataset for r in results} - {"", "csv", which}):
+            raise MicaclError(f"published: expected rows of {other[0]}, on which these runs were tested, found "
+                              f"{which}; scores on two data sets can't be compared")
+        return [Row(p["name"], p[which][0], p[which][1], dict(zip(EMOTIONS, p["recall"].get(which) or ())), p["source"])
+                for p in PUBLISHED if p[which]]
+    if not Path(which).is_file():
+        raise MicaclError(f"published: expected dfew, ferv39k, mafw, or a CSV or JSON file, found {which}; check "
+                          "the name")
     return [_own_row(which, i, r) for i, r in enumerate(_read_rows(Path(which)), 1)]
 
 def _read_rows(file):
     if file.suffix.lower() == ".json": found = read_json(file)
     else:
         try: found = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline="")))
-        except (UnicodeDecodeError, csv.Error, OSError) as e: raise MicaclError(f"{file}: expected a CSV file ({e}); save it as 'CSV UTF-8'") from None
-    if not isinstance(found, list) or not all(isinstance(r, dict) for r in found) or not found: raise MicaclError(f"{file}: expected rows with name, source, uar and war, found none; see chapter 12c")
+        except (UnicodeDecodeError, csv.Error, OSError) as e:
+            raise MicaclError(f"{file}: expected a CSV file ({e}); save it as 'CSV UTF-8'") from None
+    if not isinstance(found, list) or not all(isinstance(r, dict) for r in found) or not found:
+        raise MicaclError(f"{file}: expected rows with name, source, uar and war, found none; see chapter 12c")
     return found
 
 def _own_row(file, i, r):
@@ -224,11 +259,15 @@ def _own_row(file, i, r):
         raise MicaclError(f"{file}: row {i}: {key}: expected per cent, 0 to 100, or nothing; found {value!r}")
     r = {str(k).strip(): v for k, v in r.items() if k is not None}
     for key in ("name", "source"):
-        if not str(r.get(key) or "").strip(): raise MicaclError(f"{file}: row {i}: expected a {key}, found nothing; a number needs to say whose it is")
-    return Row(str(r["name"]), number("uar", r.get("uar")), number("war", r.get("war")), {k.lower(): number(k, v) for k, v in r.items() if k not in ("name", "source", "uar", "war")}, str(r["source"]))
+        if not str(r.get(key) or "").strip():
+            raise MicaclError(f"{file}: row {i}: expected a {key}, found nothing; a number needs to say whose it is")
+    return Row(str(r["name"]), number("uar", r.get("uar")), number("war", r.get("war")),
+               {k.lower(): number(k, v) for k, v in r.items() if k not in ("name", "source", "uar", "war")},
+               str(r["source"]))
 
 # %% ../../nbs/library/tables.ipynb #f953b01d
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", **{c: "\\" + c for c in "&%$#_{}"}}
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+          ">": r"\textgreater{}", "|": r"\textbar{}", **{c: "\\" + c for c in "&%$#_{}"}}
 
 def _escape(text, format):
     text = " ".join(str(text).split())
@@ -241,7 +280,8 @@ def _cells(rows, classes, decimals):   # -> [[text]], header first
     number = lambda x: "–" if x is None or x != x else f"{x:.{decimals}f}"
     sources = list(dict.fromkeys(r.source for r in rows if r.source))
     head = ["method", *classes, "UAR", "WAR"]
-    body = [[r.name + (f" [{sources.index(r.source) + 1}]" if r.source else ""), *(number(r.recall.get(c)) for c in classes), number(r.uar), number(r.war)] for r in rows]
+    body = [[r.name + (f" [{sources.index(r.source) + 1}]" if r.source else ""),
+             *(number(r.recall.get(c)) for c in classes), number(r.uar), number(r.war)] for r in rows]
     return [head, *body], sources
 
 # %% ../../nbs/library/tables.ipynb #8d262012
@@ -251,16 +291,21 @@ def _text(cells, line, notes, caption):
     rule = "-" * (sum(width) + 2 * (len(width) - 1))
     body = [show(r) for r in cells]
     if line: body.insert(line + 1, rule)
-    return "\n".join([*([caption] if caption else []), body[0], rule, *body[1:], *([""] if notes else []), *notes]) + "\n"
+    return ("\n".join([*([caption] if caption else []), body[0], rule, *body[1:], *([""] if notes else []), *notes])
+            + "\n")
 
 def _markdown(cells, line, notes, caption):      # Markdown has no line inside a table; the sources tell the two kinds apart
     rows = ["| " + " | ".join(r) + " |" for r in cells]
-    return "\n".join([*([caption, ""] if caption else []), rows[0], "|---|" + "---:|" * (len(cells[0]) - 1), *rows[1:], "", *(n + "  " for n in notes)]).rstrip() + "\n"
+    return ("\n".join([*([caption, ""] if caption else []), rows[0], "|---|" + "---:|" * (len(cells[0]) - 1), *rows[1:],
+                       "", *(n + "  " for n in notes)]).rstrip() + "\n")
 
 def _latex(cells, line, notes, caption):
-    body = [("{}" if r[0][:1] in "[*" else "") + " & ".join(r) + r" \\" for r in cells]      # a [ after \\ would be an argument of it
+    # a [ after \\ would be an argument of it
+    body = [("{}" if r[0][:1] in "[*" else "") + " & ".join(r) + r" \\" for r in cells]
     if line: body[line] += r" \hline"
-    out = [r"\begin{table}", r"\centering", *([rf"\caption{{{caption}}}"] if caption else []), rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}", r"\hline", body[0] + r" \hline", *body[1:], r"\hline", r"\end{tabular}"]
+    out = [r"\begin{table}", r"\centering", *([rf"\caption{{{caption}}}"] if caption else []),
+           rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}", r"\hline", body[0] + r" \hline", *body[1:], r"\hline",
+           r"\end{tabular}"]
     return "\n".join([*out, *(rf"\par\footnotesize {n}" for n in notes), r"\end{table}"]) + "\n"
 
 def _html(cells, line, notes, caption):
@@ -281,17 +326,20 @@ def results_table(
 ) -> str:                     # ends with a line break
     "The table, in the format of the papers: recall per class, UAR, WAR."
     rows = list(rows)
-    others = [] if published is None else published_rows(published, rows) if isinstance(published, (str, Path)) else list(published)
+    others = ([] if published is None else published_rows(published, rows) if isinstance(published, (str, Path))
+              else list(published))
     classes = list(dict.fromkeys(c for r in rows or others for c in r.recall)) if per_class is not False else []
     cells, sources = _cells([*others, *rows], classes, decimals)
-    notes = [f"[{i}] {s}" for i, s in enumerate(sources, 1)] + [f"{r.name}: {r.note}." for r in rows if r.note] + [CAUTION] * any(r.source for r in others)
+    notes = ([f"[{i}] {s}" for i, s in enumerate(sources, 1)] + [f"{r.name}: {r.note}." for r in rows if r.note]
+             + [CAUTION] * any(r.source for r in others))
     notes += [OWN_LIST] * (any(r.source for r in others) and any(r.dataset == "csv" for r in rows))
     return _made(cells, len(others) if rows else 0, notes, caption, format)
 
 def _made(cells, line, notes, caption, format):
     makers = dict(text=_text, markdown=_markdown, latex=_latex, html=_html)
     if format not in makers: raise MicaclError(f"format: expected one of {', '.join(makers)}; found {format!r}")
-    return makers[format]([[_escape(c, format) for c in r] for r in cells], line, [_escape(n, format) for n in notes], _escape(caption, format))
+    return makers[format]([[_escape(c, format) for c in r] for r in cells], line, [_escape(n, format) for n in notes],
+                          _escape(caption, format))
 
 # %% ../../nbs/library/tables.ipynb #993d49c5
 def matrix_table(
@@ -299,10 +347,15 @@ def matrix_table(
     format: str = "text",     # text, markdown, latex or html
     caption: str = "",        # above the table
 ) -> str:                     # ends with a line break
-    "The confusion matrix in counts: a row for each true class, a column for each predicted one, then the clips and the recall."
-    if len(names := dict.fromkeys(r.method for r in results)) != 1: raise MicaclError(f"matrix: expected the runs of one method, found {', '.join(names) or 'none'}; make a table for each")
+    """The confusion matrix in counts: a row for each true class, a column for each predicted one, then the clips
+    and the recall."""
+    if len(names := dict.fromkeys(r.method for r in results)) != 1:
+        raise MicaclError(f"matrix: expected the runs of one method, found {', '.join(names) or 'none'}; make a table "
+                          "for each")
     M, classes = pooled(results), results[0].classes
     recall = [f"{100 * M[c, c] / n:.2f}" if n else "–" for c, n in enumerate(M.sum(1))]
-    cells = [["true, predicted", *classes, "clips", "recall"], *([name, *map(str, M[c]), str(M[c].sum()), recall[c]] for c, name in enumerate(classes))]
+    cells = [["true, predicted", *classes, "clips", "recall"],
+             *([name, *map(str, M[c]), str(M[c].sum()), recall[c]] for c, name in enumerate(classes))]
     folds, seeds = (len({getattr(r, key) for r in results}) for key in ("fold", "seed"))
-    return _made(cells, 0, [f"{next(iter(names))}: added over {folds} test set{'s' * (folds > 1)} and {seeds} seed{'s' * (seeds > 1)}."], caption, format)
+    return _made(cells, 0, [f"{next(iter(names))}: added over {folds} test set{'s' * (folds > 1)} and {seeds} "
+                            f"seed{'s' * (seeds > 1)}."], caption, format)

@@ -69,7 +69,8 @@ def ceiling(
     x = torch.randn(M, 64, 4, 28, 28, **on).to(memory_format=torch.channels_last_3d)       # like R3D-18's first stage
     there = torch.ones(N, device=device)
     here = torch.empty_like(there)
-    t = alternate(dict(matmul=lambda: a @ b, conv3d=lambda: F.conv3d(x, kernel, padding=1), copy=lambda: here.copy_(there)), rounds, device)
+    t = alternate(dict(matmul=lambda: a @ b, conv3d=lambda: F.conv3d(x, kernel, padding=1),
+                       copy=lambda: here.copy_(there)), rounds, device)
     work = dict(matmul=2 * n**3, conv3d=2 * 27 * 64 * x.numel(), copy=2 * there.nbytes)
     rate = {k: work[k] / float(t[k].min()) for k in work}
     return dict(rate, flops=max(rate["matmul"], rate["conv3d"]), bytes=rate["copy"])
@@ -81,7 +82,8 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if not (func.is_view or any(w in str(func) for w in ("empty", "_unsafe_view"))):
-            self.bytes += sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor))
+            self.bytes += sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in tree_leaves((args, kwargs, out))
+                              if isinstance(t, torch.Tensor))
         return out
 
 def count(step) -> dict:   # function -> flops F, bytes Q
@@ -101,7 +103,8 @@ class Trainee:
         model = build_model(config, len(counts))
         objective = Objective(config, counts, model.bag_dim, model.backbone.dim)
         self.config, self.accelerator, self.raw = config, accelerator, (model, objective)
-        self.model, self.objective, self.optimizer = accelerator.prepare(model, objective, make_optimizer(model, objective, config))
+        self.model, self.objective, self.optimizer = accelerator.prepare(model, objective,
+            make_optimizer(model, objective, config))
 
     def train(self, batches):   # a loader or a list of what it gives
         "One epoch."
@@ -110,18 +113,21 @@ class Trainee:
 class Workbench:
     "Clips drawn for the purpose, decoded, and a configuration to train with."
     def __init__(self, config, folder, n_clips=None):   # n_clips: default two batches
-        self.config = c = dataclasses.replace(config, pretrained=False, workers=min(config.workers, os.cpu_count() or 1))
+        self.config = c = dataclasses.replace(config, pretrained=False,
+                                              workers=min(config.workers, os.cpu_count() or 1))
         n = n_clips or 2 * c.batch_size
         generate(folder, n_train=max(n, 16), n_test=0, size=c.image_size, progress=False)
         table, self.cache, _ = read_clips(folder, folder, c, quiet=True)
         self.table, self.counts, self.accelerator = table[:n], table.counts, make_accelerator(c)
         self.device = self.accelerator.device
-        self.dtype = dict(fp16=torch.float16, bf16=torch.bfloat16).get(self.accelerator.mixed_precision, torch.float32)     # of most arithmetic
+        # of most arithmetic
+        self.dtype = dict(fp16=torch.float16, bf16=torch.bfloat16).get(self.accelerator.mixed_precision, torch.float32)
 
     def loader(self, cached=True):   # -> batches on the device; from the cache, or decoded each time
         return self.accelerator.prepare(make_loader(self.table, self.config, True, self.cache if cached else None))
 
-    def trainee(self, **changes): return Trainee(dataclasses.replace(self.config, **changes), self.counts, self.accelerator)
+    def trainee(self, **changes):
+        return Trainee(dataclasses.replace(self.config, **changes), self.counts, self.accelerator)
 
 # %% ../../nbs/findings/speed.ipynb #b16a0013
 def stages(model, objective, batch) -> dict:   # name -> function of the outputs of the one before
@@ -179,9 +185,11 @@ def parts(
     times, rows = alternate(work, rounds, bench.device), []
     for name, f in work.items():
         n = dict(flops=0, bytes=0) if name == "data" else count(f)
-        rows.append(dict(part=name, seconds=float(np.median(times[name])), low=float(times[name].min()), high=float(times[name].max()), **n, fastest=fastest(n, top)))
+        rows.append(dict(part=name, seconds=float(np.median(times[name])), low=float(times[name].min()),
+                         high=float(times[name].max()), **n, fastest=fastest(n, top)))
     *rows, step = rows
-    return dict(rows=rows, step=step, ceiling=top, sum=sum(r["seconds"] for r in rows[1:]), model=trainee.config.model, backbone=trainee.config.backbone, batch_size=len(batch[1]), threads=torch.get_num_threads())
+    return dict(rows=rows, step=step, ceiling=top, sum=sum(r["seconds"] for r in rows[1:]), model=trainee.config.model,
+                backbone=trainee.config.backbone, batch_size=len(batch[1]), threads=torch.get_num_threads())
 
 # %% ../../nbs/findings/speed.ipynb #b16b0005
 def peak_bytes(
@@ -194,7 +202,8 @@ def peak_bytes(
         f(); return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")      # the profiler is talkative
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as p: f()
-    sizes = [e.nbytes() for e in sorted(p.profiler.kineto_results.events(), key=lambda e: e.start_ns()) if e.name() == "[memory]"]
+    sizes = [e.nbytes() for e in sorted(p.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+             if e.name() == "[memory]"]
     return int(np.cumsum([0, *sizes]).max())     # given back: negative
 
 # %% ../../nbs/findings/speed.ipynb #b16b0008
@@ -205,7 +214,8 @@ def batch_sizes(bench, rounds=3, most=4096) -> list:   # on a GPU: a row for 1, 
         step = partial(trainee.train, [[torch.cat([x] * -(-B // len(x)))[:B] for x in batch]])
         try:
             t = alternate(dict(step=step), rounds, bench.device)
-            rows.append(dict(batch_size=B, clips_per_second=B / float(np.median(t["step"])), bytes=peak_bytes(step, bench.device)))
+            rows.append(dict(batch_size=B, clips_per_second=B / float(np.median(t["step"])),
+                             bytes=peak_bytes(step, bench.device)))
         except torch.cuda.OutOfMemoryError: break
         B *= 2
     return rows
@@ -221,16 +231,20 @@ def loading(bench, rounds=5) -> dict:   # ratios
     "What the loader costs."
     trainee, cached, decoding = bench.trainee(), bench.loader(), bench.loader(cached=False)
     memory = list(cached)
-    t = alternate({"training from the cache": lambda: trainee.train(cached), "training on batches in memory": lambda: trainee.train(memory)}, rounds, bench.device)
-    s = alternate({"an epoch that decodes": lambda: list(decoding), "an epoch from the cache": lambda: list(cached)}, rounds, bench.device)
+    t = alternate({"training from the cache": lambda: trainee.train(cached),
+                   "training on batches in memory": lambda: trainee.train(memory)}, rounds, bench.device)
+    s = alternate({"an epoch that decodes": lambda: list(decoding), "an epoch from the cache": lambda: list(cached)},
+                  rounds, bench.device)
     return {f"{a} : {b}": ratio(x, a, b) for x in (t, s) for a, b in [x]}
 
 def models(bench, rounds=5) -> dict:   # ratios
     "What MICACL costs beside the others, with the same backbone on the same batch."
     batch = next(iter(bench.loader()))
-    trained = {m: bench.trainee(model=m, mccl_weight=bench.config.mccl_weight or 1.0 if m == "micacl" else 0.0) for m in ("micacl", "m3dfel", "mean")}
+    trained = {m: bench.trainee(model=m, mccl_weight=bench.config.mccl_weight or 1.0 if m == "micacl" else 0.0)
+               for m in ("micacl", "m3dfel", "mean")}
     t = alternate({m: lambda x=x: x.train([batch]) for m, x in trained.items()}, rounds, bench.device)
-    return {f"a step of {a} : {b}": ratio(t, a, b) for a, b in (("micacl", "m3dfel"), ("micacl", "mean"), ("m3dfel", "mean"))}
+    return {f"a step of {a} : {b}": ratio(t, a, b) for a,
+            b in (("micacl", "m3dfel"), ("micacl", "mean"), ("m3dfel", "mean"))}
 
 # %% ../../nbs/findings/speed.ipynb #b16b000a
 def same_loss(B, device, temperature=0.1, dim=128) -> dict:   # name -> function: value and gradient; {} without pytorch-metric-learning
@@ -238,8 +252,10 @@ def same_loss(B, device, temperature=0.1, dim=128) -> dict:   # name -> function
     if importlib.util.find_spec("pytorch_metric_learning") is None: return {}
     from pytorch_metric_learning.losses import SupConLoss
     dice = torch.Generator().manual_seed(0)
-    x, y = torch.randn(B, dim, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,), generator=dice).to(device)
-    one = MCCL([1] * 7, dim, scales=(1,), tau0=temperature, out_dim=None, class_weight="none", temperature="fixed", centres=False).to(device)
+    x, y = torch.randn(B, dim, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,),
+        generator=dice).to(device)
+    one = MCCL([1] * 7, dim, scales=(1,), tau0=temperature, out_dim=None, class_weight="none", temperature="fixed",
+               centres=False).to(device)
     def learn(loss): value = loss(x, y); return value.detach(), torch.autograd.grad(value, x)[0]
     return {"MCCL": lambda: learn(one), "SupCon of pytorch-metric-learning": lambda: learn(SupConLoss(temperature))}
 
@@ -248,7 +264,8 @@ def losses(device, B=1024, rounds=5) -> dict:   # ratios
     if not (both := same_loss(B, device)): return {}
     (a, f), (b, g) = both.items()
     r = peak_bytes(f, device) / peak_bytes(g, device)
-    return {f"{a} : {b}, batch {B}, time": ratio(alternate(both, rounds, device), a, b), f"{a} : {b}, batch {B}, peak memory": dict(ratio=r, low=r, high=r)}
+    return {f"{a} : {b}, batch {B}, time": ratio(alternate(both, rounds, device), a, b),
+            f"{a} : {b}, batch {B}, peak memory": dict(ratio=r, low=r, high=r)}
 
 # %% ../../nbs/findings/speed.ipynb #b16b000b
 def bench(
@@ -259,19 +276,23 @@ def bench(
     say=lambda line: None,      # is given each line of the report when it is known
 ) -> dict:                      # all of it
     "Measure training on this machine."
-    if rounds < 1 or (batch_size is not None and batch_size < 1): raise MicaclError(f"bench: expected rounds and batch size of 1 or more, found {rounds} and {batch_size}")
+    if rounds < 1 or (batch_size is not None and batch_size < 1):
+        raise MicaclError(f"bench: expected rounds and batch size of 1 or more, found {rounds} and {batch_size}")
     config = PRESETS[preset]()
-    config.batch_size = batch_size or (config.batch_size if torch.cuda.is_available() or config.backbone == "r3d_small" else 2)
+    config.batch_size = (batch_size or (config.batch_size if torch.cuda.is_available() or config.backbone == "r3d_small"
+                                        else 2))
     desk = Workbench(config, folder)
     top = ceiling(desk.device, desk.dtype, rounds)
     d = dict(machine=_machine(desk), preset=preset, rounds=rounds, parts=parts(desk, top, rounds))
     for line in _describe(d): say(line)
     d["ratios"], shown = {}, "{}: {ratio:.2f}  [{low:.2f}, {high:.2f}]".format
-    for some in (lambda: loading(desk, rounds), lambda: models(desk, rounds), lambda: losses(desk.device, rounds=rounds)):
+    for some in (lambda: loading(desk, rounds), lambda: models(desk, rounds),
+                 lambda: losses(desk.device, rounds=rounds)):
         new = some(); d["ratios"].update(new)
         for name, r in new.items(): say(shown(name, **r))
     d["batch_sizes"] = batch_sizes(desk) if desk.device.type == "cuda" else []
-    for r in d["batch_sizes"]: say(f"batch {r['batch_size']}: {r['clips_per_second']:.0f} clips/s, {r['bytes'] / 1e9:.2f} GB")
+    for r in d["batch_sizes"]:
+        say(f"batch {r['batch_size']}: {r['clips_per_second']:.0f} clips/s, {r['bytes'] / 1e9:.2f} GB")
     d["peak_rss"] = peak_rss()
     if d["peak_rss"]: say(f"most memory of this process: {d['peak_rss'] / 1e6:.0f} MB")
     return d
@@ -279,18 +300,24 @@ def bench(
 # %% ../../nbs/findings/speed.ipynb #b16b000c
 def _machine(desk):
     gpu = torch.cuda.get_device_name() if desk.device.type == "cuda" else None
-    return dict(device=gpu or desk.device.type, cores=os.cpu_count(), threads=torch.get_num_threads(), system=platform.system(), architecture=platform.machine(),
+    return dict(device=gpu or desk.device.type, cores=os.cpu_count(), threads=torch.get_num_threads(),
+                system=platform.system(), architecture=platform.machine(),
                 python=platform.python_version(), torch=torch.__version__, micacl=micacl.__version__)
 
 def _describe(d):
     "The lines about machine, ceiling and parts."
     m, p = d["machine"], d["parts"]
     step, top = p["step"], p["ceiling"]
-    yield f"{m['device']}, {m['threads']} of {m['cores']} cores, {m['system']} {m['architecture']}, torch {m['torch']}, micacl {m['micacl']}"
+    yield (f"{m['device']}, {m['threads']} of {m['cores']} cores, {m['system']} {m['architecture']}, torch "
+           f"{m['torch']}, micacl {m['micacl']}")
     yield f"ceiling, measured: {top['flops'] / 1e9:.0f} GFLOP/s, {top['bytes'] / 1e9:.1f} GB/s"
-    yield f"{p['model']} on {p['backbone']}, preset {d['preset']}, batch {p['batch_size']}: {p['batch_size'] / step['seconds']:.1f} clips/s, {step['flops'] / step['seconds'] / top['flops']:.0%} of the ceiling's operations"
+    yield (f"{p['model']} on {p['backbone']}, preset {d['preset']}, batch {p['batch_size']}: "
+           f"{p['batch_size'] / step['seconds']:.1f} clips/s, {step['flops'] / step['seconds'] / top['flops']:.0%} of "
+           "the ceiling's operations")
     yield f"{'part':12}{'ms':>9}{'share':>8}{'GFLOP':>9}{'GB':>8}{'ms at best':>12}"
     total = p["sum"] + p["rows"][0]["seconds"]
-    for r in p["rows"]: yield f"{r['part']:12}{1000 * r['seconds']:9.1f}{r['seconds'] / total:8.1%}{r['flops'] / 1e9:9.2f}{r['bytes'] / 1e9:8.2f}{1000 * r['fastest']:12.1f}"
-    yield f"{'whole step':12}{1000 * step['seconds']:9.1f}   on a batch in memory; its parts make {p['sum'] / step['seconds']:.2f} of it"
+    for r in p["rows"]:
+        yield f"{r['part']:12}{1000 * r['seconds']:9.1f}{r['seconds'] / total:8.1%}{r['flops'] / 1e9:9.2f}{r['bytes'] / 1e9:8.2f}{1000 * r['fastest']:12.1f}"
+    yield (f"{'whole step':12}{1000 * step['seconds']:9.1f}   on a batch in memory; its parts make "
+           f"{p['sum'] / step['seconds']:.2f} of it")
     yield f"ratios: median [smallest, largest] of {d['rounds']} rounds in turn"

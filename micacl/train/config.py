@@ -185,7 +185,8 @@ def small() -> Config:
 def paper() -> Config:
     """The paper's scale: `micacl train DFEW --out RUN --preset paper --fold 1`.
     R3D-18 from Kinetics-400, 112 px, 300 epochs; hours on a GPU, days without one."""
-    return Config(backbone="r3d_18", image_size=112, mccl_weight=30.0, epochs=300, batch_size=128, lr=5e-4, backbone_lr=1.0,
+    return Config(backbone="r3d_18", image_size=112, mccl_weight=30.0, epochs=300, batch_size=128, lr=5e-4,
+                  backbone_lr=1.0,
                   warmup_epochs=10, min_lr=3e-6, mixed_precision="fp16", workers=8, val_fraction=0.1)
 
 def m3dfel() -> Config:

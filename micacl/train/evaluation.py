@@ -33,7 +33,8 @@ def record_clips(
     run,             # run folder
     data: RunData,   # what the run reads
 ):
-    "Write clips.csv: which clip is trained on, watched or tested, and its content, so that a later test can tell what was seen."
+    """Write clips.csv: which clip is trained on, watched or tested, and its content, so that a later test can tell
+    what was seen."""
     parts = dict(train=data.train, validation=data.validation, **data.tests)
     with atomic_write(Path(run) / "clips.csv") as f:
         out = csv.writer(f, lineterminator="\n")
@@ -52,7 +53,8 @@ def recorded_clips(
     except (OSError, ValueError, csv.Error) as e: rows, found = [{}], f" ({e})"
     else: found = ""
     if not all(row.get("part") and row.get("content") for row in rows):
-        raise MicaclError(f"{file}: expected the list of clips that a run writes, found something else{found}; resume the run, which writes it again")
+        raise MicaclError(f"{file}: expected the list of clips that a run writes, found something else{found}; resume "
+                          "the run, which writes it again")
     return rows
 
 def trained_on(
@@ -64,7 +66,8 @@ def trained_on(
 
 # %% ../../nbs/library/evaluation.ipynb #e0a1000b
 def make_accelerator(config: Config) -> Accelerator:
-    "Accelerate for this configuration; fp16 needs a GPU and is full precision elsewhere. The processes share a batch (chapter 09d)."
+    """Accelerate for this configuration; fp16 needs a GPU and is full precision elsewhere.
+    The processes share a batch (chapter 09d)."""
     AcceleratorState._reset_state()     # it is global, and would refuse a second precision in one process
     precision = config.mixed_precision if config.mixed_precision != "fp16" or torch.cuda.is_available() else "no"
     accelerator = Accelerator(mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True))
@@ -72,7 +75,8 @@ def make_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 def processes() -> PartialState:
-    "What is known before Accelerate is set up; one process decodes a large set, or computes its features, while the others wait."
+    """What is known before Accelerate is set up; one process decodes a large set, or computes its features, while
+    the others wait."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=datetime.timedelta(days=2))
 
 def held(folder):
@@ -104,7 +108,8 @@ def instance_truth(
     "Which instances of each clip carry the expression."
     truth, (N, L) = read_truth(table.root), (config.n_instances, config.instance_length)
     apexes = (truth[clip.id].apex for clip in table)                                       # (F,) bool each
-    return np.array([apex[np.asarray(frame_indices(len(apex), N, L))].reshape(N, L).mean(1) >= 0.5 for apex in apexes]).reshape(-1, N)
+    return np.array([apex[np.asarray(frame_indices(len(apex), N, L))].reshape(N, L).mean(1) >= 0.5
+                     for apex in apexes]).reshape(-1, N)
 
 # %% ../../nbs/library/evaluation.ipynb #38ae541c
 def score_tests(
@@ -123,14 +128,18 @@ def score_tests(
     for name, table in tests.items():
         p = predict(model, accelerator.prepare(make_loader(table, config, cache=cache, features=features)), accelerator)
         scores[name] = summarise(p["y"], p["logits"], info["classes"], info["train_counts"], config.seed)
-        scores[name].update(clips=fingerprint(cache, table), trained_on=None if trained is None else _n_seen(table, cache, trained))
-        column = dict(id=np.array([c.id for c in table]), split=np.array([name] * len(table)), y=p["y"], logits=p["logits"], weights=p["weights"])
+        scores[name].update(clips=fingerprint(cache, table),
+                            trained_on=None if trained is None else _n_seen(table, cache, trained))
+        column = dict(id=np.array([c.id for c in table]), split=np.array([name] * len(table)), y=p["y"],
+                      logits=p["logits"], weights=p["weights"])
         if table.dataset == "synfew":
             column["positive"] = instance_truth(table, config)
-            scores[name]["instance_auc"], scores[name]["instance_auc_clips"] = instance_auc(p["weights"], column["positive"])
+            scores[name]["instance_auc"], scores[name]["instance_auc_clips"] = instance_auc(p["weights"],
+                column["positive"])
         columns.append(column)
     first = scores.get("test", next(iter(scores.values())))
-    results = dict(model=config.model, dataset=info["dataset"], fold=info["fold"], seed=config.seed, epoch=info["epoch"],
+    results = dict(model=config.model, dataset=info["dataset"], fold=info["fold"], seed=config.seed,
+                   epoch=info["epoch"],
                    test_clips=info["test_clips"], **first, tests=scores, notes=_about_seen(scores), skipped=skipped)
     if accelerator.is_main_process:
         whole: dict = {k: np.concatenate([c[k] for c in columns]) for k in columns[0]}
@@ -145,7 +154,8 @@ def _n_seen(table, cache, trained): return sum(cache.content(c.id) in trained fo
 def _about_seen(scores):
     "A line for each test set that is not new to the model, or of which nobody knows."
     if any(t["trained_on"] is None for t in scores.values()):
-        return ["the run does not say which clips it was trained on (it is of an older version), so some of these may be among them"]
+        return ["the run does not say which clips it was trained on (it is of an older version), so some of these may "
+                "be among them"]
     return [f"{t['trained_on']} of {t['n_test']} clips of {name} were trained on: its scores are too good"
             for name, t in scores.items() if t["trained_on"]]
 
@@ -155,10 +165,13 @@ def evaluate(
     data,                   # data folder or CSV file
     fold: int | None = None,       # None: the run's own fold, where the data are the run's own
     dataset: str | None = None,    # None = found out
-    out=None,               # folder for results.json and predictions.npz; None: the run folder for the run's own test clips, else a folder in RUN/evaluations
+    # folder for results.json and predictions.npz; None: the run folder for the run's own test clips, else a folder in
+    # RUN/evaluations
+    out=None,
     quiet: bool = True,     # print neither what was skipped nor notes
 ) -> dict:                  # results.json
-    "Score a run on every test set of a data folder. Test clips that the run was trained on are counted and named as such."
+    """Score a run on every test set of a data folder.
+    Test clips that the run was trained on are counted and named as such."""
     run, (model, config, info) = Path(run), load_run(run)
     accelerator, trained = make_accelerator(config), trained_on(run)
     table, cache, skipped = read_clips(data, run, config, dataset, quiet, info["classes"])
@@ -194,14 +207,16 @@ def _refuse_seen(run, info, tests, cache, trained):
     for name, table in tests.items():
         if len(table) and _n_seen(table, cache, trained) == len(table):
             with_fold = "" if info["fold"] is None else f" with fold {info['fold']}"
-            raise MicaclError(f"{run}: trained{with_fold}, it has seen all {len(table)} clips of {name}; test it on clips that are new to it, "
+            raise MicaclError(f"{run}: trained{with_fold}, it has seen all {len(table)} clips of {name}; test it on "
+                              "clips that are new to it, "
                               "such as those of its own fold")
 
 def _check_results(out, info):
     "Results of other clips are never overwritten."
     there = read_json(out / "results.json") if (out / "results.json").is_file() else info
     if any(there.get(k) != info[k] for k in ("dataset", "test_clips")):
-        raise MicaclError(f"{out}: expected no results of other clips, found some of {there.get('dataset')}; choose another folder")
+        raise MicaclError(f"{out}: expected no results of other clips, found some of {there.get('dataset')}; choose "
+                          "another folder")
 
 def _name(data, clips):
     "Of the folder for results of other data: readable, no longer than any system allows, and of these clips only."

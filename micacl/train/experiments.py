@@ -31,7 +31,8 @@ from .objective import Objective, make_optimizer
 _all_ = ["compare_runs", "summarise_runs"]     # of chapter 10a
 
 # %% ../../nbs/library/experiments.ipynb #8518d9c9
-KEYS = dict(data=str, synfew=dict, base=dict, methods=dict, seeds=list, folds=list, frozen=bool, tune=dict, test=str, compare=list)
+KEYS = dict(data=str, synfew=dict, base=dict, methods=dict, seeds=list, folds=list, frozen=bool, tune=dict, test=str,
+            compare=list)
 _TUNE = dict(data=str, synfew=dict, grid=dict, seeds=list, folds=list)
 
 def read_spec(
@@ -40,12 +41,16 @@ def read_spec(
     "Check it. `MicaclError` for unknown names, wrong shapes, missing data and configurations that no run can have."
     _want(isinstance(spec, (dict, str, os.PathLike)), "experiment", "a dict or a JSON file", spec)
     where, given = ("experiment", spec) if isinstance(spec, dict) else (str(spec), read_json(spec))
-    if not isinstance(given, dict): raise MicaclError(f"{where}: expected an object with methods and data, found {given!r:.60}; see chapter 10b")
+    if not isinstance(given, dict):
+        raise MicaclError(f"{where}: expected an object with methods and data, found {given!r:.60}; see chapter 10b")
     spec = {**dict(base={}, seeds=[1, 2, 3, 4, 5], folds=[None], frozen=False, test="test", compare=[]), **given}
     _check_names(spec, KEYS, where)
-    if not spec.get("methods"): raise MicaclError(f"{where}: expected methods, found none; give each a name and the fields in which it differs from base")
+    if not spec.get("methods"):
+        raise MicaclError(f"{where}: expected methods, found none; give each a name and the fields in which it differs "
+                          "from base")
     for part, name in ((spec, where), (spec.get("tune"), f"{where}, tune")):
-        if part is not None and ("data" in part) == ("synfew" in part): raise MicaclError(f"{name}: expected data or synfew, one of the two")
+        if part is not None and ("data" in part) == ("synfew" in part):
+            raise MicaclError(f"{name}: expected data or synfew, one of the two")
     if "tune" in spec: _check_tune(spec["tune"], f"{where}, tune")
     _check_methods(spec["methods"], spec["compare"], where)
     for method in spec["methods"]:
@@ -111,7 +116,8 @@ def configuration(
     spec: dict, method: str, seed: int,   # which run
     chosen: dict | None = None,                  # fields that tuning decided
 ) -> Config:                              # settled
-    "The configuration of one run: base, then the method, then what was tuned; what a method says itself is not tuned away."
+    """The configuration of one run: base, then the method, then what was tuned; what a method says itself is not
+    tuned away."""
     return _settled(spec, method, seed, chosen)[0]
 
 def _settled(spec, method, seed, chosen=None):   # -> Config, what its choices brought along
@@ -127,7 +133,8 @@ def grid(spec):   # -> [{field: value}]
 
 # %% ../../nbs/library/experiments.ipynb #d40f5729
 def run_path(folder, data, method, fold, config) -> Path:
-    "The file of a run. Its name follows from all that the run depends on, so a changed specification never finds old results."
+    """The file of a run. Its name follows from all that the run depends on, so a changed specification never finds
+    old results."""
     key = derive_seed("run", micacl.__version__, str(data), str(fold), json.dumps(config.to_dict(), sort_keys=True))
     slug = "".join(ch if ch.isalnum() else "-" for ch in method.lower()).strip("-")
     if len(raw := slug.encode()) > 100:      # file names have a limit, in bytes
@@ -140,7 +147,8 @@ def one_run(folder, data, method, fold, config) -> Path:
     work = Path(folder) / "unfinished" / path.stem
     if path.exists(): shutil.rmtree(work, ignore_errors=True); return path      # killed before it could be removed
     start = time.perf_counter()
-    r = train(data, work, config, fold, resume=True, quiet=True, features=Path(folder) / "features" if config.backbone_lr == 0 else None)
+    r = train(data, work, config, fold, resume=True, quiet=True,
+              features=Path(folder) / "features" if config.backbone_lr == 0 else None)
     history, info = read_history(work), read_json(work / "config.json")
     with np.load(work / "predictions.npz", allow_pickle=False) as z: p = {k: z[k] for k in ("split", "y", "logits")}
     tests = {}
@@ -149,8 +157,10 @@ def one_run(folder, data, method, fold, config) -> Path:
         tests[name] = {k: v for k, v in t.items() if k not in ("intervals", "n_per_class")}
         tests[name].update(y=pack_labels(p["y"][own]), predicted=pack_labels(p["logits"][own].argmax(1)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(method=method, seed=config.seed, fold=fold, dataset=info["dataset"], classes=info["classes"], train_counts=info["train_counts"], n_train=info["n_train"],
-                          val_uar=history[-1]["val_uar"], loss=history[-1]["loss"], seconds=round(time.perf_counter() - start, 1), tests=tests, config=config.to_dict()))
+    write_json(path, dict(method=method, seed=config.seed, fold=fold, dataset=info["dataset"], classes=info["classes"],
+                          train_counts=info["train_counts"], n_train=info["n_train"],
+                          val_uar=history[-1]["val_uar"], loss=history[-1]["loss"],
+                          seconds=round(time.perf_counter() - start, 1), tests=tests, config=config.to_dict()))
     shutil.rmtree(work, ignore_errors=True)
     return path
 
@@ -166,7 +176,9 @@ def run_all(
     processes = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     done = {}
     for n, (k, (result, error)) in enumerate(_results(work, jobs, processes), 1):
-        say(f"{n}/{len(jobs)} {'FAILED: ' if error else ''}{jobs[k][2]}, {'' if jobs[k][3] is None else f'fold {jobs[k][3]}, '}seed {jobs[k][4].seed}{': ' + error if error else ''}")
+        say(f"{n}/{len(jobs)} {'FAILED: ' if error else ''}{jobs[k][2]}, "
+            f"{'' if jobs[k][3] is None else f'fold {jobs[k][3]}, '}seed "
+            f"{jobs[k][4].seed}{': ' + error if error else ''}")
         if not error: done[k] = result
         elif errors is not None: errors[k] = error
     if len(done) < len(jobs): say(f"{len(jobs) - len(done)} of {len(jobs)} runs failed; the same call tries them again")
@@ -182,18 +194,24 @@ def _results(work, jobs, processes):   # -> number of the job, (result, error), 
     if processes == 1: yield from ((k, _quietly(work, *job)) for k, job in enumerate(jobs)); return
     before = set(multiprocessing.active_children())
     try:
-        with _one_thread(), ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _deaf_to_ctrl_c) as pool:
+        with _one_thread(), ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"),
+                                                _deaf_to_ctrl_c) as pool:
             futures = {pool.submit(_quietly, work, *job): k for k, job in enumerate(jobs)}
             try: yield from ((futures[f], f.result()) for f in as_completed(futures))
             except BaseException:       # Ctrl-C: the runs under way have checkpoints, so nobody need wait for them
                 for p in set(multiprocessing.active_children()) - before: p.terminate()
                 raise
-    except BrokenProcessPool: raise MicaclError("processes: one ended early; in a script put the call under if __name__ == '__main__', or give processes=1") from None
+    except BrokenProcessPool:
+        raise MicaclError("processes: one ended early; in a script put the call under if __name__ == '__main__', or "
+                          "give processes=1") from None
 
-def _deaf_to_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_IGN); end_with_parent()   # the parent hears it, and says one line instead of ten tracebacks
+def _deaf_to_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()   # the parent hears it, and says one line instead of ten tracebacks
 
 class _one_thread:
-    "Worker processes read these when they start. The second and third keep glibc from returning memory at every step, which costs a third of the time."
+    """Worker processes read these when they start.
+    The second and third keep glibc from returning memory at every step, which costs a third of the time."""
     ENV = dict(OMP_NUM_THREADS="1", MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000")
     def __enter__(self): self.old = {k: os.environ.get(k) for k in self.ENV}; os.environ.update(self.ENV)
     def __exit__(self, *_):
@@ -207,17 +225,21 @@ def cost(
 ) -> dict:               # parameters, of which behind the backbone; GFLOPs a clip; seconds a step
     "What a method takes. Two operations for each multiply-and-add."
     config = dataclasses.replace(config, pretrained=False)
-    with torch.device("meta"): model, video = build_model(config, n_classes), torch.rand(1, config.n_frames, 3, config.image_size, config.image_size)
+    with torch.device("meta"):
+        model, video = build_model(config, n_classes), torch.rand(1, config.n_frames, 3, config.image_size,
+            config.image_size)
     with FlopCounterMode(display=False) as counter: model.eval()(video)
     n = sum(p.numel() for p in model.parameters())
-    return dict(parameters=n, head_parameters=n - sum(p.numel() for p in model.backbone.parameters()), gflops=counter.get_total_flops() / 1e9,
+    return dict(parameters=n, head_parameters=n - sum(p.numel() for p in model.backbone.parameters()),
+                gflops=counter.get_total_flops() / 1e9,
                 step_seconds=_step_seconds(config, n_classes, steps))
 
 def _step_seconds(config, n_classes, steps):
     model = build_model(config, n_classes).train()
     objective = Objective(config, [10] * n_classes, model.bag_dim, model.backbone.dim)
     optimizer = make_optimizer(model, objective, config)
-    video, y = torch.randint(0, 256, (config.batch_size, config.n_frames, 3, config.image_size, config.image_size), dtype=torch.uint8), torch.arange(config.batch_size) % n_classes
+    video, y = torch.randint(0, 256, (config.batch_size, config.n_frames, 3, config.image_size, config.image_size),
+                             dtype=torch.uint8), torch.arange(config.batch_size) % n_classes
     taken = []
     for _ in range(steps + 1):       # the first one warms up
         start = time.perf_counter()
@@ -234,9 +256,11 @@ def run_experiment(
     costs: bool = True,       # measure parameters, operations and seconds a step
 ) -> dict:                    # summary.json
     "Tune, run, compare, and write summary.json."
-    spec, out, say = read_spec(spec), Path(out), (lambda line: None) if quiet else (lambda line: print(line, flush=True))
+    spec, out, say = read_spec(spec), Path(out), (lambda line: None) if quiet else (lambda line: print(line,
+        flush=True))
     with hold_folder(out):
-        for left in [*out.rglob(".*.json.*.tmp"), *out.rglob(".*.npy.*.tmp")]: left.unlink(missing_ok=True)      # of an experiment that was killed
+        for left in [*out.rglob(".*.json.*.tmp"), *out.rglob(".*.npy.*.tmp")]:
+            left.unlink(missing_ok=True)      # of an experiment that was killed
         return _run_experiment(spec, out, processes, say, costs)
 
 def _run_experiment(spec, out, processes, say, costs):
@@ -252,11 +276,14 @@ def _run_experiment(spec, out, processes, say, costs):
     jobs = [(out, data, m, fold, configuration(spec, m, seed, chosen[m])) for m in chosen for seed, fold in each]
     paths = _run(jobs, spec, processes, say)
     runs = {m: [read_json(p) for k, p in sorted(paths.items()) if jobs[k][2] == m] for m in spec["methods"]}
-    methods = {m: dict(chosen=chosen[m], tried=tried.get(m, []), **summarise_runs(rs, spec["folds"])) for m, rs in runs.items() if rs}
-    if costs: [methods[m].update(cost(configuration(spec, m, 0, chosen[m]), len(runs[m][0]["classes"]))) for m in methods]
+    methods = {m: dict(chosen=chosen[m], tried=tried.get(m, []), **summarise_runs(rs, spec["folds"])) for m,
+               rs in runs.items() if rs}
+    if costs:
+        [methods[m].update(cost(configuration(spec, m, 0, chosen[m]), len(runs[m][0]["classes"]))) for m in methods]
     first = next((rs[0] for rs in runs.values() if rs), {})
     failed = len(spec["methods"]) * len(each) - len(paths)
-    summary = dict(version=micacl.__version__, machine=machine(), spec=spec, runs=sorted(p.name for p in paths.values()),
+    summary = dict(version=micacl.__version__, machine=machine(), spec=spec,
+                   runs=sorted(p.name for p in paths.values()),
                    failed=failed, classes=first.get("classes"),
                    train_counts=first.get("train_counts"), methods=methods,
                    comparisons=[c for pair in spec["compare"] if (c := _compared(runs, *pair, spec["test"], say))])
@@ -267,8 +294,10 @@ def _run_experiment(spec, out, processes, say, costs):
 def machine() -> dict:
     "What figures depend on, without naming anybody's computer."
     import torchvision
-    return dict(cpu_cores=os.cpu_count(), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU", system=platform.system(),
-                architecture=platform.machine(), python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__)
+    return dict(cpu_cores=os.cpu_count(), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
+                system=platform.system(),
+                architecture=platform.machine(), python=platform.python_version(), torch=torch.__version__,
+                torchvision=torchvision.__version__)
 
 def _compared(runs, a, b, test, say):   # what can't be compared must not cost the summary
     try: return dict(a=a, b=b, **compare_runs(runs[a], runs[b], test)) if runs[a] and runs[b] else None
@@ -281,14 +310,19 @@ def _data(part, folder):
     return str(folder)
 
 def _run(jobs, spec, processes, say, errors=None):
-    "Decode once, see that the data have what is asked of them, compute the features of a frozen backbone once, then run."
+    """Decode once, see that the data have what is asked of them, compute the features of a frozen backbone once,
+    then run."""
     folder, data, _, fold, config = jobs[0]
     d = prepare_data(data, folder, config, fold, quiet=True)
     tests = [set(d.table.protocol(k)[1]) for k in dict.fromkeys(j[3] for j in jobs)]
-    if spec["test"] not in (there := set.intersection(*tests)): raise MicaclError(f"test: expected {'one of ' * (len(there) > 1)}{', '.join(sorted(there))}; found {spec['test']!r}")
+    if spec["test"] not in (there := set.intersection(*tests)):
+        raise MicaclError(f"test: expected {'one of ' * (len(there) > 1)}{', '.join(sorted(there))}; found "
+                          f"{spec['test']!r}")
     _same_clips(Path(folder), data, d)
     waiting = [j for j in jobs if not run_path(*j).exists()]
-    if spec["frozen"] and waiting: run_all(list({(j[3], j[4].seed): j for j in waiting}.values()), processes, lambda line: say(f"features {line}"), _features)
+    if spec["frozen"] and waiting:
+        run_all(list({(j[3], j[4].seed): j for j in waiting}.values()), processes, lambda line: say(f"features {line}"),
+                _features)
     return run_all(jobs, processes, say, errors=errors)
 
 def _same_clips(folder, data, d):
@@ -297,12 +331,16 @@ def _same_clips(folder, data, d):
     known = read_json(file) if (file := folder / "clips.json").exists() else {}
     roles = (f"{c.split} {c.fold} {c.group}" for c in d.table)
     now = f"{len(d.table)} clips, {derive_seed(fingerprint(d.cache, d.table), *roles):016x}"
-    if known.setdefault(str(data), now) != now: raise MicaclError(f"{data}: expected the clips of the runs that are there ({known[str(data)]}), found others ({now}); put the list back, or begin in a new folder")
+    if known.setdefault(str(data), now) != now:
+        raise MicaclError(f"{data}: expected the clips of the runs that are there ({known[str(data)]}), found others "
+                          f"({now}); put the list back, or begin in a new folder")
     write_json(file, known)
 
 def _features(folder, data, method, fold, config):
-    d, model = prepare_data(data, folder, config, fold, quiet=True), build_model(config, 7)      # only its backbone counts
-    features = InstanceFeatures(Path(folder) / "features", model, config, d.cache, "cuda" if torch.cuda.is_available() else "cpu")
+    # only its backbone counts
+    d, model = prepare_data(data, folder, config, fold, quiet=True), build_model(config, 7)
+    features = InstanceFeatures(Path(folder) / "features", model, config, d.cache,
+                                "cuda" if torch.cuda.is_available() else "cpu")
     for epoch in range(config.epochs): features.of(d.train, epoch)
     for table in (d.validation, *d.tests.values()): features.of(table)
 
@@ -313,7 +351,8 @@ def _tune(spec, t, folder, processes, say):
     for m in (m for m, fields in spec["methods"].items() if "like" not in fields):
         for point in grid(spec):
             for seed in t.get("seeds", [1]):
-                for fold in folds: jobs.append((folder, data, m, fold, configuration(spec, m, seed, point))); where.append((m, point))
+                for fold in folds:
+                    jobs.append((folder, data, m, fold, configuration(spec, m, seed, point))); where.append((m, point))
     found, errors = {}, {}
     for k, path in sorted(_run(jobs, spec, processes, say, errors).items()):
         m, point = where[k]
@@ -325,4 +364,5 @@ def _tune(spec, t, folder, processes, say):
                           f"of {where[0][0]} with {errors[0]}")
     for m in first:
         if m not in found: say(f"{m} is left out: every run of its tuning failed, the first with {first[m]}")
-    return {m: [dict(fields=json.loads(p), uar=float(np.mean(u)), uars=u) for p, u in points.items()] for m, points in found.items()}
+    return {m: [dict(fields=json.loads(p), uar=float(np.mean(u)), uars=u) for p, u in points.items()] for m,
+            points in found.items()}

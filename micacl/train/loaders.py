@@ -23,9 +23,12 @@ from ..longtail.samplers import EpochOrder
 
 # %% ../../nbs/library/loaders.ipynb #505659a1
 def _as_they_lie(items):   # [(video (T,3,H,W), label, index, draw)] -> a batch of them
-    "Frames come out of the cache with the channels last. Stacked like that, they are only copied; sorted into planes, byte by byte, it would take longer than all the rest."
+    """Frames come out of the cache with the channels last.
+    Stacked like that, they are only copied; sorted into planes, byte by byte, it would take longer than all the
+    rest."""
     videos, *rest = zip(*items)
-    return [torch.stack([v.permute(0, 2, 3, 1) for v in videos]).permute(0, 1, 4, 2, 3), *default_collate(list(zip(*rest)))]
+    return [torch.stack([v.permute(0, 2, 3, 1) for v in videos]).permute(0, 1, 4, 2, 3),
+            *default_collate(list(zip(*rest)))]
 
 def make_loader(
     table: ClipTable,            # the clips
@@ -35,10 +38,13 @@ def make_loader(
     features=None,               # `InstanceFeatures`, to give features instead of videos
 ) -> DataLoader:                 # of (video uint8 (B,T,3,H,W) or features (B,N,D), y (B,), index (B,)); in training, videos come with draws (B,11)
     "Batches of clips; in the order of the table unless for training."
-    clips = ClipDataset(table, config, train, cache, draws=train) if features is None else FeatureDataset(table, features, train)
+    clips = (ClipDataset(table, config, train, cache, draws=train) if features is None
+             else FeatureDataset(table, features, train))
     workers = config.workers if features is None else 0      # features are in memory
-    return DataLoader(clips, config.batch_size, sampler=EpochOrder([c.label for c in table], config.seed, config.sampler, config.epochs) if train else None,
-                      drop_last=train and len(table) > config.batch_size, collate_fn=_as_they_lie if train and features is None else None,
+    return DataLoader(clips, config.batch_size, sampler=EpochOrder([c.label for c in table], config.seed,
+        config.sampler, config.epochs) if train else None,
+                      drop_last=train and len(table) > config.batch_size,
+                      collate_fn=_as_they_lie if train and features is None else None,
                       num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
 
 def set_epoch(loader, epoch):
@@ -56,7 +62,8 @@ def plain_error(
         said = re.split(r"micacl(?:\.\w+)+: ", text)
         return MicaclError(said[-1]) if len(said) > 1 else None
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
-        return MicaclError("workers: expected loader processes that live as long as the run, found one that was ended from outside, mostly because memory ran out; use fewer workers or a smaller batch_size")
+        return MicaclError("workers: expected loader processes that live as long as the run, found one that was ended "
+                           "from outside, mostly because memory ran out; use fewer workers or a smaller batch_size")
 
 # %% ../../nbs/library/loaders.ipynb #4a5c5067
 class InstanceFeatures:
@@ -68,10 +75,13 @@ class InstanceFeatures:
         cache: FrameCache,    # decoded frames
         device="cpu",         # where the backbone runs
     ):
-        if not model.frozen: raise MicaclError("features: expected a frozen backbone, found one that learns; its features change with every step. Set backbone_lr=0")
+        if not model.frozen:
+            raise MicaclError("features: expected a frozen backbone, found one that learns; its features change with "
+                              "every step. Set backbone_lr=0")
         self.folder, self.model, self.config, self.cache, self.device = Path(folder), model.to(device), config, cache, device
         weights = hashlib.blake2b(digest_size=8)
-        for name, v in sorted(model.backbone.state_dict().items()): weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
+        for name, v in sorted(model.backbone.state_dict().items()):
+            weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
         c = config
         self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(c.crop), str(c.flip),
                     str(c.jitter), CACHE_FORMAT)
@@ -89,7 +99,8 @@ class InstanceFeatures:
                 if (x := _read_features(path)) is None:
                     x = self._compute(table, epoch)
                     with atomic_write(path, "wb") as f: np.save(f, x.numpy(), allow_pickle=False)
-                with contextlib.suppress(OSError): lock.unlink()       # the file is there, so nobody will ask for the lock again
+                with contextlib.suppress(OSError):
+                    lock.unlink()       # the file is there, so nobody will ask for the lock again
         return x
 
     def _compute(self, table, epoch):
@@ -97,7 +108,9 @@ class InstanceFeatures:
         clips.set_epoch(epoch or 0)
         model, was_training = self.model, self.model.training
         model.eval()
-        with torch.no_grad(): x = [model.encode(video.to(self.device)).float().cpu() for video, *_ in DataLoader(clips, 64, num_workers=self.config.workers)]
+        with torch.no_grad():
+            x = [model.encode(video.to(self.device)).float().cpu() for video,
+                 *_ in DataLoader(clips, 64, num_workers=self.config.workers)]
         model.train(was_training)
         return torch.cat(x)
 
@@ -108,8 +121,10 @@ def _read_features(path):
 
 class FeatureDataset(Dataset):
     "The clips of a table as instance features, for a DataLoader."
-    def __init__(self, table, features, train): self.table, self.features, self.train, self.x = table, features, train, None
-    def set_epoch(self, epoch): "The next items are those of this epoch."; self.x = self.features.of(self.table, epoch if self.train else None)
+    def __init__(self, table, features, train):
+        self.table, self.features, self.train, self.x = table, features, train, None
+    def set_epoch(self, epoch):
+        "The next items are those of this epoch."; self.x = self.features.of(self.table, epoch if self.train else None)
     def __len__(self): return len(self.table)
     def __getitem__(self, i):       # -> features (N,D), label, position in the table
         if self.x is None: self.x = self.features.of(self.table, 0 if self.train else None)

@@ -61,7 +61,8 @@ def train_epoch(
 def _must_be_finite(values, epoch, i):
     if not torch.isfinite(values).all():
         what = "loss" if not torch.isfinite(values[:3]).all() else "gradient"
-        raise MicaclError(f"epoch {epoch + 1}, step {i + 1}: the {what} is not finite any more; the last checkpoint is kept. Lower lr, or clip_norm, and train into a new folder")
+        raise MicaclError(f"epoch {epoch + 1}, step {i + 1}: the {what} is not finite any more; the last checkpoint is "
+                          "kept. Lower lr, or clip_norm, and train into a new folder")
 
 # %% ../../nbs/library/training.ipynb #10ba6f01
 @torch.no_grad()
@@ -86,7 +87,8 @@ class _Progress:
         if self.bars and not IN_NOTEBOOK: print()
     def row(self, r):
         if self.quiet: return
-        cells = {k: "" if v is None else f"{v:.1e}" if k == "lr" else f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in r.items()}
+        cells = {k: "" if v is None else f"{v:.1e}" if k == "lr" else f"{v:.4f}" if isinstance(v, float) else str(v)
+                 for k, v in r.items()}
         if IN_NOTEBOOK:
             if not self.master.lines: self.master.write(list(cells), table=True)
             return self.master.write(list(cells.values()), table=True)
@@ -107,7 +109,8 @@ def train(
     resume: bool = False,    # go on with the run in `out`
     quiet: bool = False,     # print nothing
     on_epoch=None,           # called with each epoch's record
-    features=None,           # folder that keeps the features of a frozen backbone (backbone_lr=0), for this run and others
+    # folder that keeps the features of a frozen backbone (backbone_lr=0), for this run and others
+    features=None,
 ) -> dict:                   # results.json
     "Train, keep a run folder, evaluate the last epoch on the test clips."
     run, main = Path(out), processes().is_main_process
@@ -117,7 +120,9 @@ def train(
                 config = open_run(run, config, resume or not main, quiet or not main)
             return _train(data, run, config, fold, dataset, quiet or not main, on_epoch, features)
         except KeyboardInterrupt: raise Interrupted(f"{run}: interrupted; {kept(run)}") from None
-        except OSError as e: raise MicaclError(f"{e.filename or run}: expected to read and write there, found: {e.strerror or e}; {kept(run)}, when that is mended") from None
+        except OSError as e:
+            raise MicaclError(f"{e.filename or run}: expected to read and write there, found: {e.strerror or e}; "
+                              f"{kept(run)}, when that is mended") from None
         except (RuntimeError, MicaclError) as e:
             if (plain := plain_error(e)) is None: raise
             raise MicaclError(f"{plain}. {kept(run)}") from None
@@ -127,7 +132,8 @@ class _Run:
     "Everything a run needs, made or resumed."
     def __init__(self, data, run, config, fold, dataset, quiet, features):
         self.run, self.config, self.accelerator = run, config, make_accelerator(config)
-        with self.accelerator.main_process_first(): self.data = d = prepare_data(data, run, config, fold, dataset, quiet)
+        with self.accelerator.main_process_first():
+            self.data = d = prepare_data(data, run, config, fold, dataset, quiet)
         self.info = describe_run(config, d, fold)
         if (run / "config.json").exists(): check_same(run, read_config(run)[1], self.info)
         elif self.accelerator.is_main_process: write_json(run / "config.json", self.info)
@@ -137,12 +143,17 @@ class _Run:
         model = sync_norms(build_model(config, len(d.train.classes)), self.accelerator.device)
         objective = Objective(config, d.train.counts, model.bag_dim, model.backbone.dim)
         self.features = features and InstanceFeatures(features, model, config, d.cache, self.accelerator.device)
-        loaders = (make_loader(table, config, train, d.cache, self.features) for table, train in ((d.train, True), (d.validation, False)))
-        self.model, self.objective, self.optimizer, self.loader, self.validation = self.accelerator.prepare(model, objective, make_optimizer(model, objective, config), *loaders)
+        loaders = (make_loader(table, config, train, d.cache, self.features) for table,
+                   train in ((d.train, True), (d.validation, False)))
+        self.model, self.objective, self.optimizer, self.loader, self.validation = self.accelerator.prepare(model,
+            objective, make_optimizer(model, objective, config), *loaders)
         self.state = load_checkpoint(run, *self.learnt())
-        if self.accelerator.scaler is not None and self.state["scaler"]: self.accelerator.scaler.load_state_dict(self.state["scaler"])
+        if self.accelerator.scaler is not None and self.state["scaler"]:
+            self.accelerator.scaler.load_state_dict(self.state["scaler"])
 
-    def learnt(self): return self.accelerator.unwrap_model(self.model), self.accelerator.unwrap_model(self.objective), self.optimizer.optimizer
+    def learnt(self):
+        return (self.accelerator.unwrap_model(self.model), self.accelerator.unwrap_model(self.objective),
+                self.optimizer.optimizer)
 
     def second_stage(self):
         (model, *_), d = self.learnt(), self.data
@@ -153,10 +164,12 @@ class _Run:
 
     def epoch(self, epoch, progress):   # -> a line of metrics.jsonl
         start, parts = time.perf_counter(), (self.model, self.objective, self.loader, self.optimizer)
-        record = dict(epoch=epoch + 1, **train_epoch(*parts, epoch, self.config, self.accelerator, progress.steps), val_uar=None, val_war=None)
+        record = dict(epoch=epoch + 1, **train_epoch(*parts, epoch, self.config, self.accelerator, progress.steps),
+                      val_uar=None, val_war=None)
         if len(self.data.validation):
             p = predict(self.model, self.validation, self.accelerator)
-            record.update(val_uar=uar(p["y"], p["logits"].argmax(1), p["logits"].shape[1]), val_war=war(p["y"], p["logits"].argmax(1)))
+            record.update(val_uar=uar(p["y"], p["logits"].argmax(1), p["logits"].shape[1]),
+                          val_war=war(p["y"], p["logits"].argmax(1)))
         return dict(record, seconds=round(time.perf_counter() - start, 2))
 
 # %% ../../nbs/library/training.ipynb #96d5b643
@@ -168,17 +181,21 @@ def _train(data, run, config, fold, dataset, quiet, on_epoch, features):
     for epoch in progress.epochs(range(r.state["epoch"], config.epochs)):
         try: record = r.epoch(epoch, progress)
         except BaseException: progress.end(); raise
-        r.state = dict(epoch=epoch + 1, history=[*r.state["history"], record], scaler=scaler.state_dict() if scaler else None)
+        r.state = dict(epoch=epoch + 1, history=[*r.state["history"], record],
+                       scaler=scaler.state_dict() if scaler else None)
         if main:
             save_checkpoint(run, *r.learnt(), r.state)
-            with open(run / "metrics.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(record) + "\n")   # a whole line at once
+            with open(run / "metrics.jsonl", "a", encoding="utf-8") as f:
+                f.write(json.dumps(record) + "\n")   # a whole line at once
         progress.row(record)
         if on_epoch: on_epoch(record)
     if config.stage2 != "none": r.second_stage()
     if main: write_tensors(run / "model.safetensors", r.learnt()[0].state_dict())
     trained = {r.data.cache.content(c.id) for c in r.data.train}
-    try: results = score_tests(run, r.accelerator, r.learnt()[0], config, dict(r.info, epoch=config.epochs), r.data.tests,
+    try: results = score_tests(run, r.accelerator, r.learnt()[0], config, dict(r.info, epoch=config.epochs),
+                               r.data.tests,
                              r.data.cache, r.data.skipped, trained, r.features)
-    except MicaclError as e: raise MicaclError(f"{e}. {kept(run)}") from None      # the data may have gone since they were read
+    except MicaclError as e:
+        raise MicaclError(f"{e}. {kept(run)}") from None      # the data may have gone since they were read
     for note in [] if quiet else results["notes"]: print(f"note: {note}")
     return results

@@ -18,31 +18,40 @@ from ..longtail.contrast import CONTRASTS
 from ..models import MODELS, BagModel
 
 # %% ../../nbs/library/objective.ipynb #b71d0de1
-OPTIONS = ("geiim", "adjacency", "neighbours_only", "graph_over", "hops", "kernels", "dilation", "wian", "dependency_over", "gate", "tail")   # of MICACL
+# of MICACL
+OPTIONS = ("geiim", "adjacency", "neighbours_only", "graph_over", "hops", "kernels", "dilation", "wian",
+           "dependency_over", "gate", "tail")
 
 def build_model(config: Config,  # what belongs to the model is read
                 n_classes: int,  # C
                 ) -> BagModel:
     "The model that a configuration names."
-    if config.model not in MODELS: raise MicaclError(f"model: expected one of {', '.join(MODELS)}, found {config.model!r}")
-    options = dict({name: getattr(config, name) for name in OPTIONS}, layers=config.wian_layers) if config.model == "micacl" else {}
-    model = MODELS[config.model](n_classes, config.backbone, config.n_instances, config.instance_length, config.pretrained, **options)
+    if config.model not in MODELS:
+        raise MicaclError(f"model: expected one of {', '.join(MODELS)}, found {config.model!r}")
+    options = (dict({name: getattr(config, name) for name in OPTIONS}, layers=config.wian_layers)
+               if config.model == "micacl" else {})
+    model = MODELS[config.model](n_classes, config.backbone, config.n_instances, config.instance_length,
+                                 config.pretrained, **options)
     if config.head != "linear": model.change_head(config.head)
     return model if config.backbone_lr else model.freeze_backbone()
 
 # %% ../../nbs/library/objective.ipynb #aa4fe1f2
 class Objective(nn.Module):
-    "L = CE + lambda * MCCL, or the losses that a configuration puts in their places; the terms are kept apart so that they can be looked at."
+    """L = CE + lambda * MCCL, or the losses that a configuration puts in their places; the terms are kept apart so
+    that they can be looked at."""
     def __init__(self,
                  config: Config,    # loss, label_smoothing, contrast and mccl_*
                  class_counts,      # (C,) clips per class of the training split that was loaded
                  bag_dim: int,      # length of the bag feature
                  instance_dim: int | None = None):   # of an instance feature, where MCCL looks at those (mccl_on)
         super().__init__()
-        self.ce, self.weight, self.on = build_loss(config.loss, class_counts, config.label_smoothing), config.mccl_weight, config.mccl_on
+        self.ce, self.weight, self.on = build_loss(config.loss, class_counts,
+                                                   config.label_smoothing), config.mccl_weight, config.mccl_on
         dim = bag_dim if self.on == "bag" else instance_dim
-        own = (config.mccl_scales, config.tau0, config.mccl_form, config.mccl_dim, config.mccl_class_weight, config.mccl_temperature, config.mccl_self_pairs, config.mccl_centres)
-        self.mccl = CONTRASTS[config.contrast](class_counts, dim, *(own if config.contrast == "mccl" else ())) if self.weight else None
+        own = (config.mccl_scales, config.tau0, config.mccl_form, config.mccl_dim, config.mccl_class_weight,
+               config.mccl_temperature, config.mccl_self_pairs, config.mccl_centres)
+        self.mccl = (CONTRASTS[config.contrast](class_counts, dim, *(own if config.contrast == "mccl" else ()))
+                     if self.weight else None)
 
     def forward(self, out, y, ramp=1.0):   # BagOutput, (B,), share of lambda -> {"loss", "ce", "mccl"}, scalars
         "The loss of a batch and its two parts."

@@ -32,7 +32,8 @@ def render_stream(
     "The first `n` instances of a unit stream."
     draw = partial(unit_stream, seed, size=size, n_frames=n_frames)
     made = list(side_by_side(draw, range(n), workers, chunksize=32))
-    return torch.from_numpy(np.stack([f for f, _ in made])), torch.from_numpy(np.stack([u.mean(0) for _, u in made]).astype(np.float32))
+    return torch.from_numpy(np.stack([f for f, _ in made])), torch.from_numpy(np.stack([u.mean(0) for _,
+        u in made]).astype(np.float32))
 
 # %% ../../nbs/synfew/pretrain.ipynb #7f9fa6d1
 def unit_loss(
@@ -157,7 +158,8 @@ def fit(
         start = time.perf_counter()
         loss = train_epoch(model, frames, units, optimiser, schedule, batch_size, seed, epoch)
         r2 = r_squared(predict_units(model, held_out[0]), held_out[1]).mean().item()
-        log.append(dict(epoch=epoch, loss=round(loss, 4), r2=round(r2, 4), seconds=round(time.perf_counter() - start, 1)))
+        log.append(dict(epoch=epoch, loss=round(loss, 4), r2=round(r2, 4),
+                        seconds=round(time.perf_counter() - start, 1)))
         report(f"epoch {epoch:2}/{epochs}  loss {loss:.3f}  R² on held-out people {r2:.3f}  {log[-1]['seconds']:.0f} s")
     return log
 
@@ -182,19 +184,25 @@ def new_model(
 
 # %% ../../nbs/synfew/pretrain.ipynb #0b7b5e1b
 def _machine() -> str:
-    return f"{os.cpu_count()} CPU cores, no GPU ({platform.system()} {platform.machine()}, {torch.get_num_threads()} threads)"
+    return (f"{os.cpu_count()} CPU cores, no GPU ({platform.system()} {platform.machine()}, {torch.get_num_threads()} "
+            "threads)")
 
 def _new_log(parameters: dict) -> dict:
-    command = "python -c \"from micacl.train.pretrain import pretrain; pretrain('OUT', " + ", ".join(f"{k}={v}" for k, v in parameters.items()) + ")\""
-    versions = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, micacl=micacl.__version__)
-    return dict(architecture="r3d_small", generator=GENERATOR, command=command, **parameters, versions=versions, machine=_machine())
+    command = ("python -c \"from micacl.train.pretrain import pretrain; pretrain('OUT', " + ", ".join(f"{k}={v}" for k,
+        v in parameters.items()) + ")\"")
+    versions = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__,
+                    micacl=micacl.__version__)
+    return dict(architecture="r3d_small", generator=GENERATOR, command=command, **parameters, versions=versions,
+                machine=_machine())
 
 def _check(out: Path, p: dict):
     for name in ("n", "epochs", "n_clips", "clip_epochs", "n_held_out", "n_frames", "batch_size"):
         if p[name] < 1: raise MicaclError(f"{name}: expected 1 or more, found {p[name]}")
     for name in ("n", "n_clips"):
-        if p[name] < p["batch_size"]: raise MicaclError(f"{name}: expected at least one batch ({p['batch_size']}), found {p[name]}")
-    if out.exists() and not out.is_dir(): raise MicaclError(f"{out}: expected a folder, found a file; give another path")
+        if p[name] < p["batch_size"]:
+            raise MicaclError(f"{name}: expected at least one batch ({p['batch_size']}), found {p[name]}")
+    if out.exists() and not out.is_dir():
+        raise MicaclError(f"{out}: expected a folder, found a file; give another path")
 
 # %% ../../nbs/synfew/pretrain.ipynb #b73b60b6
 def pretrain(
@@ -210,7 +218,8 @@ def pretrain(
     lr: float = 4e-3, # highest learning rate; an eighth of it for the clips
     weight_decay: float = 0.01, # of weights; biases and scales have none
     n_held_out: int = 512, # instances of other people, to measure R²
-    workers: int | None = None, # processes that render; None: as many as there are cores, at most 8. The result does not depend on it
+    # processes that render; None: as many as there are cores, at most 8. The result does not depend on it
+    workers: int | None = None,
     quiet: bool = False, # no lines while it runs
 ) -> dict: # the log, as written
     "Train `r3d_small` on action units and write weights, log and data card."
@@ -220,23 +229,27 @@ def pretrain(
     _check(out, p); out.mkdir(parents=True, exist_ok=True)
     log, start = _new_log(p), time.perf_counter()
     draw = partial(render_stream, size=size, workers=workers or min(os.cpu_count() or 1, 8))
-    pictures, clips = draw(derive_seed(seed, "pictures"), n, n_frames=1), draw(derive_seed(seed, "clips"), n_clips, n_frames=n_frames)
+    pictures, clips = draw(derive_seed(seed, "pictures"), n, n_frames=1), draw(derive_seed(seed, "clips"), n_clips,
+        n_frames=n_frames)
     held_out = draw(derive_seed(seed, "held out"), n_held_out, n_frames=n_frames)
     report(f"{n} pictures and {n_clips + n_held_out} clips drawn in {time.perf_counter() - start:.0f} s")
     seed_everything(seed)
     model = new_model(pictures[1])
     log["random_r2"] = round(probe(model[0], clips, held_out).mean().item(), 4)
     log["pictures"] = fit(model, pictures, held_out, epochs, batch_size, lr, weight_decay, derive_seed(seed, 1), report)
-    log["clips"] = fit(model, clips, held_out, clip_epochs, batch_size, lr / 8, weight_decay, derive_seed(seed, 2), report)
+    log["clips"] = fit(model, clips, held_out, clip_epochs, batch_size, lr / 8, weight_decay, derive_seed(seed, 2),
+                       report)
     r2 = r_squared(predict_units(model, held_out[0]), held_out[1])
-    log |= dict(r2={u: round(v, 4) for u, v in zip(UNITS, r2.tolist())}, mean_r2=round(r2.mean().item(), 4), seconds=round(time.perf_counter() - start))
+    log |= dict(r2={u: round(v, 4) for u, v in zip(UNITS, r2.tolist())}, mean_r2=round(r2.mean().item(), 4),
+                seconds=round(time.perf_counter() - start))
     return _write(out, model, log)
 
 # %% ../../nbs/synfew/pretrain.ipynb #852debbf
 def _write(out: Path, model, log: dict) -> dict:
     state = {**model[0].state_dict(), **{f"head.{k}": v for k, v in model[1].state_dict().items()}}
     weights = out / "r3d_small.safetensors"
-    save_weights(weights, state, "r3d_small", generator=log["generator"], seed=log["seed"], n=log["n"], n_clips=log["n_clips"], units=",".join(UNITS))
+    save_weights(weights, state, "r3d_small", generator=log["generator"], seed=log["seed"], n=log["n"],
+                 n_clips=log["n_clips"], units=",".join(UNITS))
     log |= dict(bytes=weights.stat().st_size, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
     with atomic_write(out / "r3d_small.md") as f: f.write(data_card(log))
     write_json(out / "pretrain-r3d_small.json", log)
@@ -255,14 +268,16 @@ def probe(
     Z, Z_held = predict_units(backbone, X).double(), predict_units(backbone, X_held).double()
     mean, std = Z.mean(0), Z.std(0).clamp(min=1e-8)
     Z, Z_held, centre = (Z - mean) / std, (Z_held - mean) / std, Y.double().mean(0)
-    beta = torch.linalg.solve(Z.T @ Z + ridge * len(Z) * torch.eye(Z.shape[1], dtype=Z.dtype), Z.T @ (Y.double() - centre))
+    beta = torch.linalg.solve(Z.T @ Z + ridge * len(Z) * torch.eye(Z.shape[1], dtype=Z.dtype),
+                              Z.T @ (Y.double() - centre))
     return r_squared(Z_held @ beta + centre, Y_held.double())
 
 # %% ../../nbs/synfew/pretrain.ipynb #3893ae8e
 def data_card(
     log: dict, # as `pretrain` returns it
 ) -> str:
-    "Markdown for the folder that holds the weights: what they are, what they saw, how well they do, what they are not for."
+    """Markdown for the folder that holds the weights: what they are, what they saw, how well they do, what they are
+    not for."""
     rows = "\n".join(f"| {u} | {v:.2f} |" for u, v in log["r2"].items())
     return f"""# r3d_small
 
@@ -292,7 +307,8 @@ def load_regressor(
     path = path or weights_path()
     state, header = read_weights(path, "r3d_small")
     if header.get("units") != ",".join(UNITS):
-        raise MicaclError(f"{path}: expected a head for {', '.join(UNITS)}, found {header.get('units', 'none')}; make it anew with `micacl pretrain`")
+        raise MicaclError(f"{path}: expected a head for {', '.join(UNITS)}, found {header.get('units', 'none')}; make "
+                          "it anew with `micacl pretrain`")
     head = UnitHead(build_backbone("r3d_small").dim)
     head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
     return nn.Sequential(build_backbone("r3d_small", path), head).eval()

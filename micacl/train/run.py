@@ -38,7 +38,8 @@ def read_clips(
     cache = FrameCache.build(table, _cache_folder(table, home, config), config.image_size,
                              on_bad=config.on_bad_clip, progress=wants_bars(quiet))
     notes, skipped = list(table.notes), [str(p) for p in (*table.problems, *cache.problems)]
-    if 0 < cache.decoded < len(table): notes.append(f"{cache.decoded} of {len(table)} clips were decoded: new, or changed since the last time")
+    if 0 < cache.decoded < len(table):
+        notes.append(f"{cache.decoded} of {len(table)} clips were decoded: new, or changed since the last time")
     for line in [] if quiet else [*(f"note: {n}" for n in notes), *(f"skipped: {s}" for s in skipped)]: print(line)
     return cache.readable(table), cache, skipped
 
@@ -84,13 +85,17 @@ def prepare_data(
 # %% ../../nbs/library/run.ipynb #af8d1551
 def write_tensors(path, tensors: dict):
     "Named tensors into one safetensors file, whole or not at all."
-    with atomic_write(path, "wb") as f: f.write(tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+    with atomic_write(path, "wb") as f:
+        f.write(tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 def read_tensors(path) -> dict:
     "The tensors of a safetensors file; a missing or damaged file is named in one line."
     try: return tensors_from_bytes(Path(path).read_bytes())
-    except OSError as e: raise MicaclError(f"{path}: expected a file of weights, found none that can be read ({e.strerror}); has the run got that far?") from None
-    except SafetensorError as e: raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, train anew") from None
+    except OSError as e:
+        raise MicaclError(f"{path}: expected a file of weights, found none that can be read ({e.strerror}); has the "
+                          "run got that far?") from None
+    except SafetensorError as e:
+        raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, train anew") from None
 
 # %% ../../nbs/library/run.ipynb #d5a209aa
 def save_checkpoint(
@@ -115,13 +120,15 @@ def save_checkpoint(
 
 def find_checkpoint(run) -> Path | None:
     "The newest whole checkpoint folder."
-    return next((p for s in ("", ".new", ".old") if (p := Path(run) / f"checkpoint{s}").joinpath("state.json").exists()), None)
+    return next((p for s in ("", ".new", ".old")
+                 if (p := Path(run) / f"checkpoint{s}").joinpath("state.json").exists()), None)
 
 def kept(run) -> str:
     "What an ended run leaves to go on with, and how."
     done = find_checkpoint(run)
     n = read_json(done / "state.json")["epoch"] if done else 0
-    return f"{f'{n} finished epochs are kept' if n else 'no epoch was finished'}. Go on with the same call and --resume (resume=True)"
+    return (f"{f'{n} finished epochs are kept' if n else 'no epoch was finished'}. Go on with the same call and "
+            "--resume (resume=True)")
 
 # %% ../../nbs/library/run.ipynb #1015da92
 def load_checkpoint(
@@ -133,18 +140,24 @@ def load_checkpoint(
     if not folder.exists(): return dict(epoch=0, history=[], scaler=None)
     try:
         state = read_json(folder / "state.json")
-        if type(state["epoch"]) is not int or state["epoch"] < 0 or not isinstance(state["history"], list): raise MicaclError("state.json: expected a number of epochs and their records, found others")
+        if type(state["epoch"]) is not int or state["epoch"] < 0 or not isinstance(state["history"], list):
+            raise MicaclError("state.json: expected a number of epochs and their records, found others")
         model.load_state_dict(read_tensors(folder / "model.safetensors"))
         objective.load_state_dict(read_tensors(folder / "objective.safetensors"))
         for name, tensor in read_tensors(folder / "optimizer.safetensors").items():
             i, key = name.split(".")
             moments.setdefault(int(i), {})[key] = tensor
-        optimizer.load_state_dict(dict(optimizer.state_dict(), state=moments))   # settings such as lr come from the config
+        # settings such as lr come from the config
+        optimizer.load_state_dict(dict(optimizer.state_dict(), state=moments))
     except (MicaclError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise MicaclError(f"{folder}: expected a whole checkpoint of this run, found a damaged one ({_first(e)}); put a copy of it back, or delete that folder and resume: training then starts again from the first epoch") from None
+        raise MicaclError(f"{folder}: expected a whole checkpoint of this run, found a damaged one ({_first(e)}); put "
+                          "a copy of it back, or delete that folder and resume: training then starts again from the "
+                          "first epoch") from None
     return state
 
-def _first(e): return str(e).strip().split("; ")[0][:200] if isinstance(e, MicaclError) else f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
+def _first(e):
+    return (str(e).strip().split("; ")[0][:200] if isinstance(e, MicaclError) else f"{type(e).__name__}: "
+            f"{' '.join(str(e).split())[:120]}")
 
 # %% ../../nbs/library/run.ipynb #6840f155
 @contextlib.contextmanager
@@ -162,9 +175,12 @@ def hold_folder(
     except Timeout:
         pid = note.read_text().strip() if note.exists() else "unknown"
         raise MicaclError(f"{run}: another run (process {pid}) is writing here; wait for it, or choose another folder") from None
-    except OSError as e: raise MicaclError(f"{run}: expected a folder that can be written to, found none and could not make it ({e.strerror}); choose another") from None
+    except OSError as e:
+        raise MicaclError(f"{run}: expected a folder that can be written to, found none and could not make it "
+                          f"({e.strerror}); choose another") from None
     try:
-        with contextlib.suppress(OSError): note.write_text(str(os.getpid()))       # on a full disk the run has better things to say
+        with contextlib.suppress(OSError):
+            note.write_text(str(os.getpid()))       # on a full disk the run has better things to say
         yield
     finally:
         with contextlib.suppress(OSError): note.unlink()
@@ -186,12 +202,15 @@ def read_config(
     try:
         info = read_json(file)
         own, names = info["config"], info["classes"]
-        if not isinstance(names, list) or not 1 <= len(names) <= 10**4 or not all(isinstance(c, str) for c in names): raise MicaclError("classes: expected a list of names, found something else")
-        if missing := {"dataset", "data", "fold", "train_counts", "train_clips"} - info.keys(): raise MicaclError(f"expected {', '.join(sorted(missing))}, found nothing of the kind")
+        if not isinstance(names, list) or not 1 <= len(names) <= 10**4 or not all(isinstance(c, str) for c in names):
+            raise MicaclError("classes: expected a list of names, found something else")
+        if missing := {"dataset", "data", "fold", "train_counts", "train_clips"} - info.keys():
+            raise MicaclError(f"expected {', '.join(sorted(missing))}, found nothing of the kind")
         return config_from_dict(own), info
     except (MicaclError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as e:
         if str(e).startswith(f"{file}: "): raise
-        raise MicaclError(f"{file}: expected what a run writes there, found something else ({_first(e)}); the file is damaged or was made by another version, train anew") from None
+        raise MicaclError(f"{file}: expected what a run writes there, found something else ({_first(e)}); the file is "
+                          "damaged or was made by another version, train anew") from None
 
 # %% ../../nbs/library/run.ipynb #4bd4c702
 def _needs(c):   # of a Config -> choice, why, setting, the value that this setting must have
@@ -239,7 +258,8 @@ def open_run(
     "Refuse to overwrite a run; settle the configuration."
     there = sorted(p.name for p in run.iterdir() if not p.name.startswith("."))
     if there and not resume:
-        raise MicaclError(f"{run}: expected an empty folder, found {', '.join(there[:3])}; choose another, or go on with the run there: --resume (resume=True)")
+        raise MicaclError(f"{run}: expected an empty folder, found {', '.join(there[:3])}; choose another, or go on "
+                          "with the run there: --resume (resume=True)")
     _tidy(run)
     if config is None: config = read_config(run)[0] if "config.json" in there else Config()
     config, notes = settle(config)
@@ -248,8 +268,10 @@ def open_run(
     return config
 
 def _tidy(run):
-    "Remove what a killed run left behind: files that were never finished, and all checkpoints but the newest whole one."
-    for name in ("config.json", "clips.csv", "metrics.jsonl", "model.safetensors", "predictions.npz", "results.json", "report.html"):
+    """Remove what a killed run left behind: files that were never finished, and all checkpoints but the newest
+    whole one."""
+    for name in ("config.json", "clips.csv", "metrics.jsonl", "model.safetensors", "predictions.npz", "results.json",
+                 "report.html"):
         for left in run.glob(f".{name}.*.tmp"): left.unlink(missing_ok=True)
     if (found := find_checkpoint(run)) and found.name != "checkpoint":
         shutil.rmtree(run / "checkpoint", ignore_errors=True); found.rename(run / "checkpoint")
@@ -261,7 +283,8 @@ def describe_run(
 ) -> dict:                                 # config.json
     "Everything needed to say what a run was, and to refuse to resume another one."
     train = data.train
-    return dict(config=config.to_dict(), dataset=data.table.dataset, data=str(data.table.source.resolve()), fold=fold, classes=list(train.classes),
+    return dict(config=config.to_dict(), dataset=data.table.dataset, data=str(data.table.source.resolve()), fold=fold,
+                classes=list(train.classes),
                 train_counts=train.counts.tolist(), n_train=len(train), n_validation=len(data.validation),
                 train_clips=fingerprint(data.cache, train), validation_clips=fingerprint(data.cache, data.validation),
                 test_clips=fingerprint(data.cache, *data.tests.values()),
@@ -277,7 +300,8 @@ def check_same(run, before: dict, now: dict):
     old, new = ({**d["config"], **{k: d[k] for k in same}} for d in (before, now))
     for name in sorted(old.keys() | new.keys()):
         if name != "workers" and plain(old.get(name)) != plain(new.get(name)):
-            raise MicaclError(f"{run}: the run to resume has {name} = {old.get(name)}, this call has {new.get(name)}; repeat its settings, or train into a new folder")
+            raise MicaclError(f"{run}: the run to resume has {name} = {old.get(name)}, this call has {new.get(name)}; "
+                              "repeat its settings, or train into a new folder")
 
 # %% ../../nbs/library/run.ipynb #01b363db
 def read_history(
@@ -288,7 +312,8 @@ def read_history(
     try: records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     except (OSError, ValueError, RecursionError): records = [None]
     if not all(isinstance(r, dict) for r in records):
-        raise MicaclError(f"{file}: expected a record (a line of JSON) for each epoch, found something else; copy the file again, or resume the run, which writes it anew")
+        raise MicaclError(f"{file}: expected a record (a line of JSON) for each epoch, found something else; copy the "
+                          "file again, or resume the run, which writes it anew")
     return records
 
 # %% ../../nbs/library/run.ipynb #c71df9da
@@ -308,8 +333,13 @@ def load_run(
                                          "export can use; give the run that it was made from")
     run, (config, info) = Path(run), read_config(run)
     folder = run if (run / "model.safetensors").exists() else find_checkpoint(run)
-    if folder is None: raise MicaclError(f"{run}: expected trained weights, found none; the run has not finished an epoch, resume it")
-    model = build_model(dataclasses.replace(config, pretrained=False), len(info["classes"]))   # no download of weights to be overwritten
+    if folder is None:
+        raise MicaclError(f"{run}: expected trained weights, found none; the run has not finished an epoch, resume it")
+    # no download of weights to be overwritten
+    model = build_model(dataclasses.replace(config, pretrained=False), len(info["classes"]))
     try: model.load_state_dict(read_tensors(file := folder / "model.safetensors"))
-    except RuntimeError as e: raise MicaclError(f"{file}: expected the weights of the model that config.json describes, found others ({_first(e)}); the folder is damaged, train anew") from None
-    return model.eval(), config, dict(info, epoch=config.epochs if folder == run else read_json(folder / "state.json")["epoch"])
+    except RuntimeError as e:
+        raise MicaclError(f"{file}: expected the weights of the model that config.json describes, found others "
+                          f"({_first(e)}); the folder is damaged, train anew") from None
+    return model.eval(), config, dict(info, epoch=config.epochs if folder == run
+                                      else read_json(folder / "state.json")["epoch"])

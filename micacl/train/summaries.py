@@ -43,23 +43,30 @@ def summarise_runs(
     for name in runs[0]["tests"]:
         tests = [r["tests"][name] for r in runs]
         out[name] = {k: _spread([t[k] for t in tests]) for k in SCORES if k in tests[0]}
-        out[name].update(recall={c: _spread([t["recall"][c] for t in tests]) for c in runs[0]["classes"]}, n_test=tests[0]["n_test"], uars=[t["uar"] for t in tests], recalls=[list(t["recall"].values()) for t in tests])
+        out[name].update(recall={c: _spread([t["recall"][c] for t in tests]) for c in runs[0]["classes"]},
+                         n_test=tests[0]["n_test"], uars=[t["uar"] for t in tests],
+                         recalls=[list(t["recall"].values()) for t in tests])
         if tuple(folds) != (None,): out[name].update(_over_folds(runs, name, folds))
     return dict(n_runs=len(runs), seconds=float(np.mean([r["seconds"] for r in runs])), tests=out)
 
 # %% ../../nbs/library/summaries.ipynb #271ece7b
 def _by_seed(runs, test):   # -> {seed: {fold: scores}}
     out = {}
-    for r in sorted(runs, key=lambda r: (r["seed"], r["fold"] or 0)): out.setdefault(r["seed"], {})[r["fold"]] = r["tests"][test]
+    for r in sorted(runs, key=lambda r: (r["seed"], r["fold"] or 0)): out.setdefault(r["seed"],
+        {})[r["fold"]] = r["tests"][test]
     return out
 
 def _over_folds(runs, test, folds):   # -> each fold's UAR and WAR over the seeds; the folds' matrices added up for each seed that has them all
     by = _by_seed(runs, test)
     own = {str(k): {s: _spread([t[k][s] for t in by.values() if k in t]) for s in ("uar", "war")} for k in folds}
-    whole = np.array([sum(np.array(t["confusion"]) for t in ts.values()) for ts in by.values() if len(ts) == len(folds)])     # (S,C,C)
+    # (S,C,C)
+    whole = np.array([sum(np.array(t["confusion"]) for t in ts.values()) for ts in by.values()
+                      if len(ts) == len(folds)])
     if not len(whole): return dict(folds=own, pooled=None)
-    r, war = _recall_of(whole), whole.trace(axis1=1, axis2=2) / whole.sum((1, 2))                                             # (S,C), (S,)
-    return dict(folds=own, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()), confusion=whole.sum(0).tolist(), uar=_spread(_mean(r)), war=_spread(war),
+    # (S,C), (S,)
+    r, war = _recall_of(whole), whole.trace(axis1=1, axis2=2) / whole.sum((1, 2))
+    return dict(folds=own, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()), confusion=whole.sum(0).tolist(),
+                                       uar=_spread(_mean(r)), war=_spread(war),
                                        recall={c: _spread(r[:, i]) for i, c in enumerate(runs[0]["classes"])}))
 
 # %% ../../nbs/library/summaries.ipynb #f3c035e2
@@ -67,13 +74,18 @@ def compare_runs(
     a: list, b: list,   # run files of two methods, read
     test: str,          # test set
 ) -> dict:              # of UAR and of the mean recall of the tail: `paired_difference`
-    "Two methods on the same clips with the same seeds; folds are laid end to end, and a seed counts if both methods have all its folds."
+    """Two methods on the same clips with the same seeds; folds are laid end to end, and a seed counts if both
+    methods have all its folds."""
     A, B, folds = _by_seed(a, test), _by_seed(b, test), {r["fold"] for r in (*a, *b)}
     seeds = [s for s in A if s in B and A[s].keys() == B[s].keys() == folds]
     column = lambda by, s, key: np.concatenate([unpack_labels(t[key]) for t in by[s].values()])     # (n,)
-    clips = {(r["fold"], r["tests"][test].get("clips")) for r in (*a, *b)}     # one fingerprint a fold, if all have the same clips
-    if not seeds or len(clips) > len(folds) or any(not np.array_equal(column(by, s, "y"), column(A, seeds[0], "y")) for by in (A, B) for s in seeds):
-        raise MicaclError(f"compare: expected runs of both methods on the same clips of {test}, found others; run both with the same seeds, folds and data")
-    y, (pa, pb), C = column(A, seeds[0], "y"), (np.stack([column(by, s, "predicted") for s in seeds]) for by in (A, B)), len(a[0]["classes"])
+    # one fingerprint a fold, if all have the same clips
+    clips = {(r["fold"], r["tests"][test].get("clips")) for r in (*a, *b)}
+    if not seeds or len(clips) > len(folds) or any(not np.array_equal(column(by, s, "y"), column(A, seeds[0], "y"))
+                                                   for by in (A, B) for s in seeds):
+        raise MicaclError(f"compare: expected runs of both methods on the same clips of {test}, found others; run both "
+                          "with the same seeds, folds and data")
+    y, (pa, pb), C = column(A, seeds[0], "y"), (np.stack([column(by, s, "predicted") for s in seeds])
+                                                for by in (A, B)), len(a[0]["classes"])
     tail = [c for c in frequency_groups(a[0]["train_counts"])["tail"] if c in y]
     return dict(uar=paired_difference(y, pa, pb, C), tail=paired_difference(y, pa, pb, C, tail or None))

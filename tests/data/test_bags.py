@@ -21,7 +21,8 @@ CONFIG = Config(image_size=32)
 def picture_frames(n, size=64, seed=0):
     "Smooth pictures that move, so that every frame differs: (n,size,size,3) uint8."
     y, x = np.mgrid[:size, :size] / size
-    return np.stack([np.stack([128 + 100 * np.sin(6 * x + 0.3 * t + seed), 255 * y, 128 + 100 * np.cos(5 * (x + y) - 0.2 * t)], -1) for t in range(n)]).astype(np.uint8)
+    return np.stack([np.stack([128 + 100 * np.sin(6 * x + 0.3 * t + seed), 255 * y,
+                               128 + 100 * np.cos(5 * (x + y) - 0.2 * t)], -1) for t in range(n)]).astype(np.uint8)
 
 
 def write_video(path, frames, codec="libx264", **options):
@@ -43,15 +44,19 @@ def clips(tmp_path_factory):
 
 # ---------------------------------------------------------------- decoding
 
-@pytest.mark.parametrize("name, codec", [("x.mp4", "libx264"), ("x.avi", "mpeg4"), ("x.mkv", "libx264"), ("x.mov", "mpeg4"), ("x.webm", "libvpx-vp9")])
+@pytest.mark.parametrize("name, codec", [("x.mp4", "libx264"), ("x.avi", "mpeg4"), ("x.mkv", "libx264"),
+                                         ("x.mov", "mpeg4"), ("x.webm", "libvpx-vp9")])
 def test_two_decoders_agree(tmp_path, name, codec):
     p = write_video(tmp_path / name, picture_frames(30), codec)
     assert count_frames(p) == 30
     frames = read_frames(p)
     assert frames.shape == (30, 64, 64, 3) and frames.dtype == torch.uint8
-    assert (frames.float() - torch.from_numpy(picture_frames(30)).float()).abs().mean() < 12       # a lossy codec, but the right frames
+    # a lossy codec, but the right frames
+    assert (frames.float() - torch.from_numpy(picture_frames(30)).float()).abs().mean() < 12
     every = list(range(30))
-    if decord := other_decoder(): assert torch.equal(frames, torch.from_numpy(decord.VideoReader(str(p), num_threads=1).get_batch(every).asnumpy()))
+    if decord := other_decoder():
+        assert torch.equal(frames, torch.from_numpy(decord.VideoReader(str(p),
+            num_threads=1).get_batch(every).asnumpy()))
     assert torch.equal(read_frames(p, [7, 2, 2, 29]), frames[[7, 2, 2, 29]])
     assert torch.equal(read_frames(str(p), torch.tensor([3, 1])), frames[[3, 1]])
 
@@ -63,7 +68,8 @@ def other_decoder():
     return decord
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the threads of a library can only be counted on Linux")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"),
+                    reason="the threads of a library can only be counted on Linux")
 def test_a_clip_is_decoded_by_one_thread(clips):
     "More threads get into the way of the other clips that are decoded at the same time."
     read_frames(clips[0].path)
@@ -87,7 +93,9 @@ def test_a_phone_video_is_turned_upright(tmp_path, matrix, turns):
     data[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(data)
     got = read_frames(tmp_path / "turned.mp4")
-    if decord := other_decoder(): assert torch.equal(got, torch.from_numpy(decord.VideoReader(str(tmp_path / "turned.mp4"), num_threads=1)[:].asnumpy()))
+    if decord := other_decoder():
+        assert torch.equal(got, torch.from_numpy(decord.VideoReader(str(tmp_path / "turned.mp4"),
+            num_threads=1)[:].asnumpy()))
     assert torch.equal(got, torch.rot90(upright, turns, (1, 2)))
 
 
@@ -105,7 +113,8 @@ def test_pictures_of_dfew_names_modes_and_sizes(tmp_path):
     assert x.shape == (2, 6, 8, 3) and x[0, 0, 0].tolist() == [7, 7, 7] and x[1, 3, 3].tolist() == [1, 2, 3]
 
 
-TURNED = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}
+TURNED = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
+          6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}
 
 @pytest.mark.parametrize("orientation", TURNED)
 @pytest.mark.parametrize("ending", ["png", "webp"])
@@ -122,9 +131,11 @@ def test_a_picture_with_damaged_exif_data_is_read_as_it_is_stored(tmp_path):
     x = picture_frames(1, 12)[0][:, :8]
     Image.fromarray(x).save(tmp_path / "1.webp", exif=b"Exif\0\0 no such thing", lossless=True)
     exif = Image.Exif(); exif[0x0112], exif[0x010f] = 6, "Maker"
-    raw = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x0f\x00\x0a")         # the maker's name becomes a number that can't be one
+    # the maker's name becomes a number that can't be one
+    raw = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x0f\x00\x0a")
     Image.fromarray(x).save(tmp_path / "2.webp", exif=raw, lossless=True)
-    assert np.array_equal(read_frames(tmp_path)[0], x) and len(read_frames(tmp_path)) == len(list(stream_frames(tmp_path))) == 2
+    assert (np.array_equal(read_frames(tmp_path)[0], x) and len(read_frames(tmp_path))
+            == len(list(stream_frames(tmp_path))) == 2)
 
 
 def test_pictures_of_sixteen_bits_look_alike_in_training_and_prediction(tmp_path):
@@ -141,8 +152,12 @@ def broken(tmp_path, kind):
     if kind == "text": p.write_text("hello\n" * 99); return p, "no readable video"
     if kind == "playlist":
         write_video(tmp_path / "real.mp4", picture_frames(5))
-        p.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/real.mp4\n#EXT-X-ENDLIST\n"); return p, "no readable video"
-    if kind == "concat": write_video(tmp_path / "real.mp4", picture_frames(5)); p.write_text("ffconcat version 1.0\nfile real.mp4\n"); return p, "no readable video"
+        p.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/real.mp4\n#EXT-X-ENDLIST\n")
+        return p, "no readable video"
+    if kind == "concat":
+        write_video(tmp_path / "real.mp4", picture_frames(5))
+        p.write_text("ffconcat version 1.0\nfile real.mp4\n")
+        return p, "no readable video"
     if kind == "folder": p.mkdir(); (p / "a.txt").write_text("x"); return p, "without pictures"
     if kind == "jpg": p.mkdir(); (p / "1.jpg").write_bytes(b"\xff\xd8\xff nothing"); return p, "no readable picture"
     if kind == "cut jpg":
@@ -156,15 +171,18 @@ def broken(tmp_path, kind):
             box.mux([*s.encode(f), *s.encode(None)])
         return p, "without a picture track"
     if kind == "fifo": os.mkfifo(p); return p, "neither a file"
-    data = write_video(tmp_path / ("y.avi" if "avi" in kind else "y.mp4"), picture_frames(40, 96), **({"codec": "mpeg4"} if "avi" in kind else {}),
+    data = write_video(tmp_path / ("y.avi" if "avi" in kind else "y.mp4"), picture_frames(40, 96),
+                       **({"codec": "mpeg4"} if "avi" in kind else {}),
                        **({"movflags": "faststart"} if "front" in kind else {})).read_bytes()
     p = tmp_path / ("x.avi" if "avi" in kind else "x.mp4")
-    if "middle" in kind: p.write_bytes(data[:len(data) // 2] + b"\xa5" * 400 + data[len(data) // 2 + 400:]); return p, "damaged"
+    if "middle" in kind:
+        p.write_bytes(data[:len(data) // 2] + b"\xa5" * 400 + data[len(data) // 2 + 400:]); return p, "damaged"
     p.write_bytes(data[:int(len(data) * (0.97 if "late" in kind else 0.6))])
     return p, "no readable video" if kind == "cut" else "cut off"
 
 
-KINDS = ["missing", "empty", "text", "playlist", "concat", "folder", "jpg", "cut jpg", "audio", "fifo", "cut", "cut front", "cut late front", "cut avi", "middle front"]
+KINDS = ["missing", "empty", "text", "playlist", "concat", "folder", "jpg", "cut jpg", "audio", "fifo", "cut",
+         "cut front", "cut late front", "cut avi", "middle front"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,7 +190,8 @@ def test_a_broken_clip_is_one_line(tmp_path, kind, capfd):
     p, words = broken(tmp_path, kind)
     with pytest.raises(ClipError) as e: read_frames(p)
     text = str(e.value)
-    assert words in text and str(p) in text and "\n" not in text and "expected" in text and ";" in text and len(text) < 250 + len(str(p))
+    assert (words in text and str(p) in text and "\n" not in text and "expected" in text and ";" in text
+            and len(text) < 250 + len(str(p)))
     assert isinstance(e.value, MicaclError) and Path(e.value.path).is_relative_to(p)
     out, err = capfd.readouterr()
     assert out == "" and err == ""
@@ -201,19 +220,22 @@ def test_frame_indices_properties(F, N, L, seed):
     T = N * L
     for i in (frame_indices(F, N, L), frame_indices(F, N, L, torch.Generator().manual_seed(seed))):
         assert i.shape == (T,) and i.dtype == torch.int64 and (i.diff() >= 0).all() and 0 <= i[0] and i[-1] < F
-        k = torch.arange(T)                                             # each frame lies in its own segment [kF/T, (k+1)F/T)
+        # each frame lies in its own segment [kF/T, (k+1)F/T)
+        k = torch.arange(T)
         assert (i >= k * F // T).all() and (i * T < (k + 1) * F).all()
     if F < T: assert set(torch.bincount(frame_indices(F, N, L), minlength=F).tolist()) <= {T // F, -(-T // F)}
 
 
 def test_the_largest_draw_stays_in_the_clip(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda n, generator, dtype: torch.full((n,), 1 - 2.0**-53, dtype=dtype))   # 15 + u rounds up to 16
+    # 15 + u rounds up to 16
+    monkeypatch.setattr(torch, "rand", lambda n, generator, dtype: torch.full((n,), 1 - 2.0**-53, dtype=dtype))
     assert frame_indices(77, generator=torch.Generator())[-1] == 76
 
 
 def test_random_indices_reach_the_whole_segment():
     draws = torch.stack([frame_indices(80, 4, 4, torch.Generator().manual_seed(s)) for s in range(300)])
-    assert (draws.min(0).values == torch.arange(16) * 5).all() and (draws.max(0).values == torch.arange(16) * 5 + 4).all()
+    assert ((draws.min(0).values == torch.arange(16) * 5).all()
+            and (draws.max(0).values == torch.arange(16) * 5 + 4).all())
 
 
 # ---------------------------------------------------------------- pictures that lie
@@ -315,10 +337,12 @@ def test_to_bags_against_loops():
 @pytest.mark.parametrize("side", [16_000, 65_535])
 def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path, side):
     import resource
-    pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for i in range(6)]
+    pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+                for i in range(6)]
     pictures[0].save(tmp_path / "x.gif", save_all=True, append_images=pictures[1:])
     data = bytearray((tmp_path / "x.gif").read_bytes()); data[6:10] = struct.pack("<HH", side, side)
     (tmp_path / "x.gif").write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ClipError, match="at most 67 million pixels|0 of 6 frames can be decoded"): read_frames(tmp_path / "x.gif")
+    with pytest.raises(ClipError, match="at most 67 million pixels|0 of 6 frames can be decoded"):
+        read_frames(tmp_path / "x.gif")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000        # KB

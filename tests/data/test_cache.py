@@ -77,8 +77,10 @@ def test_a_fingerprint_is_that_of_a_copy_and_of_nothing_else(clips, tmp_path):
     assert fingerprint(there, copy) == known == fingerprint(cache, clips)
     relabelled = ClipTable([replace(c, label=0) for c in clips], root=clips.root)
     renamed = ClipTable([replace(c, id=c.id * 2) for c in clips], root=clips.root)
-    others = [fingerprint(cache, clips[:4]), fingerprint(cache, clips[::-1]), fingerprint(cache, relabelled), fingerprint(cache, clips[:2], clips[2:]),
-              fingerprint(build(renamed, tmp_path / "c"), renamed), fingerprint(build(clips, tmp_path / "c", max_frames=4), clips)]
+    others = [fingerprint(cache, clips[:4]), fingerprint(cache, clips[::-1]), fingerprint(cache, relabelled),
+              fingerprint(cache, clips[:2], clips[2:]),
+              fingerprint(build(renamed, tmp_path / "c"), renamed),
+              fingerprint(build(clips, tmp_path / "c", max_frames=4), clips)]
     assert len({known, *others}) == 7
 
 
@@ -88,12 +90,14 @@ def test_cache_equals_decoding(clips, tmp_path):
     cache = build(clips, tmp_path / "c", 64)
     assert len(cache) == 5 and not cache.problems and [cache.n_frames(c.id) for c in clips] == [40, 5, 1, 17, 12]
     for i, c in enumerate(clips):
-        assert np.array_equal(cache.frames(c.id), read_frames(c.path).numpy()) and np.array_equal(cache[i], cache.frames(c.id))
+        assert (np.array_equal(cache.frames(c.id), read_frames(c.path).numpy())
+                and np.array_equal(cache[i], cache.frames(c.id)))
         assert cache.content(c.id) == clip_content(c.path)
     with pytest.raises(ValueError): cache.frames("a")[0] = 0             # read-only
     for train in (True, False):
         with_cache, without = (ClipDataset(clips, replace(CONFIG, image_size=64), train, c) for c in (cache, None))
-        for i in range(5): assert (with_cache[i][0] == without[i][0]).all() and with_cache[i][1:] == without[i][1:] == (i, i)
+        for i in range(5):
+            assert (with_cache[i][0] == without[i][0]).all() and with_cache[i][1:] == without[i][1:] == (i, i)
 
 
 def test_sizes_and_frame_limits_live_side_by_side(tmp_path):
@@ -108,9 +112,11 @@ def test_sizes_and_frame_limits_live_side_by_side(tmp_path):
 def test_a_changed_clip_costs_one_decoding(clips, tmp_path):
     assert build(clips, tmp_path / "c").decoded == 5 and build(clips, tmp_path / "c").decoded == 0
     write_video(clips[1].path, picture_frames(6))
-    with pytest.raises(MicaclError, match="found none of 1 of 5 .the first: b."): FrameCache.open(tmp_path / "c", clips, 32)
+    with pytest.raises(MicaclError, match="found none of 1 of 5 .the first: b."):
+        FrameCache.open(tmp_path / "c", clips, 32)
     cache = build(clips, tmp_path / "c")
-    assert cache.decoded == 1 and cache.n_frames("b") == 6 and len(files(tmp_path / "c")) == 5       # the old frames are gone
+    # the old frames are gone
+    assert cache.decoded == 1 and cache.n_frames("b") == 6 and len(files(tmp_path / "c")) == 5
 
 
 def test_a_picture_overwritten_inside_a_folder_is_decoded_again(clips, tmp_path):
@@ -121,11 +127,13 @@ def test_a_picture_overwritten_inside_a_folder_is_decoded_again(clips, tmp_path)
 
 
 def test_two_lists_share_what_they_share_and_do_not_disturb_each_other(clips, tmp_path):
-    one, two = clips[:3], ClipTable([replace(c, id=f"other {c.id}") for c in clips[2:]], root=clips.root)      # c is in both, under two ids
+    # c is in both, under two ids
+    one, two = clips[:3], ClipTable([replace(c, id=f"other {c.id}") for c in clips[2:]], root=clips.root)
     first = build(one, tmp_path / "c")
     second = build(two, tmp_path / "c")
     assert (first.decoded, second.decoded) == (3, 2)
-    assert np.array_equal(first.frames("c"), second.frames("other c")) and first.frames("a").any()     # the first reader still has its frames
+    # the first reader still has its frames
+    assert np.array_equal(first.frames("c"), second.frames("other c")) and first.frames("a").any()
     assert build(one, tmp_path / "c").decoded == build(two, tmp_path / "c").decoded == 0
 
 
@@ -137,13 +145,16 @@ def test_a_data_set_that_is_moved_keeps_its_cache(clips, tmp_path):
 
 
 def test_opening_wants_every_clip(clips, tmp_path):
-    with pytest.raises(MicaclError, match="none of 5 of 5 .*micacl cache"): FrameCache.open(tmp_path / "nothing", clips, 32)
+    with pytest.raises(MicaclError, match="none of 5 of 5 .*micacl cache"):
+        FrameCache.open(tmp_path / "nothing", clips, 32)
     build(clips, tmp_path / "c")
     assert len(FrameCache.open(tmp_path / "c", clips[1:3], 32)) == 2
     with pytest.raises(MicaclError, match="frames of 16 px"): FrameCache.open(tmp_path / "c", clips, 16)
-    other = ClipTable([Clip("a", clips[1].path, 0), Clip("z", tmp_path / "z.mp4", 0)], root=clips.root)      # the same id, another file
+    # the same id, another file
+    other = ClipTable([Clip("a", clips[1].path, 0), Clip("z", tmp_path / "z.mp4", 0)], root=clips.root)
     with pytest.raises(MicaclError, match="none of 1 of 2 .the first: z."): FrameCache.open(tmp_path / "c", other, 32)
-    assert np.array_equal(FrameCache.open(tmp_path / "c", other[:1], 32).frames("a"), FrameCache.open(tmp_path / "c", clips, 32).frames("b"))
+    assert np.array_equal(FrameCache.open(tmp_path / "c", other[:1], 32).frames("a"),
+                          FrameCache.open(tmp_path / "c", clips, 32).frames("b"))
 
 
 # ---- what goes wrong
@@ -154,7 +165,8 @@ def test_broken_clips_are_named_once_and_remembered(clips, tmp_path, monkeypatch
     for decoded in (3, 0):                                               # built, then opened
         cache = build(t, tmp_path / "c")
         assert cache.decoded == decoded and [c.id for c in cache.readable(t)] == ["b", "c"] and "half" not in cache
-        assert len(cache.problems) == 1 and str(cache.problems[0]).startswith(f"{tmp_path}/half.mp4: expected") and str(cache.problems[0]).count("half.mp4") == 1
+        assert (len(cache.problems) == 1 and str(cache.problems[0]).startswith(f"{tmp_path}/half.mp4: expected")
+                and str(cache.problems[0]).count("half.mp4") == 1)
     data = ClipDataset(t, CONFIG, True, cache)
     assert len(data) == 2 and data[1][1:] == (2, 1) and data.table[1].id == "c"
     for folder in "cd":                                                  # whether it is known to be broken or not
@@ -185,7 +197,8 @@ def test_one_failure_that_has_passed_is_forgotten_when_no_clip_may_be_missing(cl
 
 def test_an_interrupted_build_keeps_what_was_decoded(clips, tmp_path):
     root = tmp_path / "many"; root.mkdir()
-    many = ClipTable([Clip(str(i), Path(shutil.copyfile(clips[1].path, root / f"{i}.mp4")), 0) for i in range(60)], root=root)
+    many = ClipTable([Clip(str(i), Path(shutil.copyfile(clips[1].path, root / f"{i}.mp4")), 0) for i in range(60)],
+                     root=root)
     child = os.fork()
     if not child:                                                        # dies in the middle of a file, as if it were killed
         count, write = [], K.zlib.crc32
@@ -230,7 +243,8 @@ def test_a_file_cut_by_a_power_failure_is_decoded_before_anybody_reads_it(clips,
 def test_files_that_nobody_wrote_are_left_alone_and_ignored(clips, tmp_path):
     cache = build(clips, tmp_path / "c")
     name = cache.file("a").name
-    for wrong in (f"{name[:33]}-x.u8", f"{name[:33]}-x-y-z.u8", "README.u8", f"{name[:33]}-0-0-0.u8", ".u8", "x"): (cache.file("a").parent / wrong).write_bytes(b"?")
+    for wrong in (f"{name[:33]}-x.u8", f"{name[:33]}-x-y-z.u8", "README.u8", f"{name[:33]}-0-0-0.u8", ".u8", "x"):
+        (cache.file("a").parent / wrong).write_bytes(b"?")
     (tmp_path / "c" / "zz").mkdir(); (tmp_path / "c" / "notes").write_text("mine")
     again = build(clips, tmp_path / "c")
     assert again.decoded == 0 and again.file("a").name == name and (tmp_path / "c" / "notes").exists()
@@ -245,7 +259,8 @@ def test_the_first_format_of_the_cache_is_cleared_away(clips, tmp_path):
 
 def test_a_long_clip_is_decoded_in_portions(clips, tmp_path, monkeypatch):
     whole, seen, square = build(clips, tmp_path / "a", 64), [], K._square
-    monkeypatch.setattr(D, "_PORTION", 64 * 64 * 3 * 7); monkeypatch.setattr(K, "_LONG", 64 * 64 * 3 * 15)       # 7 frames at a time; a, d are long
+    monkeypatch.setattr(D, "_PORTION", 64 * 64 * 3 * 7)
+    monkeypatch.setattr(K, "_LONG", 64 * 64 * 3 * 15)       # 7 frames at a time; a, d are long
     monkeypatch.setattr(K, "_square", lambda x, size: seen.append(len(x)) or square(x, size))
     parts = build(clips, tmp_path / "b", 64)
     assert parts.names == whole.names and files(tmp_path / "a") == files(tmp_path / "b")
@@ -258,15 +273,18 @@ def test_a_long_clip_that_breaks_off_leaves_no_frames(clips, tmp_path, monkeypat
         yield np.zeros((3, 32, 32, 3), np.uint8)
         raise ClipError(clips[3].path, "damaged data")
     load = K._load_small
-    monkeypatch.setattr(K, "_load_small", lambda path, *a, **k: ("0" * 16, torn()) if path == clips[3].path else load(path, *a, **k))
+    monkeypatch.setattr(K, "_load_small", lambda path, *a,
+                        **k: ("0" * 16, torn()) if path == clips[3].path else load(path, *a, **k))
     cache = build(clips, tmp_path / "c")
     assert "d" not in cache and len(cache.problems) == 1 and len(cache) == 4
-    assert sum(n.endswith(".u8") for n in files(tmp_path / "c")) == 4 and not [n for n in files(tmp_path / "c") if n.endswith(".tmp")]
+    assert (sum(n.endswith(".u8") for n in files(tmp_path / "c")) == 4
+            and not [n for n in files(tmp_path / "c") if n.endswith(".tmp")])
 
 
 def test_two_builds_at_the_same_time_both_end_right_and_decode_once(clips, tmp_path):
     root = tmp_path / "many"; root.mkdir()
-    many = ClipTable([Clip(str(i), Path(shutil.copyfile(clips[0].path, root / f"{i}.mp4")), 0) for i in range(30)], root=root)
+    many = ClipTable([Clip(str(i), Path(shutil.copyfile(clips[0].path, root / f"{i}.mp4")), 0) for i in range(30)],
+                     root=root)
     children = []
     for k in range(3):
         child = os.fork()
@@ -301,14 +319,17 @@ def test_a_clip_that_changes_while_it_is_decoded_is_named_and_decoded_again(clip
     content = K.clip_content
     def changing(path):
         found = content(path)
-        if path == clips[1].path: shutil.copyfile(clips[3].path, path)       # after its bytes were read, before its frames are
+        if path == clips[1].path:
+            shutil.copyfile(clips[3].path, path)       # after its bytes were read, before its frames are
         return found
     monkeypatch.setattr(K, "clip_content", changing)
-    with pytest.raises(MicaclError, match="b.mp4: expected a clip that stays as it is") as e: build(clips, tmp_path / "c")
+    with pytest.raises(MicaclError, match="b.mp4: expected a clip that stays as it is") as e:
+        build(clips, tmp_path / "c")
     assert "\n" not in str(e.value)
     monkeypatch.undo()
     cache = build(clips, tmp_path / "c")
-    assert all(cache.content(c.id) == clip_content(c.path) for c in clips) and cache.n_frames("b") == 17 and len(files(tmp_path / "c")) == 5
+    assert (all(cache.content(c.id) == clip_content(c.path) for c in clips) and cache.n_frames("b") == 17
+            and len(files(tmp_path / "c")) == 5)
 
 
 def test_a_process_that_looked_earlier_does_not_remove_newer_frames(clips, tmp_path, monkeypatch):
@@ -354,7 +375,8 @@ def test_only_files_of_a_cache_are_cleared_away(clips, tmp_path):
 def test_a_place_is_the_same_for_relative_and_absolute_paths(clips, tmp_path, monkeypatch):
     build(clips, tmp_path / "c")
     monkeypatch.chdir(tmp_path)
-    forms = [("clips", clips.root), (clips.root, Path("clips")), ("clips", Path("clips")), ("clips/../clips", clips.root)]
+    forms = [("clips", clips.root), (clips.root, Path("clips")), ("clips", Path("clips")),
+             ("clips/../clips", clips.root)]
     for root, where in forms:
         table = ClipTable([replace(c, path=where / c.path.name) for c in clips], root=root)
         assert build(table, tmp_path / "c").decoded == 0
@@ -364,7 +386,8 @@ def test_a_place_is_the_same_on_windows(clips, monkeypatch):
     here = K._places(ClipTable([Clip("a", Path("/data/sub/x.mp4"), 0)], root="/data"), 32, None)
     nt = type("os", (), dict(path=ntpath, sep="\\", fspath=staticmethod(os.fspath)))
     monkeypatch.setattr(K, "os", nt); monkeypatch.setattr(K, "clip_stamp", lambda path: "0" * 16)
-    for root, path in ((r"C:\data", r"C:\data\sub\x.mp4"), ("D:\\", r"D:\sub\x.mp4"), (r"\\host\share", r"\\host\share\sub\x.mp4")):
+    for root, path in ((r"C:\data", r"C:\data\sub\x.mp4"), ("D:\\", r"D:\sub\x.mp4"),
+                       (r"\\host\share", r"\\host\share\sub\x.mp4")):
         table = ClipTable([Clip("a", PureWindowsPath(path), 0)])
         table.root = PureWindowsPath(root)
         assert K._places(table, 32, None)["a"][:16] == here["a"][:16]

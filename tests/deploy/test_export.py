@@ -14,12 +14,14 @@ from micacl.deploy.export import export
 from micacl.models import MODELS
 from micacl.deploy.sharing import from_pretrained, save_pretrained
 
-BOTH = ("attention", "m3dfel", "micacl", "transformer")     # in both formats; of the two that differ least, mean is exported as torch and max as onnx below
+# in both formats; of the two that differ least, mean is exported as torch and max as onnx below
+BOTH = ("attention", "m3dfel", "micacl", "transformer")
 
 def movie(B=2, px=32, seed=0, T=4): return longer(B, px, seed, T)
 
 
-needs_onnx = pytest.mark.skipif(not all(importlib.util.find_spec(m) for m in E.EXTRA), reason="onnx is an extra: pip install 'micacl[export]'")
+needs_onnx = pytest.mark.skipif(not all(importlib.util.find_spec(m) for m in E.EXTRA),
+                                reason="onnx is an extra: pip install 'micacl[export]'")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,8 @@ def traced():
     "Every model and its trace, made once for both formats."
     kept = {}
     def get(name):
-        if name not in kept: model = make(name, 1, n_instances=2, instance_length=2); kept[name] = model, E.trace(model, movie())
+        if name not in kept:
+            model = make(name, 1, n_instances=2, instance_length=2); kept[name] = model, E.trace(model, movie())
         return kept[name]
     return get
 
@@ -76,11 +79,14 @@ def test_export_writes_a_file_that_stands_alone(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_an_onnx_file_runs_without_torch_and_says_what_it_is(tmp_path):
     import onnx
-    export(save_pretrained(make("max", n_instances=2, instance_length=2), tmp_path / "shared", CLASSES, image_size=32), tmp_path / "m.onnx")
+    export(save_pretrained(make("max", n_instances=2, instance_length=2), tmp_path / "shared", CLASSES, image_size=32),
+           tmp_path / "m.onnx")
     made = onnx.load(tmp_path / "m.onnx"); onnx.checker.check_model(made)
     assert json.loads({p.key: p.value for p in made.metadata_props}["classes"]) == CLASSES
-    code = ("import sys, numpy as np, onnxruntime as o; s = o.InferenceSession(sys.argv[1]); a, w = s.run(None, dict(video=np.zeros((3, 4, 3, 32, 32), np.uint8)));"
-            "assert a.shape == (3, 7) and w.shape == (3, 2) and 'torch' not in sys.modules and 'micacl' not in sys.modules")
+    code = ("import sys, numpy as np, onnxruntime as o; s = o.InferenceSession(sys.argv[1]); a, w = s.run(None, "
+            "dict(video=np.zeros((3, 4, 3, 32, 32), np.uint8)));"
+            "assert a.shape == (3, 7) and w.shape == (3, 2) and 'torch' not in sys.modules and 'micacl' not in "
+            "sys.modules")
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.onnx")], cwd=tmp_path).returncode == 0
 
 
@@ -88,23 +94,29 @@ def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
     model = make("mean", n_instances=2, instance_length=2)
     monkeypatch.setattr(E, "trace", lambda *a: None)
     for wrong in (lambda x: x + 2e-4, lambda x: x * float("nan"), lambda x: x[:1], lambda x: x):       # the last one is right
-        monkeypatch.setitem(E.WRITERS, "torch", lambda *a, wrong=wrong: (b"file", lambda v: [wrong(x) for x in E.Scores(model)(v)]))
+        monkeypatch.setitem(E.WRITERS, "torch", lambda *a, wrong=wrong: (b"file",
+            lambda v: [wrong(x) for x in E.Scores(model)(v)]))
         if torch.equal(wrong(torch.ones(2)), torch.ones(2)): break
-        with pytest.raises(MicaclError, match="nothing was written"): export(model, tmp_path / "m.pt2", "torch", image_size=32)
+        with pytest.raises(MicaclError, match="nothing was written"):
+            export(model, tmp_path / "m.pt2", "torch", image_size=32)
         assert list(tmp_path.iterdir()) == []
-    assert export(model, tmp_path / "m.pt2", "torch", image_size=32)["difference"] == 0 and (tmp_path / "m.pt2").read_bytes() == b"file"
+    assert (export(model, tmp_path / "m.pt2", "torch", image_size=32)["difference"] == 0
+            and (tmp_path / "m.pt2").read_bytes() == b"file")
 
 
 def test_export_leaves_the_model_as_it_was(tmp_path):
-    model = make("mean", n_instances=2, instance_length=2).train(); before = {k: v.clone() for k, v in model.state_dict().items()}
+    model = make("mean", n_instances=2, instance_length=2).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
     export(model, tmp_path / "m.pt2", "torch", image_size=32)
     assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_export_explains_itself(tmp_path, monkeypatch):
-    with pytest.raises(MicaclError, match="expected one of onnx, torch, found 'tflite'"): export(make(), tmp_path / "m", "tflite")
+    with pytest.raises(MicaclError, match="expected one of onnx, torch, found 'tflite'"):
+        export(make(), tmp_path / "m", "tflite")
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda m, *a: None if m.startswith("onnx") else real(m, *a))
     monkeypatch.setattr(E, "trace", lambda *a: None)
-    with pytest.raises(MicaclError, match=r"pip install 'micacl\[export\]', or export to torch"): export(make("mean", n_instances=2, instance_length=2), tmp_path / "m.onnx", image_size=32)
+    with pytest.raises(MicaclError, match=r"pip install 'micacl\[export\]', or export to torch"):
+        export(make("mean", n_instances=2, instance_length=2), tmp_path / "m.onnx", image_size=32)
     assert list(tmp_path.iterdir()) == []

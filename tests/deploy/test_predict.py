@@ -31,7 +31,8 @@ MINI = Path(__file__).parents[2] / "data" / "synfew-mini"
 
 def write(path, frames, fps=10, codec="libx264", pts=None):
     with av.open(str(path), "w") as box:
-        v = box.add_stream(codec, rate=fps, options={} if codec == "png" else {"crf": "18", "preset": "ultrafast", "bf": "0"})
+        v = box.add_stream(codec, rate=fps, options={} if codec == "png"
+                           else {"crf": "18", "preset": "ultrafast", "bf": "0"})
         for i, x in enumerate(frames):
             if not i: v.height, v.width, v.pix_fmt = *x.shape[:2], "rgb24" if codec == "png" else "yuv420p"
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(x), format="rgb24")
@@ -43,7 +44,8 @@ def write(path, frames, fps=10, codec="libx264", pts=None):
 
 def noise(n, h=48, w=64, seed=0):
     rng = np.random.default_rng(seed)
-    return [np.kron(rng.integers(0, 255, (h // 8, w // 8, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(n)]
+    return [np.kron(rng.integers(0, 255, (h // 8, w // 8, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+            for _ in range(n)]
 
 
 def ticks(n, fps): return [(i / fps, 1 / fps, i) for i in range(n)]
@@ -144,7 +146,8 @@ def test_a_phone_video_is_upright_and_its_faces_are_where_they_are_seen(run, tmp
     p, H = P.predict_video(run, tmp_path / "turned.mp4", detect=fixed((5, 10, 20, 20))), got.shape[1]
     assert np.allclose(p.boxes[0], [15 / got.shape[2], 20 / H, 20 / got.shape[2]])
     whole = write(tmp_path / "whole.mkv", list(got), codec="ffv1")       # the same pixels, stored upright
-    assert np.allclose(p.probabilities, P.predict_video(run, whole, detect=fixed((5, 10, 20, 20))).probabilities, atol=0.02)
+    assert np.allclose(p.probabilities, P.predict_video(run, whole, detect=fixed((5, 10, 20, 20))).probabilities,
+                       atol=0.02)
 
 
 def test_the_chosen_frames_are_those_of_a_test_clip(run, tmp_path):
@@ -161,13 +164,15 @@ def test_one_window_is_the_evaluation(model):
     net = build_model(config, 7).eval()
     truth = predict(net, make_loader(table, config), make_accelerator(config))
     for i, clip in enumerate(table):
-        p = P.predict_video((net, config, dict(classes=CLASSES, dataset="synfew", epoch=1)), clip.path, crop=False, window=0)
+        p = P.predict_video((net, config, dict(classes=CLASSES, dataset="synfew", epoch=1)), clip.path, crop=False,
+                            window=0)
         assert np.allclose(p.probabilities[0], torch.from_numpy(truth["logits"][i]).softmax(0), atol=1e-5)
         assert np.allclose(p.weights[0], truth["weights"][i], atol=1e-5)
 
 
 def test_memory_does_not_grow_with_length(tmp_path):
-    short, long = (write(tmp_path / f"{n}.mp4", itertools.islice(itertools.cycle(noise(20, 240, 320)), n), fps=2) for n in (40, 400))
+    short, long = (write(tmp_path / f"{n}.mp4", itertools.islice(itertools.cycle(noise(20, 240, 320)), n), fps=2)
+                   for n in (40, 400))
     code = '''
 import resource, sys, torch
 from micacl.train.config import Config
@@ -180,7 +185,8 @@ for video in sys.argv[1:]:
     p = predict_video(run, video, detect=detect, window=10, stride=10)
     print(p.n_frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20))
 '''
-    out = subprocess.run([sys.executable, "-c", code, str(short), str(long)], capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run([sys.executable, "-c", code, str(short), str(long)], capture_output=True, text=True,
+                         check=True).stdout.split()
     assert [int(n) for n in out[::2]] == [40, 400]
     assert float(out[3]) - float(out[1]) < 12       # MiB; all frames would be 88
 
@@ -200,9 +206,12 @@ def test_no_face_no_score(run, tmp_path):
 
 def test_a_face_that_comes_late_is_scored_late(run, tmp_path):
     looks = itertools.count()
-    p = P.predict_video(run, write(tmp_path / "a.mp4", noise(80)), detect=lambda x: [(10, 10, 24, 24)] if next(looks) >= 16 else [])      # a look every 0.3 s at 10 fps
+    # a look every 0.3 s at 10 fps
+    p = P.predict_video(run, write(tmp_path / "a.mp4", noise(80)),
+                        detect=lambda x: [(10, 10, 24, 24)] if next(looks) >= 16 else [])
     there = np.array([label is not None for label in p.labels])
-    assert not there[0] and there[-1] and np.array_equal(there, ~np.isnan(p.probabilities[:, 0])) and np.array_equal(there, p.faces >= .5)
+    assert (not there[0] and there[-1] and np.array_equal(there, ~np.isnan(p.probabilities[:, 0]))
+            and np.array_equal(there, p.faces >= .5))
     assert "have no scores" in p.notes[0]
     d = P.to_dict(p)["windows"]
     assert d[0]["probabilities"] is None and d[-1]["label"] == p.labels[-1]
@@ -210,7 +219,8 @@ def test_a_face_that_comes_late_is_scored_late(run, tmp_path):
 
 def test_several_faces_the_largest_and_a_note(run, tmp_path):
     p = P.predict_video(run, write(tmp_path / "a.mp4", noise(30)), detect=fixed((0, 0, 10, 10), (30, 10, 24, 24)))
-    assert np.allclose(p.boxes[..., 0], 42 / 64) and np.allclose(p.boxes[..., 1], 22 / 48) and np.allclose(p.boxes[..., 2], 24 / 64)
+    assert (np.allclose(p.boxes[..., 0], 42 / 64) and np.allclose(p.boxes[..., 1], 22 / 48)
+            and np.allclose(p.boxes[..., 2], 24 / 64))
     assert any("several faces" in n for n in p.notes)
 
 
@@ -222,9 +232,11 @@ def test_the_face_that_is_followed_stays():
 
 def test_boxes_between_two_looks_lie_on_a_line():
     where = iter([0, 4, 8])
-    boxes = [b for *_, b in T.follow_face(((i / 10, .1, None) for i in range(11)), lambda x: [(next(where), 0, 20, 20)], every=.5)]
+    boxes = [b for *_, b in T.follow_face(((i / 10, .1, None) for i in range(11)), lambda x: [(next(where), 0, 20, 20)],
+                                          every=.5)]
     x = [b[0] - 10 for b in boxes]
-    assert np.allclose(x[:6], np.linspace(0, 2, 6)) and np.allclose(x[5:], np.linspace(2, 5, 6))      # half of the way: 0, 2, 5
+    # half of the way: 0, 2, 5
+    assert np.allclose(x[:6], np.linspace(0, 2, 6)) and np.allclose(x[5:], np.linspace(2, 5, 6))
 
 
 def test_a_jump_is_not_averaged_and_a_short_miss_is_bridged():
@@ -237,7 +249,8 @@ def test_crop_is_the_square_around_the_face_and_repeats_the_edge():
     picture = np.arange(100 * 120, dtype=np.int64).reshape(100, 120, 1).repeat(3, 2).astype(np.uint8)
     assert np.array_equal(T.crop_face(picture, (60, 50, 40), 40, wider=1, lower=0), picture[30:70, 40:80])
     edge = T.crop_face(picture, (0, 50, 40), 40, wider=1, lower=0)
-    assert np.array_equal(edge[:, 20:], picture[30:70, :20]) and np.array_equal(edge[:, :20], picture[30:70, :1].repeat(20, 1))
+    assert (np.array_equal(edge[:, 20:], picture[30:70, :20])
+            and np.array_equal(edge[:, :20], picture[30:70, :1].repeat(20, 1)))
 
 
 def test_dlib_finds_drawn_faces():
@@ -250,7 +263,8 @@ def test_dlib_finds_drawn_faces():
 
 def test_a_missing_detector_is_named(run, tmp_path, monkeypatch):
     T._dlib_detector.cache_clear(); monkeypatch.setitem(sys.modules, "dlib", None)
-    with pytest.raises(MicaclError, match=r'pip install "micacl\[predict\]".*--no-crop'): P.predict_video(run, write(tmp_path / "a.mp4", noise(3)))
+    with pytest.raises(MicaclError, match=r'pip install "micacl\[predict\]".*--no-crop'):
+        P.predict_video(run, write(tmp_path / "a.mp4", noise(3)))
     T._dlib_detector.cache_clear()
 
 
@@ -261,7 +275,8 @@ def test_a_folder_of_pictures_and_a_picture_are_clips(run, tmp_path):
     folder = tmp_path / "00001"; folder.mkdir()
     for i, x in enumerate(noise(30)): Image.fromarray(x).save(folder / f"{i + 1}.png")
     frames = list(T.stream_frames(folder, notes := []))
-    assert np.array_equal([x for *_, x in frames], noise(30)) and np.allclose([t for t, *_ in frames], np.arange(30) / 25) and "25 a second" in notes[0]
+    assert (np.array_equal([x for *_, x in frames], noise(30))
+            and np.allclose([t for t, *_ in frames], np.arange(30) / 25) and "25 a second" in notes[0])
     p = P.predict_video(run, folder, crop=False)
     assert p.n_frames == 30 and p.duration == pytest.approx(1.2) and len(p.spans) == 1 and "25 a second" in p.notes[0]
     one = P.predict_video(run, folder / "1.png", crop=False)
@@ -280,15 +295,19 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path):
 def test_no_picture_and_no_pictures(tmp_path, name):
     if name == "x.jpg": (tmp_path / name).write_bytes(b"\xff\xd8\xff nothing")
     else: (tmp_path / name).mkdir(); (tmp_path / name / "a.mp4").write_bytes(b"x")
-    with pytest.raises(ClipError, match="no readable picture" if name == "x.jpg" else "found a folder without pictures; name the videos in it") as e: list(T.stream_frames(tmp_path / name))
+    with pytest.raises(ClipError, match="no readable picture" if name == "x.jpg" else "found a folder without "
+                       "pictures; name the videos in it") as e:
+        list(T.stream_frames(tmp_path / name))
     assert "\n" not in str(e.value) and name in str(e.value)
 
 
 def test_slow_motion_is_thinned_and_keeps_its_time(tmp_path):
     notes = []
     times = [t for t, *_ in T.stream_frames(write(tmp_path / "a.mp4", noise(96), fps=240), notes)]
-    assert len(times) == 48 and np.allclose(np.diff(times), 1 / 120, atol=1e-3) and any("passed over" in n for n in notes)
-    assert len(list(T.stream_frames(write(tmp_path / "b.mp4", noise(60), fps=60)))) == 60 and len(list(T.stream_frames(write(tmp_path / "c.mkv", noise(60), fps=120)))) == 60
+    assert (len(times) == 48 and np.allclose(np.diff(times), 1 / 120, atol=1e-3)
+            and any("passed over" in n for n in notes))
+    assert (len(list(T.stream_frames(write(tmp_path / "b.mp4", noise(60), fps=60)))) == 60
+            and len(list(T.stream_frames(write(tmp_path / "c.mkv", noise(60), fps=120)))) == 60)
 
 
 def test_frames_without_number_in_no_time_do_not_fill_the_memory(run, tmp_path):
@@ -313,7 +332,9 @@ def avi_claims(path, size):
     data = bytearray(path.read_bytes())
     at = data.find(b"strf") + 12; data[at:at + 8] = struct.pack("<ii", size, size)
     at = -1
-    while (at := data.find(b"IHDR", at + 1)) >= 0: data[at + 4:at + 12] = struct.pack(">II", size, size); data[at + 17:at + 21] = struct.pack(">I", zlib.crc32(data[at:at + 17]))
+    while (at := data.find(b"IHDR", at + 1)) >= 0:
+        data[at + 4:at + 12] = struct.pack(">II", size, size)
+        data[at + 17:at + 21] = struct.pack(">I", zlib.crc32(data[at:at + 17]))
     path.write_bytes(data)
     return path
 
@@ -334,10 +355,14 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1024 if s
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
 def test_a_header_that_claims_a_huge_picture_costs_neither_memory_nor_time(tmp_path):
-    videos = [claims(tmp_path / "screen.gif", 16_000, 16_000), claims(tmp_path / "most.gif", 65_535, 65_535)]       # without a limit: 8 s and 2 GiB for the first
+    # without a limit: 8 s and 2 GiB for the first
+    videos = [claims(tmp_path / "screen.gif", 16_000, 16_000), claims(tmp_path / "most.gif", 65_535, 65_535)]
     videos += [avi_claims(tmp_path / f"png{n}.avi", n) for n in (12_000, 100_000)]
-    photo = tmp_path / "photo.png"; photo.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">II", 100_000, 100_000) + b"\x08\x02\0\0\0" + b"\0" * 40)
-    done = subprocess.run([sys.executable, "-c", HOSTILE, *map(str, videos), str(photo)], capture_output=True, text=True, timeout=60)
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">II", 100_000,
+        100_000) + b"\x08\x02\0\0\0" + b"\0" * 40)
+    done = subprocess.run([sys.executable, "-c", HOSTILE, *map(str, videos), str(photo)], capture_output=True,
+                          text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     mib, seconds = map(float, done.stdout.split())
     assert mib < 100 and seconds < 3, done.stdout
@@ -353,7 +378,9 @@ def test_a_header_of_no_frames(tmp_path):
 
 # ---- broken files
 
-@pytest.mark.parametrize("name, content, found", [("a.mp4", b"", "an empty file"), ("b.mp4", b"Dear model", "no readable video"), ("c.mp4", None, "nothing there")])
+@pytest.mark.parametrize("name, content, found", [("a.mp4", b"", "an empty file"),
+                                                  ("b.mp4", b"Dear model", "no readable video"),
+                                                  ("c.mp4", None, "nothing there")])
 def test_a_broken_file_is_one_line_with_its_name(tmp_path, name, content, found):
     if content is not None: (tmp_path / name).write_bytes(content)
     with pytest.raises(ClipError) as e: list(T.stream_frames(tmp_path / name))
@@ -363,7 +390,8 @@ def test_a_broken_file_is_one_line_with_its_name(tmp_path, name, content, found)
 def test_sound_alone_is_no_video(tmp_path):
     with av.open(str(tmp_path / "s.mp4"), "w") as box:
         s = box.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono"); frame.sample_rate = 16000
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
         box.mux(s.encode(frame)); box.mux(s.encode())
     with pytest.raises(ClipError, match="a file without a picture track"): list(T.stream_frames(tmp_path / "s.mp4"))
 
@@ -383,7 +411,8 @@ def test_a_wrong_extension_does_not_matter(run, tmp_path):
 def test_nonsense_settings(run, tmp_path):
     video = write(tmp_path / "a.mp4", noise(3))
     for options in (dict(window=-1), dict(stride=0), dict(window=1, stride=2)):
-        with pytest.raises(MicaclError, match="predict: expected a window"): P.predict_video(run, video, crop=False, **options)
+        with pytest.raises(MicaclError, match="predict: expected a window"):
+            P.predict_video(run, video, crop=False, **options)
 
 
 # ---- what is written
@@ -403,7 +432,8 @@ def test_files_say_what_the_prediction_says(run, tmp_path):
     from PIL import Image
     with Image.open(files[2]) as picture: said = picture.text["Description"]
     for text in (d["note"], rows[0]["note"], P.describe(p), said):
-        assert "trained on drawn faces" in text and "a demonstration, not a measurement" in text and "does not say what a person feels" in text
+        assert ("trained on drawn faces" in text and "a demonstration, not a measurement" in text and "does not say "
+                "what a person feels" in text)
 
 
 def test_the_caveat_follows_the_training_data():
@@ -413,7 +443,8 @@ def test_the_caveat_follows_the_training_data():
 def test_timeline_joins_neighbours_without_gaps():
     spans = np.array([[0, 2], [1, 3], [2, 4], [3, 5]], float)
     q = np.array([[.9, .1], [.7, .3], [np.nan, np.nan], [.2, .8]])
-    p = P.Prediction("v", ["a", "b"], spans, q, np.ones((4, 1)), np.ones((4, 1)), np.ones((4, 1, 3)), np.ones(4), [], 50, dict(dataset="synfew"), [])
+    p = P.Prediction("v", ["a", "b"], spans, q, np.ones((4, 1)), np.ones((4, 1)), np.ones((4, 1, 3)), np.ones(4), [],
+                     50, dict(dataset="synfew"), [])
     got = P.timeline(p)
     assert [g[:3] for g in got] == [(0, 2.5, "a"), (2.5, 3.5, None), (3.5, 5, "b")]
     assert got[0][3] == pytest.approx(.8) and got[1][3] is None and got[2][3] == pytest.approx(.8)
@@ -425,7 +456,8 @@ def run_folder(run, tmp_path):
     from micacl.train.run import write_tensors
     model, config, info = run
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / "config.json", dict(info, config=config.to_dict(), data="", fold=None, train_counts=[1] * 7, train_clips=""))
+    write_json(tmp_path / "run" / "config.json", dict(info, config=config.to_dict(), data="", fold=None,
+                                                      train_counts=[1] * 7, train_clips=""))
     write_tensors(tmp_path / "run" / "model.safetensors", model.state_dict())
     return tmp_path / "run"
 
@@ -434,7 +466,8 @@ def test_one_broken_video_does_not_stop_the_others(run_folder, tmp_path, capsys)
     good = write(tmp_path / "a.mp4", noise(12)); (tmp_path / "sub").mkdir()
     same = write(tmp_path / "sub" / "a.mp4", noise(12)); bad = tmp_path / "bad.mp4"; bad.write_bytes(b"x")
     done, problems = P.predict_videos(run_folder, [bad, good, same], tmp_path / "out", crop=False)
-    assert [p.video for p in done] == [str(good), str(same)] and len(problems) == 1 and str(problems[0]).startswith(f"{bad}: expected a video file")
+    assert ([p.video for p in done] == [str(good), str(same)] and len(problems) == 1
+            and str(problems[0]).startswith(f"{bad}: expected a video file"))
     assert sorted(f.name for f in (tmp_path / "out").glob("*.json")) == ["a.json", "a.mp4.json"]
     assert done[0].about["run"] == str(run_folder) and "a demonstration, not a measurement" in capsys.readouterr().out
 
@@ -443,20 +476,25 @@ def test_json_for_programs_has_every_video(run_folder, tmp_path):
     good, bad = write(tmp_path / "a.mp4", noise(12)), tmp_path / "bad.mp4"; bad.write_bytes(b"x")
     done, problems = P.predict_videos(run_folder, [good, bad], tmp_path / "out", crop=False, quiet=True)
     said = json.loads(P.to_json(done, problems))
-    assert [v["video"] for v in said] == [str(good), str(bad)] and said[0] == json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))
+    assert ([v["video"] for v in said] == [str(good), str(bad)]
+            and said[0] == json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8")))
     assert said[1]["error"].startswith("expected a video file") and set(said[1]) == {"video", "error"}
 
 
 @pytest.mark.parametrize("name, begins", [("my plot.png", b"\x89PNG"), ("deep/plot.SVG", b"<?xml")])
 def test_the_picture_where_one_wants_it(run_folder, tmp_path, name, begins):
-    P.predict_videos(run_folder, [write(tmp_path / "a.mp4", noise(12))], tmp_path / "out", crop=False, quiet=True, plot=tmp_path / name)
+    P.predict_videos(run_folder, [write(tmp_path / "a.mp4", noise(12))], tmp_path / "out", crop=False, quiet=True,
+                     plot=tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(begins) and (tmp_path / "out" / "a.png").exists()
 
 
 def test_a_picture_for_one_video_only_and_of_a_known_kind(run_folder, tmp_path):
     good = write(tmp_path / "a.mp4", noise(12))
-    for videos, plot, says in (([good, good], "p.png", "expected one VIDEO, found 2"), ([good], "p.gif", "ends in .png or .svg, found"), ([good], "a.mp4/p.png", "expected a folder that can be written to")):
-        with pytest.raises(MicaclError, match=says): P.predict_videos(run_folder, videos, tmp_path / "out", crop=False, quiet=True, plot=tmp_path / plot)
+    for videos, plot, says in (([good, good], "p.png", "expected one VIDEO, found 2"),
+                               ([good], "p.gif", "ends in .png or .svg, found"),
+                               ([good], "a.mp4/p.png", "expected a folder that can be written to")):
+        with pytest.raises(MicaclError, match=says):
+            P.predict_videos(run_folder, videos, tmp_path / "out", crop=False, quiet=True, plot=tmp_path / plot)
         assert not list((tmp_path / "out").glob("*.json"))
 
 
@@ -469,10 +507,12 @@ def test_names_that_differ_in_case_do_not_overwrite_each_other(run_folder, tmp_p
 
 def test_a_folder_that_cannot_be_written_to(run_folder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MicaclError, match="expected a folder that can be written to"): P.predict_videos(run_folder, [], tmp_path / "file" / "out", crop=False)
+    with pytest.raises(MicaclError, match="expected a folder that can be written to"):
+        P.predict_videos(run_folder, [], tmp_path / "file" / "out", crop=False)
     if os.name == "posix" and os.getuid():
         (tmp_path / "ro").mkdir(mode=0o500)
-        with pytest.raises(MicaclError, match="expected a folder that can be written to"): P.predict_videos(run_folder, [], tmp_path / "ro", crop=False)
+        with pytest.raises(MicaclError, match="expected a folder that can be written to"):
+            P.predict_videos(run_folder, [], tmp_path / "ro", crop=False)
 
 
 def test_upload_and_widget(run, tmp_path, capsys):
@@ -480,7 +520,8 @@ def test_upload_and_widget(run, tmp_path, capsys):
     video = write(tmp_path / "a.mp4", noise(12))
     item = dict(name="Größe.mp4", type="video/mp4", size=1, content=memoryview(video.read_bytes()))
     p = P.predict_upload(run, item, crop=False)
-    assert p.video == "Größe.mp4" and np.array_equal(p.probabilities, P.predict_video(run, video, crop=False).probabilities)
+    assert (p.video == "Größe.mp4" and np.array_equal(p.probabilities,
+                                                      P.predict_video(run, video, crop=False).probabilities))
     with pytest.raises(MicaclError, match="^Größe.mp4: "): P.predict_upload(run, dict(item, content=b"x"), crop=False)
     button, place = P.upload_widget(run, crop=False).children
     assert button.accept == "video/*"
@@ -494,5 +535,6 @@ def test_upload_and_widget(run, tmp_path, capsys):
 
 def test_many_windows_keep_few_pictures(run, tmp_path):
     p = P.predict_video(run, write(tmp_path / "a.mp4", noise(90)), crop=False, window=.5, stride=.1)
-    assert len(p.spans) > 80 and 8 <= len(p.pictures) <= 32 and [t for t, _ in p.pictures] == sorted(t for t, _ in p.pictures)
+    assert (len(p.spans) > 80 and 8 <= len(p.pictures) <= 32
+            and [t for t, _ in p.pictures] == sorted(t for t, _ in p.pictures))
     P.plot_prediction(dataclasses.replace(p, classes=[f"$c_{i}$" for i in range(7)])).canvas.draw()

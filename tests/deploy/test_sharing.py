@@ -39,14 +39,21 @@ def make_run(folder, dataset="synfew", finished=True, **settings):
     folder.mkdir()
     torch.manual_seed(0)
     model = build_model(config, 7)
-    info = dict(config=config.to_dict(), dataset=dataset, data="/home/alice/secret", fold=None, classes=CLASSES, train_counts=[9, 5, 11, 7, 4, 3, 3], n_train=42,
-                n_validation=5, train_clips="00ff", version="0.1.0", command="micacl train /home/alice/secret --out RUN")
+    info = dict(config=config.to_dict(), dataset=dataset, data="/home/alice/secret", fold=None, classes=CLASSES,
+                train_counts=[9, 5, 11, 7, 4, 3, 3], n_train=42,
+                n_validation=5, train_clips="00ff", version="0.1.0",
+                command="micacl train /home/alice/secret --out RUN")
     write_json(folder / "config.json", info)
-    if not finished: save_checkpoint(folder, model, torch.nn.Linear(2, 2), torch.optim.AdamW(model.parameters()), dict(epoch=2, history=[], scaler=None)); return folder
+    if not finished:
+        save_checkpoint(folder, model, torch.nn.Linear(2, 2), torch.optim.AdamW(model.parameters()),
+                        dict(epoch=2, history=[], scaler=None))
+        return folder
     write_tensors(folder / "model.safetensors", model.state_dict())
     y, logits = np.arange(28) % 7, np.eye(7)[np.arange(28) % 7 // 2]
     scores = dict(test=summarise(y, logits, CLASSES, info["train_counts"]))
-    write_json(folder / "results.json", dict(model=config.model, dataset=dataset, fold=None, seed=11, epoch=3, **scores["test"], tests=scores, skipped=["/home/alice/secret/x.mp4: broken"]))
+    write_json(folder / "results.json", dict(model=config.model, dataset=dataset, fold=None, seed=11, epoch=3,
+                                             **scores["test"], tests=scores,
+                                             skipped=["/home/alice/secret/x.mp4: broken"]))
     return folder
 
 
@@ -57,7 +64,8 @@ def shared(tmp_path): return save_pretrained(make(), tmp_path / "shared", CLASSE
 def edit(folder, **changes):
     "Change the description, in place."
     info = read_json(folder / "config.json")
-    write_json(folder / "config.json", {k: v for k, v in {**info, **changes}.items() if v is not None or k in sharing.KEYS})
+    write_json(folder / "config.json", {k: v for k, v in {**info, **changes}.items() if v is not None
+                                        or k in sharing.KEYS})
     return folder
 
 
@@ -70,11 +78,14 @@ def test_every_model_comes_back_to_the_bit(name, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
     for b in (type(a).from_pretrained(folder), BagModel.from_pretrained(str(folder))):
         assert type(b) is type(a) and not b.training and same(a, b)
-        assert made_with(b) == made_with(a) and all(p.requires_grad for p in b.parameters()) and not any(p.is_meta for p in b.state_dict().values())
+        assert (made_with(b) == made_with(a) and all(p.requires_grad for p in b.parameters())
+                and not any(p.is_meta for p in b.state_dict().values()))
 
 
-@pytest.mark.parametrize("options", [dict(geiim=False), dict(wian=False), dict(tail="dmin", gate="none", layers=2), dict(adjacency="both", kernels=(1, 7), hops=2), dict(graph_over="channels"),
-                                     dict(dependency_over="features"), dict(hidden=32, heads=4, dropout=0.3, n_instances=8, instance_length=2)])
+@pytest.mark.parametrize("options", [dict(geiim=False), dict(wian=False), dict(tail="dmin", gate="none", layers=2),
+                                     dict(adjacency="both", kernels=(1, 7), hops=2), dict(graph_over="channels"),
+                                     dict(dependency_over="features"), dict(hidden=32, heads=4, dropout=0.3,
+                                         n_instances=8, instance_length=2)])
 def test_options_of_micacl_are_kept(options, tmp_path):
     a = make(**options)
     b = MICACL.from_pretrained(a.save_pretrained(tmp_path / "m"))
@@ -85,7 +96,8 @@ def test_a_cosine_head_positional_arguments_and_training_go_on(tmp_path):
     torch.manual_seed(0)
     a = MeanMIL(3, "r3d_small", 2, 8).change_head("cosine").eval()
     b = MeanMIL.from_pretrained(a.save_pretrained(tmp_path / "m"))
-    assert same(a, b) and made_with(b) == dict(n_classes=3, backbone="r3d_small", n_instances=2, instance_length=8, dropout=0.)
+    assert (same(a, b) and made_with(b) == dict(n_classes=3, backbone="r3d_small", n_instances=2, instance_length=8,
+                                                dropout=0.))
     b.train()(movie()).logits.square().sum().backward()
     assert all(p.grad is not None for p in b.parameters())
 
@@ -106,14 +118,16 @@ def test_loading_never_asks_for_other_weights(tmp_path, monkeypatch):
     a = MICACL(7, "r3d_small", pretrained=True).eval()
     folder = a.save_pretrained(tmp_path / "m")
     monkeypatch.setattr("micacl.nn.backbone.read_weights", lambda *a: pytest.fail("it read other weights"))
-    assert same(a, MICACL.from_pretrained(folder)) and "pretrained" not in read_json(folder / "config.json")["arguments"]
+    assert (same(a, MICACL.from_pretrained(folder)) and "pretrained" not
+            in read_json(folder / "config.json")["arguments"])
 
 
 def test_a_subclass_of_ones_own(tmp_path):
     class Mine(MICACL): pass
     folder = Mine(4, "r3d_small").save_pretrained(tmp_path / "m")
     assert type(Mine.from_pretrained(folder)) is Mine
-    with pytest.raises(MicaclError, match="expected one of MICACL, M3DFEL.*found model Mine"): MICACL.from_pretrained(folder)
+    with pytest.raises(MicaclError, match="expected one of MICACL, M3DFEL.*found model Mine"):
+        MICACL.from_pretrained(folder)
 
 
 # ---- runs
@@ -123,8 +137,10 @@ def test_a_run_is_loaded_and_described(tmp_path):
     model = M3DFEL.from_pretrained(run)
     state = load_file(run / "model.safetensors")
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert model.about["classes"] == CLASSES and model.about["input"]["image_size"] == 64 and model.about["training"]["epoch"] == 3
-    with pytest.raises(MicaclError, match="expected a MICACL, found a M3DFEL; load it with M3DFEL.from_pretrained"): MICACL.from_pretrained(run)
+    assert (model.about["classes"] == CLASSES and model.about["input"]["image_size"] == 64
+            and model.about["training"]["epoch"] == 3)
+    with pytest.raises(MicaclError, match="expected a MICACL, found a M3DFEL; load it with M3DFEL.from_pretrained"):
+        MICACL.from_pretrained(run)
 
 
 def test_a_run_that_is_not_finished_has_no_results(tmp_path):
@@ -140,7 +156,8 @@ def test_results_of_other_weights_are_not_claimed(tmp_path):
 
 def test_no_path_of_the_owner_is_shared(tmp_path):
     folder = save_pretrained(make_run(tmp_path / "run"), tmp_path / "m")
-    assert not any(word in (folder / n).read_text() for n in ("config.json", "README.md") for word in ("alice", "secret", str(tmp_path)))
+    assert not any(word in (folder / n).read_text() for n in ("config.json", "README.md")
+                   for word in ("alice", "secret", str(tmp_path)))
 
 
 def test_a_run_without_weights(tmp_path):
@@ -157,8 +174,10 @@ def test_the_front_matter_is_what_the_hub_reads(tmp_path):
     run = make_run(tmp_path / "run")
     folder, results = save_pretrained(run, tmp_path / "m"), read_json(run / "results.json")
     data = huggingface_hub.ModelCard.load(folder / "README.md").data
-    assert data.license == "apache-2.0" and data.library_name == "micacl" and data.datasets == ["synfew"] and "micacl" in data.tags
-    assert {(r.metric_name, r.metric_value, r.dataset_split) for r in data.eval_results} == {("UAR", results["uar"], "test"), ("WAR", results["war"], "test")}
+    assert (data.license == "apache-2.0" and data.library_name == "micacl" and data.datasets == ["synfew"]
+            and "micacl" in data.tags)
+    assert {(r.metric_name, r.metric_value, r.dataset_split)
+            for r in data.eval_results} == {("UAR", results["uar"], "test"), ("WAR", results["war"], "test")}
 
 
 def test_every_number_of_the_results_is_in_the_card(tmp_path):
@@ -167,7 +186,8 @@ def test_every_number_of_the_results_is_in_the_card(tmp_path):
     one = lambda x, box: f"{100 * x:.1f} % [{100 * box[0]:.1f} %, {100 * box[1]:.1f} %]"
     assert f"| test | {one(t['uar'], t['intervals']['uar'])} | {one(t['war'], t['intervals']['war'])} | 28 |" in card
     for c, n in zip(CLASSES, [9, 5, 11, 7, 4, 3, 3]):
-        assert f"| test | {c} | 4 | {one(t['recall'][c], t['intervals']['recall'][c])} |" in card and f"| {c} | {n} |" in card
+        assert (f"| test | {c} | 4 | {one(t['recall'][c], t['intervals']['recall'][c])} |" in card
+                and f"| {c} | {n} |" in card)
     assert "**one** training run (seed 11)" in card and "never seen a person" in card
 
 
@@ -175,7 +195,8 @@ def test_the_card_depends_on_the_data(tmp_path):
     card = model_card(from_pretrained(make_run(tmp_path / "run", dataset="dfew")).about)
     assert "drawn faces** and" not in card and "terms also bind" in card and front(card)["license"] == "other"
     unknown = model_card(from_pretrained(make().save_pretrained(tmp_path / "m", license="mit")).about)
-    assert "Nothing is known about the training" in unknown and front(unknown)["license"] == "mit" and "model-index" not in front(unknown)
+    assert ("Nothing is known about the training" in unknown and front(unknown)["license"] == "mit"
+            and "model-index" not in front(unknown))
 
 
 @pytest.mark.parametrize("name", ["a: b", "- x", 'q"uo\\te', "naïve 😀", "a|b", "#c", "---", "new\nline"])
@@ -201,7 +222,8 @@ def test_weights_that_changed_have_no_results(tmp_path):
     again = from_pretrained(b).save_pretrained(tmp_path / "c")          # nor do they come back
     for folder in (b, again):
         info = read_json(folder / "config.json")
-        assert info["changed"] and info["results"] is None and "model-index" not in front((folder / "README.md").read_text())
+        assert (info["changed"] and info["results"] is None
+                and "model-index" not in front((folder / "README.md").read_text()))
 
 
 # ---- writing
@@ -209,7 +231,8 @@ def test_weights_that_changed_have_no_results(tmp_path):
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "m").mkdir(); (tmp_path / "m" / "thesis.tex").write_text("x")
     with pytest.raises(MicaclError, match="expected a new or empty folder"): make().save_pretrained(tmp_path / "m")
-    assert [p.name for p in (tmp_path / "m").iterdir()] == ["thesis.tex"] and [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert ([p.name for p in (tmp_path / "m").iterdir()] == ["thesis.tex"]
+            and [p.name for p in tmp_path.iterdir()] == ["m"])
     (tmp_path / "empty").mkdir()
     assert make().save_pretrained(tmp_path / "empty") and make().save_pretrained(tmp_path / "new" / "deep")
 
@@ -236,10 +259,13 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
 
 
 def test_what_could_not_be_loaded_is_not_written(tmp_path):
-    with pytest.raises(MicaclError, match="expected 7 names, one for each score of the model, found 2"): make().save_pretrained(tmp_path / "m", classes=["a", "b"])
-    with pytest.raises(MicaclError, match="expected .* float32, found .* float16"): make().half().save_pretrained(tmp_path / "m")
+    with pytest.raises(MicaclError, match="expected 7 names, one for each score of the model, found 2"):
+        make().save_pretrained(tmp_path / "m", classes=["a", "b"])
+    with pytest.raises(MicaclError, match="expected .* float32, found .* float16"):
+        make().half().save_pretrained(tmp_path / "m")
     other = make(); other.fc = torch.nn.Linear(256, 9)
-    with pytest.raises(MicaclError, match=r"fc.bias: expected \[7\] float32, found \[9\] float32"): other.save_pretrained(tmp_path / "m")
+    with pytest.raises(MicaclError, match=r"fc.bias: expected \[7\] float32, found \[9\] float32"):
+        other.save_pretrained(tmp_path / "m")
     other.fc = torch.nn.Sequential()
     with pytest.raises(MicaclError, match="no model can be made"): other.save_pretrained(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
@@ -252,7 +278,8 @@ def test_what_could_not_be_loaded_is_not_written(tmp_path):
     (dict(format="9"), "expected format 1, found 9"),
     (dict(model="GPT"), "expected one of MICACL, M3DFEL.*found model GPT"),
     (dict(model=["MICACL"]), "found model"),
-    (dict(model="MeanMIL", arguments=dict(backbone="r3d_small")), "expected a MICACL, found a MeanMIL; load it with MeanMIL.from_pretrained"),
+    (dict(model="MeanMIL", arguments=dict(backbone="r3d_small")),
+     "expected a MICACL, found a MeanMIL; load it with MeanMIL.from_pretrained"),
     (dict(classes=["a", "b"]), "one name for each of the model's 7 scores, found 2"),
     (dict(classes=7), "one name for each of the model's 7 scores, found int"),
     (dict(classes=[1] * 7), "expected a list of one name"),
@@ -265,7 +292,8 @@ def test_what_could_not_be_loaded_is_not_written(tmp_path):
     (dict(arguments=dict(backbone="r3d_small", kernels=[1] * 100)), "argument kernels: expected"),
     (dict(arguments=dict(backbone="r3d_small", layers=-1)), "argument layers: expected"),
     (dict(arguments=[1, 2]), "expected named arguments, found list"),
-    (dict(arguments=dict(backbone="r3d_small", hidden=64)), "expected the .* bytes of numbers that MICACL has|these are not the weights"),
+    (dict(arguments=dict(backbone="r3d_small", hidden=64)),
+     "expected the .* bytes of numbers that MICACL has|these are not the weights"),
     (dict(head="cosine"), "expected the .* bytes of numbers that MICACL has"),
     (dict(head="__class__"), "no model can be made"),
     (dict(sha256="0" * 64), "expected the fingerprint 000000000000"),
@@ -285,7 +313,8 @@ def test_a_key_that_is_missing(shared):
     with pytest.raises(MicaclError, match="missing: head"): MICACL.from_pretrained(shared)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "[" * 200_000, '{"a":' * 200_000, "\x00\xff", "!!python/object/apply:os.system ['true']", "1" * 10_000])
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "[" * 200_000, '{"a":' * 200_000, "\x00\xff",
+                                  "!!python/object/apply:os.system ['true']", "1" * 10_000])
 def test_a_description_that_is_no_description(shared, text):
     (shared / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(MicaclError): MICACL.from_pretrained(shared)
@@ -293,8 +322,10 @@ def test_a_description_that_is_no_description(shared, text):
 
 def test_a_run_that_is_wrong(tmp_path):
     run = make_run(tmp_path / "run"); info = read_json(run / "config.json")
-    for changes in (dict(config=3), dict(config=dict(info["config"], layers_of_cake=2)), dict(config=dict(info["config"], n_instances="4")), dict(classes=4), dict(classes=[]),
-                    dict(config=dict(info["config"], wian_layers=10**9)), dict(config=dict(info["config"], n_instances=10**12))):
+    for changes in (dict(config=3), dict(config=dict(info["config"], layers_of_cake=2)),
+                    dict(config=dict(info["config"], n_instances="4")), dict(classes=4), dict(classes=[]),
+                    dict(config=dict(info["config"], wian_layers=10**9)),
+                    dict(config=dict(info["config"], n_instances=10**12))):
         write_json(run / "config.json", {**info, **changes})
         with pytest.raises(MicaclError, match=str(run)): from_pretrained(run)
     write_json(run / "config.json", info); write_json(run / "results.json", dict(epoch=3))
@@ -305,7 +336,8 @@ def test_weights_of_another_shape_kind_or_name(shared):
     good, path = load_file(shared / "model.safetensors"), shared / "model.safetensors"
     for change, says in ((lambda d: d.pop("fc.bias"), "fc.bias: expected .* found nothing"),
                          (lambda d: d.update({"zz": d.pop("fc.bias")}), "fc.bias: expected .* found nothing"),
-                         (lambda d: d.update({"fc.bias": torch.zeros(6)}), r"fc.bias: expected \[7\] float32, found \[6\] float32"),
+                         (lambda d: d.update({"fc.bias": torch.zeros(6)}),
+                          r"fc.bias: expected \[7\] float32, found \[6\] float32"),
                          (lambda d: d.update({"fc.bias": torch.zeros(7, dtype=torch.float16)}), "found .*float16"),
                          (lambda d: d.update({"extra": torch.zeros(9)}), "expected the .* bytes of numbers")):
         bad = dict(good); change(bad); save_file(bad, path)
@@ -344,16 +376,21 @@ def test_no_file_runs_code(shared, tmp_path):
     (shared / "model.safetensors").unlink()
     for name in ("pytorch_model.bin", "model.pt", "weights.ckpt", "model.pkl"):
         (shared / name).write_bytes(pickles[0])
-        with pytest.raises(MicaclError, match=f"{name}.*need unpickling; that can run code, so they are never read"): MICACL.from_pretrained(shared)
+        with pytest.raises(MicaclError, match=f"{name}.*need unpickling; that can run code, so they are never read"):
+            MICACL.from_pretrained(shared)
         (shared / name).unlink()
     assert not marker.exists()
-    (shared / "model.safetensors").write_bytes(weights); (shared / "pytorch_model.bin").write_bytes(pickles[0]); (shared / "modeling.py").write_text(f"open({str(marker)!r}, 'w')")
-    assert MICACL.from_pretrained(shared) and not marker.exists()                           # what lies beside is not looked at
+    (shared / "model.safetensors").write_bytes(weights)
+    (shared / "pytorch_model.bin").write_bytes(pickles[0])
+    (shared / "modeling.py").write_text(f"open({str(marker)!r}, 'w')")
+    # what lies beside is not looked at
+    assert MICACL.from_pretrained(shared) and not marker.exists()
 
 
 def test_nothing_here_imports_pickle_or_loads_with_torch():
     source = Path(sharing.__file__).read_text()
-    assert "torch.load(" not in source and "pickle.load" not in source and "import pickle" not in source and "weights_only" not in source and "eval(" not in source.replace(".eval(", "")
+    assert ("torch.load(" not in source and "pickle.load" not in source and "import pickle" not in source
+            and "weights_only" not in source and "eval(" not in source.replace(".eval(", ""))
 
 
 HOSTILE = '''
@@ -372,18 +409,22 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.process_
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere, or missing")
 def test_hostile_sizes_cost_neither_memory_nor_time(tmp_path):
     folders = []
-    def variant(name, **changes): folders.append(edit(save_pretrained(make(), tmp_path / name, CLASSES), **changes)); return folders[-1]
+    def variant(name, **changes):
+        folders.append(edit(save_pretrained(make(), tmp_path / name, CLASSES), **changes)); return folders[-1]
     for k, head in enumerate((2**63 - 1, 2**64 - 1, 2**40, 99_000_000)):                       # a table that is said to be endless
         (variant(f"head{k}") / "model.safetensors").write_bytes(struct.pack("<Q", head) + b"{}")
     with open(variant("sparse") / "model.safetensors", "r+b") as f: f.truncate(1 << 40)         # a terabyte of holes
     with open(variant("text") / "config.json", "r+b") as f: f.truncate(1 << 40)
     table = json.dumps({"x": dict(dtype="F32", shape=[2**60], data_offsets=[0, 2**62])}).encode()
-    (variant("claim") / "model.safetensors").write_bytes(struct.pack("<Q", len(table)) + table)  # tensors of 2**62 bytes
-    variant("wide", arguments=dict(backbone="r3d_small", hidden=4096, layers=64, n_classes=4096), classes=[str(i) for i in range(4096)])
+    # tensors of 2**62 bytes
+    (variant("claim") / "model.safetensors").write_bytes(struct.pack("<Q", len(table)) + table)
+    variant("wide", arguments=dict(backbone="r3d_small", hidden=4096, layers=64, n_classes=4096),
+            classes=[str(i) for i in range(4096)])
     with open(folders[-1] / "model.safetensors", "r+b") as f: f.truncate(1 << 38)
     variant("deep", arguments=dict(backbone="r3d_small", hops=4096, kernels=[4095] * 64))
     env = dict(os.environ, OMP_NUM_THREADS="1")
-    done = subprocess.run([sys.executable, "-c", HOSTILE, *map(str, folders)], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", HOSTILE, *map(str, folders)], env=env, capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     kilobytes, seconds = map(float, done.stdout.split())
     assert kilobytes < 300_000 and seconds < 20, done.stdout
@@ -422,11 +463,13 @@ def test_from_the_hub(shared, hub):
 def test_only_a_pickle_on_the_hub_is_refused(shared, hub, tmp_path):
     repos, asked = hub; repos["eve/model"] = shared
     (shared / "model.safetensors").rename(shared / "pytorch_model.bin")
-    with pytest.raises(MicaclError, match="may need unpickling, which can run code; they are never fetched"): MICACL.from_pretrained("eve/model")
+    with pytest.raises(MicaclError, match="may need unpickling, which can run code; they are never fetched"):
+        MICACL.from_pretrained("eve/model")
     assert {n for _, n, _ in asked} <= {"config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("where", ["nowhere", "no/such/folder", "../x/y", "/tmp/surely/not", "a b/c", "https://hub/x/y", "user/"])
+@pytest.mark.parametrize("where", ["nowhere", "no/such/folder", "../x/y", "/tmp/surely/not", "a b/c", "https://hub/x/y",
+                                   "user/"])
 def test_neither_folder_nor_id(where, hub):
     with pytest.raises(MicaclError, match="expected a folder, or an id on the hub"): MICACL.from_pretrained(where)
     assert hub[1] == []
@@ -436,7 +479,8 @@ def test_a_file_is_no_folder(shared):
     with pytest.raises(MicaclError, match="expected a folder"): MICACL.from_pretrained(shared / "config.json")
 
 
-@pytest.mark.parametrize("error, says", [(LocalEntryNotFoundError("offline"), "can't be reached"), (ValueError("Repo not found"), "Repo not found"), (OSError("disk"), "disk")])
+@pytest.mark.parametrize("error, says", [(LocalEntryNotFoundError("offline"), "can't be reached"),
+                                         (ValueError("Repo not found"), "Repo not found"), (OSError("disk"), "disk")])
 def test_a_hub_that_does_not_answer(error, says, monkeypatch):
     def download(*a, **k): raise error
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

@@ -26,7 +26,8 @@ X = torch.tensor([[1., 2.], [3., 5.]])
 @pytest.fixture
 def toy():
     "An exercise: row sums, times a number."
-    mistakes = [(lambda x, s: x.sum(0) * s, "These are the columns."), (lambda x, s: x.sum(1), "The number does not come in.")]
+    mistakes = [(lambda x, s: x.sum(0) * s, "These are the columns."),
+                (lambda x, s: x.sum(1), "The number does not come in.")]
     exercise("0.9", {"times 1": (X, 1.), "times 2": (X, 2.)}, mistakes, gradient=[0])(lambda x, s: x.sum(1) * s)
     yield "0.9"
     del EXERCISES["0.9"]
@@ -45,14 +46,23 @@ def crash(x, s): return x.sum(1)[7]
 
 
 @pytest.mark.parametrize("fn, stage, words", [
-    (stub, "is", "not written yet"), (3, "call", "expected a function, found int"), (lambda x: x, "call", "expected a function of (x, s), found one of (x)"),
-    (lambda x, s: None, "call", "`return ...`"), (crash, "call", "IndexError"), (crash, "call", "at the line `def crash(x, s): return x.sum(1)[7]`"), (in_place, "call", "changed its argument `x`"),
-    (lambda x, s: x.sum() * s, "shape", "expected the shape (2,), found () (one number)"), (lambda x, s: (x.sum(1), s), "shape", "expected 1 value, found 2"),
-    (lambda x, s: "7", "shape", "found something else"), (lambda x, s: [x.sum(1), x], "shape", "found something else"), (lambda x, s: x.sum(1) > 0, "shape", "found bool"),
-    (lambda x, s: x.sum(1) / 0, "value", "found    [inf, inf]"), (lambda x, s: x.sum(1) * s + 1, "value", "expected [3., 8.]\n  found    [4., 9.]"),
-    (lambda x, s: x.sum(1) * s ** 2, "value", '"times 2"'),                                     # right on the first case
-    (lambda x, s: x.detach().sum(1) * s, "gradient", "no gradient comes back to `x`"), (lambda x, s: [3. * s, 8. * s], "gradient", "no gradient comes back"),
-    (lambda x, s: torch.tensor(x.numpy().sum(1) * s), "gradient", "RuntimeError"), (lambda x, s: x.sum(1) * s + (x - x.detach()).sum(1), "gradient", "the gradient is not"),
+    (stub, "is", "not written yet"), (3, "call", "expected a function, found int"),
+    (lambda x: x, "call", "expected a function of (x, s), found one of (x)"),
+    (lambda x, s: None, "call", "`return ...`"), (crash, "call", "IndexError"),
+    (crash, "call", "at the line `def crash(x, s): return x.sum(1)[7]`"),
+    (in_place, "call", "changed its argument `x`"),
+    (lambda x, s: x.sum() * s, "shape", "expected the shape (2,), found () (one number)"),
+    (lambda x, s: (x.sum(1), s), "shape", "expected 1 value, found 2"),
+    (lambda x, s: "7", "shape", "found something else"), (lambda x, s: [x.sum(1), x], "shape", "found something else"),
+    (lambda x, s: x.sum(1) > 0, "shape", "found bool"),
+    (lambda x, s: x.sum(1) / 0, "value", "found    [inf, inf]"),
+    (lambda x, s: x.sum(1) * s + 1, "value", "expected [3., 8.]\n  found    [4., 9.]"),
+    # right on the first case
+    (lambda x, s: x.sum(1) * s ** 2, "value", '"times 2"'),
+    (lambda x, s: x.detach().sum(1) * s, "gradient", "no gradient comes back to `x`"),
+    (lambda x, s: [3. * s, 8. * s], "gradient", "no gradient comes back"),
+    (lambda x, s: torch.tensor(x.numpy().sum(1) * s), "gradient", "RuntimeError"),
+    (lambda x, s: x.sum(1) * s + (x - x.detach()).sum(1), "gradient", "the gradient is not"),
 ])
 def test_each_stage_has_its_words(toy, fn, stage, words):
     text = said(toy, fn)
@@ -62,11 +72,13 @@ def test_each_stage_has_its_words(toy, fn, stage, words):
 def test_a_known_mistake_gets_its_message_and_others_do_not(toy):
     assert "These are the columns." in said(toy, lambda x, s: s * (x[0] + x[1]))
     assert "does not come in" in said(toy, lambda x, s: x[:, 0] + x[:, 1])
-    for other in (lambda x, s: x.sum(0) * s + 1, lambda x, s: x.sum(1) + s - 1): assert "columns" not in (t := said(toy, other)) and "does not come in" not in t
+    for other in (lambda x, s: x.sum(0) * s + 1, lambda x,
+                  s: x.sum(1) + s - 1): assert "columns" not in (t := said(toy, other)) and "does not come in" not in t
 
 
 def test_right_answers_pass_in_any_form(toy, capsys):
-    for fn in (lambda x, s: x.sum(1) * s, lambda a, b=1.: torch.stack([b * row.sum() for row in a]), lambda *args: args[0].sum(1) * args[1]): check(toy, fn)
+    for fn in (lambda x, s: x.sum(1) * s, lambda a, b=1.: torch.stack([b * row.sum() for row in a]),
+               lambda *args: args[0].sum(1) * args[1]): check(toy, fn)
     assert capsys.readouterr().out.splitlines() == ["0.9 passed: shape, value (2 cases), gradient"] * 3
 
 
@@ -81,7 +93,8 @@ def test_notebooks_show_the_text_alone(toy):
 def test_nan_agrees_with_nan_only_where_it_is_expected():
     exercise("0.8", {"a": (np.array([1., np.nan]),)})(lambda r: r)
     check("0.8", lambda r: r.tolist())
-    assert "found    [1., 0.]" in said("0.8", lambda r: np.nan_to_num(r)) and "found    [nan, nan]" in said("0.8", lambda r: r * np.nan)
+    assert ("found    [1., 0.]" in said("0.8", lambda r: np.nan_to_num(r))
+            and "found    [nan, nan]" in said("0.8", lambda r: r * np.nan))
     del EXERCISES["0.8"]
 
 
@@ -94,14 +107,16 @@ def test_large_results_name_the_worst_place():
 
 
 def test_unknown_number():
-    with pytest.raises(MicaclError, match=r"expected the number of an exercise \(1\.1, .*found '9\.9'"): check("9.9", stub)
+    with pytest.raises(MicaclError, match=r"expected the number of an exercise \(1\.1, .*found '9\.9'"):
+        check("9.9", stub)
 
 
 def test_prove_refuses_checks_that_prove_nothing(toy):
     right = find_exercise(toy).reference
     prove(toy)
     for mistakes, words in (([(lambda x, s: x.sum(1) * s, "no mistake at all")], "lets this mistake pass"),
-                            ([(lambda x, s: x * 0, "first"), (lambda x, s: x * 0, "second")], "Another mistake may give the same results")):
+                            ([(lambda x, s: x * 0, "first"), (lambda x, s: x * 0, "second")],
+                             "Another mistake may give the same results")):
         exercise(toy, {"times 2": (X, 2.)}, mistakes)(right)
         with pytest.raises(MicaclError, match=words): prove(toy)
     calls = iter(range(99))
@@ -129,7 +144,9 @@ def test_solutions_pass(path, capsys):
     nb, names = lab.load(path), {}
     wanted = lab.exercises(nb, path.name)
     for i, c in enumerate(nb["cells"]):
-        if c["cell_type"] == "code" and "export" not in lab.directives(c) and (i in wanted or re.match(r"import |check\(", lab.text(c))) and "colab" not in lab.text(c): exec(lab.text(c), names)
+        if c["cell_type"] == "code" and "export" not in lab.directives(c) and (i in wanted
+            or re.match(r"import |check\(", lab.text(c))) and "colab" not in lab.text(c):
+            exec(lab.text(c), names)
     with_matplotlib = capsys.readouterr().out
     assert [line.split()[0] for line in with_matplotlib.splitlines()] == list(wanted.values())
 
@@ -141,13 +158,17 @@ def test_references_without_a_library_function_agree_with_values_by_hand():
     assert np.isclose(reference("1.4")(np.array([.25, 1., np.nan])), .5) and reference("1.4")(np.array([0., 1.])) == 0
     assert np.isclose(reference("1.5")(np.array([.5, 1., np.nan]), np.array([3, 1, 0])), .625)
     f = torch.tensor([[0., 0.], [0., torch.log(torch.tensor(3.))]])
-    assert torch.isclose(reference("2.2")(f, torch.tensor([0, 1]), torch.tensor([2., 1.])), (2 * torch.tensor(2.).log() + (4 / torch.tensor(3.)).log()) / 2)
-    assert torch.allclose(reference("3.1")(torch.tensor([9, 0, 1]), .5), torch.tensor([.75, 0, .25], dtype=torch.double))
-    assert torch.allclose(reference("3.2")(torch.tensor([9, 0, 1]), .5), torch.tensor([7.5 / 9, 0, 2.5], dtype=torch.double))
+    assert torch.isclose(reference("2.2")(f, torch.tensor([0, 1]), torch.tensor([2., 1.])),
+                         (2 * torch.tensor(2.).log() + (4 / torch.tensor(3.)).log()) / 2)
+    assert torch.allclose(reference("3.1")(torch.tensor([9, 0, 1]), .5),
+                          torch.tensor([.75, 0, .25], dtype=torch.double))
+    assert torch.allclose(reference("3.2")(torch.tensor([9, 0, 1]), .5),
+                          torch.tensor([7.5 / 9, 0, 2.5], dtype=torch.double))
     v, t = np.array([[.1, .9], [.9, .1]]), np.array([[.7, .5], [.6, .6]])
     assert np.isclose(reference("6.4")(v, t), .1)
     y, p = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
-    assert np.allclose(reference("6.1")(y, p, np.array([[0, 0, 2, 2], [1, 1, 3, 3]]), 2), [.5 + .5 * .025, .5 + .5 * .975])
+    assert np.allclose(reference("6.1")(y, p, np.array([[0, 0, 2, 2], [1, 1, 3, 3]]), 2),
+                       [.5 + .5 * .025, .5 + .5 * .975])
     assert np.allclose(reference("6.2")(y, p, y, np.array([[0, 0, 2, 2], [1, 1, 3, 3]]), 2), [-.5 * .975, -.5 * .025])
 
 
@@ -156,7 +177,8 @@ def test_class_probability_is_that_of_the_sampler():
     n_c = torch.tensor([6, 3, 1])
     y = torch.repeat_interleave(torch.arange(3), n_c)
     for name, q in POWERS.items():
-        assert torch.allclose(torch.zeros(3, dtype=torch.double).index_add(0, y, clip_shares(y, name)), reference("3.1")(n_c, q))
+        assert torch.allclose(torch.zeros(3, dtype=torch.double).index_add(0, y, clip_shares(y, name)),
+                              reference("3.1")(n_c, q))
         assert torch.allclose(len(y) * clip_shares(y, name), reference("3.2")(n_c, q)[y])
 
 
@@ -192,12 +214,15 @@ def test_student_copies_are_in_step(tmp_path):
 def test_students_see_no_solution(path):
     source, student = lab.load(path), lab.load(lab.SHEETS / "student" / path.name)
     seen = {line.strip() for cell in code(student) for line in cell.splitlines()}
-    solutions = [s.strip() for cell in code(source) for part in re.findall("### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", cell, re.S) for s in part.splitlines()]
+    solutions = [s.strip() for cell in code(source) for part
+                 in re.findall("### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", cell, re.S) for s in part.splitlines()]
     numbers = lab.exercises(source, path.name).values()
     assert len(solutions) >= len(numbers) and not seen & set(solutions)
     text = json.dumps(student)
-    assert not re.search(r"(BEGIN|END) SOLUTION|instructor|For the teacher|@exercise|default_exp|#\| export|\(\.\./", text)
-    assert sorted(re.findall(r"raise NotImplementedError\(\"exercise ([\d.]+):", "\n".join(code(student)))) == sorted(numbers)
+    assert not re.search(r"(BEGIN|END) SOLUTION|instructor|For the teacher|@exercise|default_exp|#\| export|\(\.\./",
+                         text)
+    assert sorted(re.findall(r"raise NotImplementedError\(\"exercise ([\d.]+):",
+                             "\n".join(code(student)))) == sorted(numbers)
     assert all(c.get("outputs") in (None, []) and c["metadata"] == {} for c in student["cells"])
     assert "students' copy" in prose(student) and f"nbs/lab/{path.name}" in prose(student)
 
@@ -205,9 +230,11 @@ def test_students_see_no_solution(path):
 @pytest.mark.parametrize("path", SHEETS, ids=lambda p: p.stem)
 def test_teachers_see_all(path):
     source, mine = lab.load(path), lab.make_copy(path, "instructor")
-    assert not re.search(r"(BEGIN|END) SOLUTION|default_exp|#\| *export", json.dumps(mine)) and "NotImplementedError" not in "\n".join(code(mine))
+    assert not re.search(r"(BEGIN|END) SOLUTION|default_exp|#\| *export",
+                         json.dumps(mine)) and "NotImplementedError" not in "\n".join(code(mine))
     assert prose(mine).count("<!-- instructor -->") == prose(source).count("<!-- instructor -->") >= 3
-    assert "\n".join(code(mine)).count("@exercise(") == len(lab.exercises(source, path.name)) and "teachers' copy" in prose(mine)
+    assert ("\n".join(code(mine)).count("@exercise(") == len(lab.exercises(source, path.name))
+            and "teachers' copy" in prose(mine))
 
 
 def test_cleaning_leaves_copies_as_they_are(tmp_path):
@@ -217,7 +244,8 @@ def test_cleaning_leaves_copies_as_they_are(tmp_path):
     run = f"from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__(fname={str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", run], cwd=ROOT, check=True)
     assert {p: p.read_bytes() for p in before} == before
-    (spoilt := next(iter(before))).write_text(spoilt.read_text(encoding="utf-8").replace('"metadata": {}', '"metadata": {"x": 1}', 1), encoding="utf-8")
+    (spoilt := next(iter(before))).write_text(spoilt.read_text(encoding="utf-8").replace('"metadata": {}',
+        '"metadata": {"x": 1}', 1), encoding="utf-8")
     subprocess.run([sys.executable, "-c", run], cwd=ROOT, check=True)
     assert spoilt.read_bytes() == before[spoilt]                             # so cleaning does look at this folder
 
@@ -226,12 +254,16 @@ def test_cleaning_leaves_copies_as_they_are(tmp_path):
 def test_sheet_is_complete(path):
     nb, student = lab.load(path), lab.load(lab.SHEETS / "student" / path.name)
     text, n = prose(student), len(lab.exercises(nb, path.name))
-    for part in ("> ", "**Objectives.**", "*Prerequisites:*", "*Minutes:*", "**Predict before you run.**", "*What to notice:*", "**Summary.**", "**To discuss.**"): assert part in text, part
+    for part in ("> ", "**Objectives.**", "*Prerequisites:*", "*Minutes:*", "**Predict before you run.**",
+                 "*What to notice:*", "**Summary.**", "**To discuss.**"):
+        assert part in text, part
     assert 3 <= n <= 5 and text.count("<summary>Hint 1</summary>") == text.count("<summary>Hint 2</summary>") == text.count("### Exercise ") == n
     assert [m for m in re.findall(r"### Exercise ([\d.]+)", text)] == list(lab.exercises(nb, path.name).values())
-    badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/micacl/micacl/blob/main/nbs/lab/student/{path.name})"
+    badge = (f"[![Open in "
+             f"Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/micacl/micacl/blob/main/nbs/lab/student/{path.name})")
     assert badge in lab.text(student["cells"][0])
-    assert code(student)[0].startswith('import sys\nif "google.colab" in sys.modules:') and "%pip install" in code(student)[0]
+    assert (code(student)[0].startswith('import sys\nif "google.colab" in sys.modules:')
+            and "%pip install" in code(student)[0])
     pictures = [c for c in code(student) if "plt.show()" in c]
     assert pictures and all(c.startswith("#| fig-alt: ") for c in pictures) and any("@interact(" in c for c in pictures)
     assert "../data" not in json.dumps(nb)
@@ -243,21 +275,32 @@ def test_sheet_is_complete(path):
 def test_hide_keeps_indent_and_the_rest():
     source = "def f(x):\n    a = 1\n    ### BEGIN SOLUTION\n    if x:\n        return a\n    ### END SOLUTION\n\ndef g(): pass"
     hidden = lab.hide(source, "2.1")
-    assert hidden == 'def f(x):\n    a = 1\n    raise NotImplementedError("exercise 2.1: write your own lines here")\n\ndef g(): pass'
+    assert (hidden == 'def f(x):\n    a = 1\n    raise NotImplementedError("exercise 2.1: write your own lines '
+                      'here")\n\ndef g(): pass')
     exec(hidden, names := {})
     with pytest.raises(NotImplementedError, match=r"2\.1"): names["f"](1)
-    for bad in (source.replace("### END SOLUTION", ""), source.replace("### BEGIN SOLUTION", "### END SOLUTION"), source.replace("    if x:", "    ### BEGIN SOLUTION")):
+    for bad in (source.replace("### END SOLUTION", ""), source.replace("### BEGIN SOLUTION", "### END SOLUTION"),
+                source.replace("    if x:", "    ### BEGIN SOLUTION")):
         with pytest.raises(lab.LabError, match=r"2\.1"): lab.hide(bad, "2.1")
 
 
-def cell(kind, source, i): return dict(cell_type=kind, id=i, metadata={}, source=source.splitlines(keepends=True), **(dict(outputs=[], execution_count=None) if kind == "code" else {}))
+def cell(kind, source, i):
+    return dict(cell_type=kind, id=i, metadata={}, source=source.splitlines(keepends=True),
+                **(dict(outputs=[], execution_count=None) if kind == "code" else {}))
 
 
 def small_sheet(folder, solution):
-    cells = [cell("markdown", "# A small sheet", "a"), cell("code", "import numpy as np\nfrom micacl.lab.checker import check", "b"),
-             cell("code", f"def g_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n    return {solution}\n    ### END SOLUTION", "c"), cell("code", 'check("1.4", g_mean)', "d"),
-             cell("code", "from ipywidgets import IntSlider, interact\n@interact(n=IntSlider(1, 0, 3))\ndef picture(n): return 6 / n", "e")]
-    (folder / "1_small.ipynb").write_text(lab.dump(dict(cells=cells, metadata=dict(kernelspec=dict(display_name="python3", language="python", name="python3")), nbformat=4, nbformat_minor=5)))
+    cells = [cell("markdown", "# A small sheet", "a"), cell("code",
+                                                            "import numpy as np\nfrom micacl.lab.checker import check",
+                                                            "b"),
+             cell("code", f"def g_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n    "
+                          f"return {solution}\n    ### END SOLUTION", "c"), cell("code", 'check("1.4", g_mean)', "d"),
+             cell("code", "from ipywidgets import IntSlider, interact\n@interact(n=IntSlider(1, 0, 3))\ndef "
+                          "picture(n): return 6 / n", "e")]
+    (folder / "1_small.ipynb").write_text(lab.dump(dict(cells=cells,
+                                                        metadata=dict(kernelspec=dict(display_name="python3",
+                                                            language="python", name="python3")), nbformat=4,
+                                                            nbformat_minor=5)))
     lab.write(folder / "student", "student", folder)
     return folder / "1_small.ipynb"
 
@@ -273,8 +316,10 @@ def test_a_solution_needs_its_check(tmp_path):
 def test_a_broken_solution_and_a_broken_widget_are_found(tmp_path):
     path = small_sheet(tmp_path, "np.mean(r)")
     *_, wrong = lab.execute(path, "instructor")
-    assert any("check 1.4 stopped with CheckFailed: 1.4 value" in s and "forgives" in s for s in wrong) and any("1.4: its solution does not pass" in s for s in wrong)
-    assert any("cell e stopped with ZeroDivisionError" in s for s in wrong)                             # the slider at its lower end
+    assert (any("check 1.4 stopped with CheckFailed: 1.4 value" in s and "forgives" in s for s in wrong)
+            and any("1.4: its solution does not pass" in s for s in wrong))
+    # the slider at its lower end
+    assert any("cell e stopped with ZeroDivisionError" in s for s in wrong)
     assert lab.leaks(path) == [] and lab.out_of_step(tmp_path) == []
 
 

@@ -81,7 +81,9 @@ def test_nearest_mean_by_hand():
     d = (x[:, None] - mu[None]).square().sum(2)
     assert torch.allclose(scores[:, [0, 2]], x.square().sum(1, keepdim=True) - d)     # |x|^2 - |x - mu|^2
     far = torch.tensor([[-1e4, 1e4]])
-    assert (far @ W.T + b).argmax(1) != 1 and F.cross_entropy((far @ W.T + b).expand(9, -1), torch.ones(9, dtype=torch.long)).isfinite() and b.bfloat16().isfinite().all()
+    assert ((far @ W.T + b).argmax(1) != 1 and F.cross_entropy((far @ W.T + b).expand(9, -1),
+                                                               torch.ones(9, dtype=torch.long)).isfinite()
+                                                               and b.bfloat16().isfinite().all())
     for dtype in (torch.float64, torch.bfloat16): assert nearest_mean(x.to(dtype), y, 3)[1].isfinite().all()
 
 def test_nearest_mean_does_not_count():
@@ -103,7 +105,8 @@ def test_tau_normalise_limits_and_between():
     assert torch.equal(tau_normalise(W)[0], tau_normalise(W, .7)[0])
     assert tau_normalise(torch.zeros(2, 3), 1.)[0].abs().max() == 0                   # a weight of 0 stays 0
     x = torch.randn(50, 6)
-    assert torch.equal((x @ tau_normalise(W, 1.)[0].T).argmax(1), F.cosine_similarity(x[:, None], W[None], dim=2).argmax(1))
+    assert torch.equal((x @ tau_normalise(W, 1.)[0].T).argmax(1),
+                       F.cosine_similarity(x[:, None], W[None], dim=2).argmax(1))
 
 # ---- learning again
 
@@ -113,7 +116,8 @@ def test_retrain_is_close_to_balanced_logistic_regression():
         t, yt = blobs([2000] * 3, seed=20 + seed)
         W, b = retrain(x, y, 3, seed)
         mine = recalls((t @ W.T + b).argmax(1), yt)
-        theirs = recalls(torch.as_tensor(LogisticRegression(class_weight="balanced", C=1e4, max_iter=2000).fit(x, y).predict(t)), yt)
+        theirs = recalls(torch.as_tensor(LogisticRegression(class_weight="balanced", C=1e4, max_iter=2000).fit(x,
+            y).predict(t)), yt)
         first = recalls(trained(x, y)(t).argmax(1), yt)
         assert (mine - theirs).abs().max() < .06 and mine.mean() > first.mean() + .05 and mine[2] > first[2] + .2
 
@@ -132,12 +136,14 @@ def test_learn_scales_leaves_directions_and_balances():
     before, after = recalls(head(t).argmax(1), yt), recalls((t @ W.T + b).argmax(1), yt)
     assert after[2] > before[2] + .1 and after.mean() > before.mean()
     f = W.norm(dim=1) / head.weight.detach().norm(dim=1)
-    balanced = lambda f: sum(F.cross_entropy((x @ head.weight.detach().T * f + b)[y == c], y[y == c]).item() for c in range(3))
+    balanced = lambda f: sum(F.cross_entropy((x @ head.weight.detach().T * f + b)[y == c], y[y == c]).item()
+                             for c in range(3))
     assert balanced(f) < balanced(torch.ones(3))
     for c in range(3):                                                               # near the bottom: a step in any length makes it worse
         for step in (.7, 1.4): assert balanced(f * torch.where(torch.arange(3) == c, step, 1.)) > balanced(f)
 
-@pytest.mark.parametrize("fit", [lambda x, y, s: retrain(x, y, 3, s), lambda x, y, s: learn_scales(torch.eye(3, 4), torch.zeros(3), x, y, s)])
+@pytest.mark.parametrize("fit", [lambda x, y, s: retrain(x, y, 3, s), lambda x, y,
+                                 s: learn_scales(torch.eye(3, 4), torch.zeros(3), x, y, s)])
 def test_learning_is_a_function_of_the_seed_alone(fit):
     x, y = blobs()
     torch.manual_seed(1); before = rng(); a = fit(x, y, 7); assert torch.equal(before, rng())
@@ -153,15 +159,18 @@ def test_second_stage_puts_the_right_numbers_into_the_head():
     x, y = blobs()
     head = trained(x, y)
     W, b = head.weight.detach().clone(), head.bias.detach().clone()
-    want = dict(none=(W, b), crt=retrain(x, y, 3, 4), lws=learn_scales(W, b, x, y, 4), tau_norm=tau_normalise(W), nearest_mean=nearest_mean(x, y, 3),
+    want = dict(none=(W, b), crt=retrain(x, y, 3, 4), lws=learn_scales(W, b, x, y, 4), tau_norm=tau_normalise(W),
+                nearest_mean=nearest_mean(x, y, 3),
                 logit_adjusted=(W, b - torch.tensor([math.log(n / 400) for n in COUNTS])))
     assert tuple(want) == STAGES
     for kind, (V, c) in want.items():
         h = copy.deepcopy(head)
         parameters = list(h.parameters())
         assert second_stage(kind, h, x, y, COUNTS, seed=4) is None
-        assert all(p is q for p, q in zip(parameters, h.parameters()))                # in place: an optimizer still holds them
-        assert torch.allclose(h.weight, V, atol=1e-6) and torch.allclose(h.bias, c, atol=1e-6) and h.weight.requires_grad and h.bias.requires_grad
+        # in place: an optimizer still holds them
+        assert all(p is q for p, q in zip(parameters, h.parameters()))
+        assert (torch.allclose(h.weight, V, atol=1e-6) and torch.allclose(h.bias, c, atol=1e-6)
+                and h.weight.requires_grad and h.bias.requires_grad)
         F.cross_entropy(h(x), y).backward()                                           # and can be trained on
     h = copy.deepcopy(head)
     second_stage("logit_adjusted", h, x, y, torch.tensor(COUNTS))
@@ -213,18 +222,24 @@ def test_a_class_without_clips(kind):
     second_stage(kind, head, x, y, [300, 80, 0, 20])
     assert head.weight.isfinite().all() and head.bias.isfinite().all() and torch.isfinite(F.cross_entropy(head(x), y))
     if kind in ("crt", "nearest_mean", "logit_adjusted"): assert (head(x).argmax(1) != 2).all()
-    if kind == "logit_adjusted": assert head.bias[2] == alone.bias[2] and (head.bias[[0, 1, 3]] > alone.bias[[0, 1, 3]]).all()
+    if kind == "logit_adjusted":
+        assert head.bias[2] == alone.bias[2] and (head.bias[[0, 1, 3]] > alone.bias[[0, 1, 3]]).all()
 
 @pytest.mark.parametrize("call, message", [
-    (lambda h, x, y: second_stage("best", h, x, y, COUNTS), "stage2: expected one of none, crt, lws, tau_norm, nearest_mean, logit_adjusted, found 'best'"),
-    (lambda h, x, y: second_stage("crt", CosineLinear(4, 3), x, y, COUNTS), "expected a linear head with a bias, found CosineLinear"),
-    (lambda h, x, y: second_stage("lws", nn.Linear(4, 3, bias=False), x, y, COUNTS), "expected a linear head with a bias"),
+    (lambda h, x, y: second_stage("best", h, x, y, COUNTS),
+     "stage2: expected one of none, crt, lws, tau_norm, nearest_mean, logit_adjusted, found 'best'"),
+    (lambda h, x, y: second_stage("crt", CosineLinear(4, 3), x, y, COUNTS),
+     "expected a linear head with a bias, found CosineLinear"),
+    (lambda h, x, y: second_stage("lws", nn.Linear(4, 3, bias=False), x, y, COUNTS),
+     "expected a linear head with a bias"),
     (lambda h, x, y: second_stage("logit_adjusted", h, x, y, COUNTS[:2]), "expected 3 class counts, found 2"),
-    (lambda h, x, y: second_stage("crt", h, x, y + 1, COUNTS), "retrain: labels: expected 0..2, found 1..3; check n_classes"),
+    (lambda h, x, y: second_stage("crt", h, x, y + 1, COUNTS),
+     "retrain: labels: expected 0..2, found 1..3; check n_classes"),
     (lambda h, x, y: second_stage("nearest_mean", h, x[:9], y, COUNTS), "found (9, 4) and (400,)"),
     (lambda h, x, y: nearest_mean(x[:0], y[:0], 3), "found (0, 4) and (0,)"),
     (lambda h, x, y: retrain(x[:, 0], y, 3), "expected features (n,D)"),
-    (lambda h, x, y: learn_scales(h.weight, h.bias, x, y - 1), "learn_scales: labels: expected 0..2, found -1..1; leave out")])
+    (lambda h, x, y: learn_scales(h.weight, h.bias, x, y - 1),
+     "learn_scales: labels: expected 0..2, found -1..1; leave out")])
 def test_errors_are_one_line_and_change_nothing(call, message):
     x, y = blobs()
     head = nn.Linear(4, 3)

@@ -14,7 +14,8 @@ COUNTS = [6, 4, 2]
 def batch(n=12, dim=6, classes=3, seed=0):
     g = torch.Generator().manual_seed(seed)
     z = F.normalize(torch.randn(n, dim, generator=g, dtype=torch.float64), dim=1)
-    return z, torch.randint(classes, (n,), generator=g), F.normalize(torch.randn(classes, dim, generator=g, dtype=torch.float64), dim=1)
+    return z, torch.randint(classes, (n,), generator=g), F.normalize(torch.randn(classes, dim, generator=g,
+        dtype=torch.float64), dim=1)
 
 def circle(*degrees):
     a = torch.tensor(degrees, dtype=torch.float64).deg2rad()
@@ -31,11 +32,13 @@ def slow_supcon(z, y, tau):
         others = [k for k in range(len(z)) if k != i]
         partners = [k for k in others if y[k] == y[i]]
         below = sum(math.exp(dot(z[i], z[k]) / tau) for k in others)
-        if partners: terms.append(-sum(math.log(math.exp(dot(z[i], z[p]) / tau) / below) for p in partners) / len(partners))
+        if partners:
+            terms.append(-sum(math.log(math.exp(dot(z[i], z[p]) / tau) / below) for p in partners) / len(partners))
     return sum(terms) / len(terms) if terms else 0.
 
 def slow_bcl(z, y, c, tau, classes=None):
-    "-1/|S_y| sum_p log(exp(z_i z_p/tau) / sum_j 1/|S_j| sum_k exp(z_i z_k/tau)), S_j: class j and its prototype, without i."
+    """-1/|S_y| sum_p log(exp(z_i z_p/tau) / sum_j 1/|S_j| sum_k exp(z_i z_k/tau)), S_j: class j and its prototype,
+    without i."""
     z, y, c, terms = z.tolist(), y.tolist(), c.tolist(), []
     classes = list(range(len(c))) if classes is None else classes
     for i in range(len(z)):
@@ -75,11 +78,13 @@ def test_supcon_is_that_of_pytorch_metric_learning(tau):
 def test_hand_values():
     y = torch.tensor([0, 0, 1])
     assert supcon(circle(0, 90, 180), y, 1.).item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2)
-    assert supcon(circle(0, 60), y[:2], .1).item() == pytest.approx(0)               # a pair alone: the partner is the only answer
+    # a pair alone: the partner is the only answer
+    assert supcon(circle(0, 60), y[:2], .1).item() == pytest.approx(0)
     one = bcl_terms(circle(0), y[:1], circle(60, 180), 1.)
     assert one.item() == pytest.approx(math.log(1 + math.exp(-1.5)))
     many = bcl_terms(circle(0, 180, 180, 180), torch.tensor([0, 1, 1, 1]), circle(60, 180), 1.)
-    assert many[0].item() == pytest.approx(one.item())                               # a class counts once, however many clips
+    # a class counts once, however many clips
+    assert many[0].item() == pytest.approx(one.item())
     two = bcl_terms(circle(0, 120), torch.tensor([0, 1]), circle(60, 180), 1.)       # averages of cos 120 and cos 180
     assert two[0].item() == pytest.approx(-.5 + math.log(math.exp(.5) + (math.exp(-.5) + math.exp(-1)) / 2))
 
@@ -96,7 +101,8 @@ def test_bcl_bounds(tau):
     for seed in range(20):
         z, y, c = batch(9, 2 + seed % 4, seed=seed)
         terms = bcl_terms(z, y, c, tau)
-        assert (terms >= math.log1p(2 * math.exp(-2 / tau)) - 1e-9).all() and (terms <= 2 / tau + math.log(3) + 1e-9).all()
+        assert ((terms >= math.log1p(2 * math.exp(-2 / tau)) - 1e-9).all()
+                and (terms <= 2 / tau + math.log(3) + 1e-9).all())
     z, y = circle(0, 0, 180), torch.tensor([0, 0, 1])                                # both bounds are reached
     assert bcl_terms(z, y, circle(0, 180, 180), tau)[0].item() == pytest.approx(math.log1p(2 * math.exp(-2 / tau)))
     worst = bcl_terms(circle(0), y[:1], circle(180, 0, 0), tau).item()
@@ -105,7 +111,8 @@ def test_bcl_bounds(tau):
 def test_repeating_a_clip_of_another_class_moves_supcon_and_not_bcl():
     z, y, c = batch(6)
     y = torch.tensor([0, 0, 0, 1, 2, 2])
-    c = torch.cat([c[:1], z[3:4], c[2:]])                                            # class 1: all members and the prototype at one place
+    # class 1: all members and the prototype at one place
+    c = torch.cat([c[:1], z[3:4], c[2:]])
     more, ym = torch.cat([z, z[3:4].expand(10, -1)]), torch.cat([y, torch.ones(10, dtype=torch.long)])
     assert torch.allclose(bcl_terms(z, y, c, .5)[:3], bcl_terms(more, ym, c, .5)[:3])
     a, b = (log_form(v @ v.T / .5, *pairs(w), v.new_ones(len(v))) for v, w in ((z, y), (more, ym)))
@@ -115,7 +122,8 @@ def test_push_of_a_negative_is_its_softmax_share():
     s = circle(45, 40, 60, 90, 150)[:, 0].clone().requires_grad_()
     y, tau = torch.tensor([1, 1, 2, 3, 4, 5]), .2
     S = torch.cat([torch.zeros(1, dtype=s.dtype), s])[None].expand(6, -1)
-    value = log_form(S / tau, *pairs(y), torch.tensor([1., 0, 0, 0, 0, 0], dtype=s.dtype))   # the first anchor's loss, halved: two anchors have partners
+    # the first anchor's loss, halved: two anchors have partners
+    value = log_form(S / tau, *pairs(y), torch.tensor([1., 0, 0, 0, 0, 0], dtype=s.dtype))
     value.backward()
     q = F.softmax(s.detach() / tau, 0)
     assert torch.allclose(2 * s.grad, (q - torch.tensor([1., 0, 0, 0, 0], dtype=s.dtype)) / tau)
@@ -136,10 +144,12 @@ def test_invariances(loss):
 @pytest.mark.parametrize("tau", [.1, .25, 1.])
 def test_mccl_without_its_switches_is_supcon(tau):
     z, y, _ = batch(14, 8, 4, seed=2)
-    m = MCCL([5, 4, 3, 2], 8, scales=(1,), tau0=tau, out_dim=None, class_weight="none", temperature="fixed", centres=False).double()
+    m = MCCL([5, 4, 3, 2], 8, scales=(1,), tau0=tau, out_dim=None, class_weight="none", temperature="fixed",
+             centres=False).double()
     m.tau.fill_(tau)
     assert m(z, y).item() == pytest.approx(supcon(z, y, tau).item(), abs=1e-12)
-    assert MCCL([5, 4, 3, 2], 8, scales=(1, 2), tau0=tau, out_dim=None, class_weight="none", temperature="fixed", centres=False).double()(z, y).item() != pytest.approx(supcon(z, y, tau).item(), abs=1e-4)
+    assert MCCL([5, 4, 3, 2], 8, scales=(1, 2), tau0=tau, out_dim=None, class_weight="none", temperature="fixed",
+                centres=False).double()(z, y).item() != pytest.approx(supcon(z, y, tau).item(), abs=1e-4)
 
 def test_gradcheck():
     z, y, c = batch(6, 4)
@@ -201,7 +211,8 @@ def test_prototypes_of_absent_classes_learn_and_move_away():
     with torch.no_grad():
         before, z = F.normalize(loss.prototypes, dim=1), loss.embed(x)
         after = F.normalize(loss.prototypes - .01 * grad, dim=1)
-        assert ((z @ after[2]).exp().mean() < (z @ before[2]).exp().mean()) and (z[y == 0] @ (after[0] - before[0])).mean() > 0
+        assert (((z @ after[2]).exp().mean() < (z @ before[2]).exp().mean())
+                and (z[y == 0] @ (after[0] - before[0])).mean() > 0)
 
 def test_classes_that_never_occur_have_no_say():
     torch.manual_seed(0)
@@ -222,9 +233,11 @@ def test_modules_are_the_formulas_on_the_projection():
     for m in (s, b):
         z = m.embed(x)
         hidden = F.relu(x @ m.project[0].weight.T + m.project[0].bias) @ m.project[2].weight.T + m.project[2].bias
-        assert z.shape == (10, 4) and torch.allclose(z, hidden / hidden.norm(dim=1, keepdim=True), atol=1e-6) and isinstance(m, Contrast)
+        assert (z.shape == (10, 4) and torch.allclose(z, hidden / hidden.norm(dim=1, keepdim=True), atol=1e-6)
+                and isinstance(m, Contrast))
     assert s(x, y).item() == pytest.approx(slow_supcon(s.embed(x).double(), y, .2), abs=1e-5)
-    assert b(x, y).item() == pytest.approx(sum(slow_bcl(b.embed(x).double(), y, F.normalize(b.prototypes.double(), dim=1), .2)) / 10, abs=1e-5)
+    assert b(x, y).item() == pytest.approx(sum(slow_bcl(b.embed(x).double(), y,
+                                                        F.normalize(b.prototypes.double(), dim=1), .2)) / 10, abs=1e-5)
     assert set(b.state_dict()) - set(s.state_dict()) == {"prototypes"}
     assert BCL(COUNTS, 8).project[2].out_features == 128 and BCL(COUNTS, 8).temperature == .1
 
@@ -233,7 +246,8 @@ def test_precision(kind):
     torch.manual_seed(0)
     loss, x, y = kind(COUNTS, 8), torch.randn(10, 8).bfloat16(), torch.randint(3, (10,))
     with torch.autocast("cpu", dtype=torch.bfloat16): low = loss(x, y)
-    assert low.dtype == torch.float32 and torch.equal(low, loss(x.float(), y))       # nothing inside was done in 16 bits
+    # nothing inside was done in 16 bits
+    assert low.dtype == torch.float32 and torch.equal(low, loss(x.float(), y))
     assert loss.double()(x, y).dtype == torch.float64
 
 def test_they_can_be_exchanged_and_learn():
@@ -246,10 +260,13 @@ def test_they_can_be_exchanged_and_learn():
         assert loss(x, y).item() < start - .5, name
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: SupCon([], 8), "one count per class"), (lambda: BCL([0, 0], 8), "not all 0"), (lambda: SupCon([3, -1], 8), "not negative"),
-    (lambda: BCL([[1, 2]], 8), "one count per class"), (lambda: SupCon([1, 2], 8, temperature=0.), "temperature: expected a number"),
+    (lambda: SupCon([], 8), "one count per class"), (lambda: BCL([0, 0], 8), "not all 0"),
+    (lambda: SupCon([3, -1], 8), "not negative"),
+    (lambda: BCL([[1, 2]], 8), "one count per class"), (lambda: SupCon([1, 2], 8, temperature=0.),
+                                                        "temperature: expected a number"),
     (lambda: BCL([1, 2], 8, temperature=float("nan")), "temperature: expected a number"),
-    (lambda: SupCon([1, 2], 8)(torch.randn(4, 7), torch.zeros(4).long()), r"SupCon: expected bag (B, 8) and y (B,), found (4, 7) and (4,)"),
+    (lambda: SupCon([1, 2], 8)(torch.randn(4, 7), torch.zeros(4).long()),
+     r"SupCon: expected bag (B, 8) and y (B,), found (4, 7) and (4,)"),
     (lambda: BCL([1, 2], 8)(torch.randn(4, 8), torch.zeros(3).long()), r"BCL: expected bag (B, 8)"),
     (lambda: BCL([1, 2], 8)(torch.randn(4, 2, 8), torch.zeros(4).long()), "found (4, 2, 8)")])
 def test_errors_are_one_line(make, message):

@@ -17,9 +17,12 @@ DFEW = [1956, 1515, 2135, 1738, 1175, 116, 721]
 def test_one_import_brings_every_method():
     namespace = {}
     exec("from micacl.longtail import *", namespace)
-    for kind in (*lt.LOSSES.values(), *lt.CONTRASTS.values(), *(h for h in lt.HEADS.values() if h is not torch.nn.Linear)):
+    for kind in (*lt.LOSSES.values(), *lt.CONTRASTS.values(),
+                 *(h for h in lt.HEADS.values() if h is not torch.nn.Linear)):
         assert namespace[kind.__name__] is kind
-    for name in ("EpochOrder", "adjust_logits", "second_stage", "long_tailed", "class_groups", "mean_angles", "alignment", "uniformity", "uar", "ece"): assert name in namespace
+    for name in ("EpochOrder", "adjust_logits", "second_stage", "long_tailed", "class_groups", "mean_angles",
+                 "alignment", "uniformity", "uar", "ece"):
+        assert name in namespace
 
 
 @pytest.mark.parametrize("imbalance", [1, 10, 50])
@@ -29,7 +32,8 @@ def test_long_tailed_has_the_profile_it_was_asked_for(imbalance):
     n_c = np.bincount(y[keep])
     assert len(set(keep)) == len(keep) and (np.diff(keep) > 0).all()
     assert n_c.tolist() == [round(200 * imbalance ** (-c / 4)) for c in range(5)]
-    assert np.array_equal(keep, lt.long_tailed(y, imbalance)) and (imbalance == 1 or not np.array_equal(keep, lt.long_tailed(y, imbalance, seed=1)))
+    assert (np.array_equal(keep, lt.long_tailed(y, imbalance))
+            and (imbalance == 1 or not np.array_equal(keep, lt.long_tailed(y, imbalance, seed=1))))
 
 
 def test_long_tailed_keeps_one_and_refuses_what_it_cannot_do():
@@ -42,9 +46,12 @@ def test_long_tailed_keeps_one_and_refuses_what_it_cannot_do():
 def test_groups_by_rank_by_thresholds_and_by_name():
     assert lt.class_groups(DFEW) == frequency_groups(DFEW)
     assert lt.class_groups(DFEW, (100, 20)) == dict(head=list(range(7)), medium=[], tail=[])
-    assert lt.class_groups([100, 101, 20, 19], (100, 20)) == dict(head=[1], medium=[0, 2], tail=[3])      # the borders belong to the middle
-    assert lt.class_groups(DFEW, dict(tail=[6, 5], head=[0, 1, 2, 3, 4])) == dict(head=[0, 1, 2, 3, 4], medium=[], tail=[5, 6])
-    for rule in (dict(head=[0]), dict(head=[0, 0, 1, 2, 3, 4, 5, 6]), dict(head=list(range(8))), dict(head=[0, 1, 2], middle=[3, 4], tail=[5, 6])):
+    # the borders belong to the middle
+    assert lt.class_groups([100, 101, 20, 19], (100, 20)) == dict(head=[1], medium=[0, 2], tail=[3])
+    assert lt.class_groups(DFEW, dict(tail=[6, 5], head=[0, 1, 2, 3, 4])) == dict(head=[0, 1, 2, 3, 4], medium=[],
+        tail=[5, 6])
+    for rule in (dict(head=[0]), dict(head=[0, 0, 1, 2, 3, 4, 5, 6]), dict(head=list(range(8))),
+                 dict(head=[0, 1, 2], middle=[3, 4], tail=[5, 6])):
         with pytest.raises(MicaclError, match="each of the 7 classes in one group"): lt.class_groups(DFEW, rule)
     with pytest.raises(MicaclError, match="many at least as large"): lt.class_groups(DFEW, (20, 100))
 
@@ -80,11 +87,13 @@ def test_shifted_accuracy_is_the_accuracy_of_such_a_test():
 
 @pytest.mark.parametrize("C", [2, 3, 7])
 def test_a_simplex_has_the_angles_of_a_simplex(C):
-    "The corners of the unit cube that lie on the axes are a simplex around their mean; position and scale do not matter."
+    """The corners of the unit cube that lie on the axes are a simplex around their mean; position and scale do not
+    matter."""
     y = torch.arange(C).repeat(3)
     x = torch.eye(C)[y] * 5 + 2
     angles = lt.mean_angles(x, y, C)
-    assert np.allclose(angles[~np.eye(C, dtype=bool)], lt.simplex_angle(C)) and np.allclose(np.diag(angles), 0, atol=1e-3)
+    assert (np.allclose(angles[~np.eye(C, dtype=bool)], lt.simplex_angle(C))
+            and np.allclose(np.diag(angles), 0, atol=1e-3))
 
 
 def test_a_class_without_examples_has_no_angle():
@@ -97,7 +106,8 @@ def test_alignment_and_uniformity_are_the_slow_loops():
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(12, 5, generator=g), torch.tensor([0] * 6 + [1] * 5 + [2])
     z = (x / x.norm(dim=1, keepdim=True)).double()
-    d = {c: [float((z[i] - z[j]).square().sum()) for i, j in itertools.combinations((y == c).nonzero()[:, 0].tolist(), 2)] for c in (0, 1)}
+    d = {c: [float((z[i] - z[j]).square().sum()) for i, j in itertools.combinations((y == c).nonzero()[:, 0].tolist(),
+        2)] for c in (0, 1)}
     assert lt.alignment(x, y) == pytest.approx(np.mean([np.mean(d[0]), np.mean(d[1])]), rel=1e-5)
     pairs = [math.exp(-2 * float((z[i] - z[j]).square().sum())) for i, j in itertools.combinations(range(12), 2)]
     assert lt.uniformity(x) == pytest.approx(math.log(np.mean(pairs)), rel=1e-5)

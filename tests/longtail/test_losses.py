@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from micacl.core import MicaclError
-from micacl.longtail.losses import (LDAM, LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LogitAdjusted, WeightedCE, adjust_logits,
+from micacl.longtail.losses import (LDAM, LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LogitAdjusted,
+                                    WeightedCE, adjust_logits,
                            build_loss, log_prior)
 
 DFEW = [1956, 1515, 2135, 1738, 1175, 116, 721]   # fold 1
@@ -31,22 +32,27 @@ def softmax(f):
     e = [math.exp(v - max(f)) for v in f]
     return [v / sum(e) for v in e]
 
-def smoothed_ce(f, y, eps): return -sum(((1 - eps) * (c == y) + eps / len(f)) * math.log(p) for c, p in enumerate(softmax(f)))
+def smoothed_ce(f, y, eps):
+    return -sum(((1 - eps) * (c == y) + eps / len(f)) * math.log(p) for c, p in enumerate(softmax(f)))
 
 def scaled(raw): return [w * sum(r > 0 for r in raw) / sum(raw) for w in raw]
 
 def slow(name, logits, y, n, eps=0., beta=.999, gamma=2., alpha=None, margin=.5, s=30., tau=1., drw=False):
     total = 0.
     rarest = min(k for k in n if k)
-    inverse, effective = scaled([1 / k if k else 0. for k in n]), lambda b: scaled([(1 - b) / (1 - b**k) if k else 0. for k in n])
-    w = {"weighted": inverse, "class_balanced": effective(beta), "ldam": effective(.9999) if drw else None}.get(name) or [1.] * len(n)
+    inverse, effective = scaled([1 / k if k else 0. for k in n]), lambda b: scaled([(1 - b) / (1 - b**k) if k else 0.
+        for k in n])
+    w = ({"weighted": inverse, "class_balanced": effective(beta), "ldam": effective(.9999) if drw else None}.get(name)
+         or [1.] * len(n))
     for f, c in zip(logits.tolist(), y.tolist()):
         if name == "focal":
             p = softmax(f)[c]
             total += -(alpha[c] if alpha else 1.) * (1 - p)**gamma * math.log(p)
             continue
-        if name == "ldam": f = [v - s * margin * (rarest / n[c])**.25 * (k == c) if n[c] else v for k, v in enumerate(f)]
-        if name == "logit_adjusted": f = [v + tau * math.log(max(k, 1) / sum(max(m, 1) for m in n)) for v, k in zip(f, n)]
+        if name == "ldam":
+            f = [v - s * margin * (rarest / n[c])**.25 * (k == c) if n[c] else v for k, v in enumerate(f)]
+        if name == "logit_adjusted":
+            f = [v + tau * math.log(max(k, 1) / sum(max(m, 1) for m in n)) for v, k in zip(f, n)]
         if name == "balanced_softmax": f = [v + math.log(max(k, 1)) for v, k in zip(f, n)]
         total += w[c] * smoothed_ce(f, c, eps)
     return total / len(y)
@@ -58,7 +64,8 @@ def test_formula(name, cls, n):
     assert cls(n)(f, y).item() == pytest.approx(slow(name, f, y, n), rel=1e-12)
     if name != "focal": assert cls(n, .15)(f, y).item() == pytest.approx(slow(name, f, y, n, eps=.15), rel=1e-12)
 
-@pytest.mark.parametrize("name, options", [("class_balanced", dict(beta=.7)), ("focal", dict(gamma=.5, alpha=[.2, 1., 3., .5])), ("focal", dict(gamma=5.)),
+@pytest.mark.parametrize("name, options", [("class_balanced", dict(beta=.7)),
+                                           ("focal", dict(gamma=.5, alpha=[.2, 1., 3., .5])), ("focal", dict(gamma=5.)),
                                            ("logit_adjusted", dict(tau=.3)), ("logit_adjusted", dict(tau=2.))])
 def test_formula_with_options(name, options):
     f, y = batch()
@@ -84,17 +91,21 @@ def test_dfew(found, expected): assert found().tolist() == pytest.approx(expecte
 
 # ---- limits
 
-@pytest.mark.parametrize("loss", [ClassBalanced(COUNTS, beta=0), Focal(COUNTS, gamma=0), Focal(COUNTS, gamma=0, alpha=[1] * 4), LogitAdjusted(COUNTS, tau=0),
-                                  LDAM(COUNTS, max_margin=0), LDAM(COUNTS, scale=0), WeightedCE([9] * 4), LogitAdjusted([9] * 4), BalancedSoftmax([9] * 4)])
+@pytest.mark.parametrize("loss", [ClassBalanced(COUNTS, beta=0), Focal(COUNTS, gamma=0),
+                                  Focal(COUNTS, gamma=0, alpha=[1] * 4), LogitAdjusted(COUNTS, tau=0),
+                                  LDAM(COUNTS, max_margin=0), LDAM(COUNTS, scale=0), WeightedCE([9] * 4),
+                                  LogitAdjusted([9] * 4), BalancedSoftmax([9] * 4)])
 def test_becomes_cross_entropy(loss):
     f, y = batch()
-    assert loss(f, y).item() == pytest.approx(F.cross_entropy(f, y).item(), rel=1e-7)   # class-level buffers are made in 32 bits here
+    # class-level buffers are made in 32 bits here
+    assert loss(f, y).item() == pytest.approx(F.cross_entropy(f, y).item(), rel=1e-7)
 
 @pytest.mark.parametrize("n", [COUNTS, WITHOUT, [10**6, 1, 3, 50]])
 @pytest.mark.parametrize("smoothing", [0., .2])
 def test_tau_1_is_balanced_softmax(n, smoothing):
     f, y = batch()
-    assert LogitAdjusted(n, smoothing)(f, y).item() == pytest.approx(BalancedSoftmax(n, smoothing)(f, y).item(), rel=1e-12)
+    assert LogitAdjusted(n, smoothing)(f, y).item() == pytest.approx(BalancedSoftmax(n, smoothing)(f, y).item(),
+        rel=1e-12)
 
 def test_beta_towards_1_is_inverse():
     assert ClassBalanced(DFEW, beta=1 - 1e-10).W.tolist() == pytest.approx(WeightedCE(DFEW).W.tolist(), rel=1e-5)
@@ -102,7 +113,8 @@ def test_beta_towards_1_is_inverse():
 @pytest.mark.parametrize("smoothing", [0., .1, .5])
 def test_smoothing_is_pytorchs(smoothing):
     f, y = batch()
-    assert CrossEntropy(COUNTS, smoothing)(f, y).item() == pytest.approx(F.cross_entropy(f, y, label_smoothing=smoothing).item(), rel=1e-12)
+    assert CrossEntropy(COUNTS, smoothing)(f, y).item() == pytest.approx(F.cross_entropy(f, y,
+        label_smoothing=smoothing).item(), rel=1e-12)
 
 # ---- other libraries
 
@@ -118,7 +130,8 @@ def test_mean_divides_by_the_clips(cls):
     assert loss(f, y).item() == pytest.approx(F.cross_entropy(f, y, weight=loss.W, reduction="sum").item() / len(y))
     assert loss(f, y).item() == pytest.approx((F.cross_entropy(f, y, weight=loss.W) * loss.W[y].mean()).item())
     rare = torch.full((5,), 2)
-    assert loss(f[:5], rare).item() == pytest.approx((loss.W[2] * F.cross_entropy(f[:5], rare)).item())   # PyTorch's mean would lose the weight
+    # PyTorch's mean would lose the weight
+    assert loss(f[:5], rare).item() == pytest.approx((loss.W[2] * F.cross_entropy(f[:5], rare)).item())
 
 def test_halves_of_a_batch_average_to_the_whole():
     f, y = batch(16)
@@ -128,7 +141,8 @@ def test_halves_of_a_batch_average_to_the_whole():
 
 # ---- gradients
 
-@pytest.mark.parametrize("loss", [WeightedCE(COUNTS, .1), Focal(COUNTS, gamma=.5, alpha=[.2, 1, 3, .5]), Focal(COUNTS, gamma=2), LDAM(COUNTS, scale=5., deferred=.8),
+@pytest.mark.parametrize("loss", [WeightedCE(COUNTS, .1), Focal(COUNTS, gamma=.5, alpha=[.2, 1, 3, .5]),
+                                  Focal(COUNTS, gamma=2), LDAM(COUNTS, scale=5., deferred=.8),
                                   LogitAdjusted(COUNTS, .1, tau=1.5), BalancedSoftmax(COUNTS)])
 def test_gradcheck(loss):
     f, y = batch(5)
@@ -137,7 +151,8 @@ def test_gradcheck(loss):
 @pytest.mark.parametrize("gamma", [0., .1, .5, 1., 2.])
 @pytest.mark.parametrize("true", [50., 20., -50., 1e4])
 def test_focal_gradient_is_finite_and_right_at_extreme_scores(true, gamma):
-    "In 32 bits, against a difference quotient's limit written out: dL/df_y = p(1-p)^gamma gamma log p - (1-p)^(gamma+1)."
+    """In 32 bits, against a difference quotient's limit written out: dL/df_y = p(1-p)^gamma gamma log p -
+    (1-p)^(gamma+1)."""
     f = torch.tensor([[true, -true, -true]], dtype=torch.float32, requires_grad=True)
     loss = Focal([5, 5, 5], gamma=gamma)(f, torch.tensor([0]))
     loss.backward()
@@ -168,7 +183,8 @@ def test_autocast_gives_32_bits():
     low = f.bfloat16()
     for name in LOSSES:
         with torch.autocast("cpu", dtype=torch.bfloat16): loss = build_loss(name, COUNTS)(low, y)
-        assert loss.dtype == torch.float32 and loss.item() == pytest.approx(build_loss(name, COUNTS)(low.double(), y).item(), rel=1e-5)
+        assert (loss.dtype == torch.float32 and loss.item()
+                == pytest.approx(build_loss(name, COUNTS)(low.double(), y).item(), rel=1e-5))
 
 # ---- invariants
 
@@ -231,7 +247,8 @@ def test_adjust_is_bayes_rule():
     for rho in (torch.full((4,), .25), torch.tensor([.1, .2, .3, .4]), torch.tensor([.5, 0., .5, 0.])):
         found = adjust_logits((pi * density).log(), COUNTS, target=rho).softmax(1)
         assert torch.allclose(found, rho * density / (rho * density).sum(1, keepdim=True))
-    assert torch.allclose(adjust_logits((pi * density).log(), COUNTS, target=[3, 3, 3, 3]).softmax(1), adjust_logits((pi * density).log(), COUNTS).softmax(1))
+    assert torch.allclose(adjust_logits((pi * density).log(), COUNTS, target=[3, 3, 3, 3]).softmax(1),
+                          adjust_logits((pi * density).log(), COUNTS).softmax(1))
 
 def test_adjust_limits_and_shapes():
     f, _ = batch()
@@ -248,7 +265,8 @@ def test_training_with_adjustment_finds_the_balanced_boundary():
     n = (5000, 100)
     x = torch.cat([q.icdf((torch.arange(k) + .5) / k) + m for k, m in zip(n, (-1, 1))])
     X, y = torch.stack([x, torch.ones_like(x)], 1), torch.tensor([0, 1]).repeat_interleave(torch.tensor(n))
-    for name, expected in dict(ce=math.log(50) / 2, focal=math.log(50) / 2, weighted=0., balanced_softmax=0., logit_adjusted=0.).items():
+    for name, expected in dict(ce=math.log(50) / 2, focal=math.log(50) / 2, weighted=0., balanced_softmax=0.,
+                               logit_adjusted=0.).items():
         W, loss = torch.zeros(2, 2, requires_grad=True), build_loss(name, n)
         opt = torch.optim.LBFGS([W], max_iter=100, line_search_fn="strong_wolfe")
         def closure(W=W, loss=loss, opt=opt):
@@ -261,12 +279,14 @@ def test_training_with_adjustment_finds_the_balanced_boundary():
 # ---- by name, state, errors
 
 def test_build_loss():
-    assert set(LOSSES) == {"ce", "weighted", "class_balanced", "focal", "ldam", "ldam_drw", "balanced_softmax", "logit_adjusted"}
+    assert set(LOSSES) == {"ce", "weighted", "class_balanced", "focal", "ldam", "ldam_drw", "balanced_softmax",
+                           "logit_adjusted"}
     assert build_loss("ldam_drw", COUNTS).deferred == .8 and build_loss("ldam", COUNTS).deferred is None
     for name, cls in LOSSES.items(): assert type(build_loss(name, COUNTS)) is cls
     assert build_loss("ce", COUNTS, .1).smoothing == .1
 
-@pytest.mark.parametrize("counts", [COUNTS, tuple(COUNTS), np.array(COUNTS), torch.tensor(COUNTS), torch.tensor(COUNTS).float()])
+@pytest.mark.parametrize("counts", [COUNTS, tuple(COUNTS), np.array(COUNTS), torch.tensor(COUNTS),
+                                    torch.tensor(COUNTS).float()])
 def test_counts_of_any_kind(counts):
     f, y = batch()
     assert WeightedCE(counts)(f, y).item() == pytest.approx(slow("weighted", f, y, COUNTS))
@@ -275,22 +295,32 @@ def test_nothing_goes_into_a_checkpoint_but_everything_moves():
     for name in LOSSES:
         loss = build_loss(name, COUNTS)
         assert not loss.state_dict() and not list(loss.parameters())
-        assert all(b.device.type == "meta" and b.dtype == torch.float16 for b in loss.to("meta", torch.float16).buffers() if b is not None)
+        assert all(b.device.type == "meta" and b.dtype == torch.float16
+                   for b in loss.to("meta", torch.float16).buffers() if b is not None)
     assert {k for k, b in LDAM(COUNTS).named_buffers() if b is not None} == {"W", "margins"}
 
 @pytest.mark.parametrize("make, text", [
     (lambda: build_loss("magic", COUNTS), "loss: expected one of ce"),
-    (lambda: CrossEntropy([]), "class_counts"), (lambda: CrossEntropy([0, 0]), "class_counts"), (lambda: CrossEntropy([3, -1]), "class_counts"),
-    (lambda: CrossEntropy([3, math.nan]), "class_counts"), (lambda: CrossEntropy([3, math.inf]), "class_counts"), (lambda: CrossEntropy([[3, 1]]), "class_counts"),
-    (lambda: CrossEntropy([.9, .1]), "whole numbers"), (lambda: log_prior([.9, .1]), "whole numbers"), (lambda: CrossEntropy(5), "class_counts"),
-    (lambda: CrossEntropy(COUNTS, 1.), "smoothing"), (lambda: CrossEntropy(COUNTS, -.1), "smoothing"), (lambda: CrossEntropy(COUNTS, math.nan), "smoothing"),
-    (lambda: ClassBalanced(COUNTS, beta=1.), "beta"), (lambda: ClassBalanced(COUNTS, beta=-.1), "beta"), (lambda: LDAM(COUNTS, beta=1.), "beta"),
-    (lambda: Focal(COUNTS, smoothing=.1), "label_smoothing=0"), (lambda: Focal(COUNTS, gamma=-1), "gamma: expected a number of 0 or more"),
+    (lambda: CrossEntropy([]), "class_counts"), (lambda: CrossEntropy([0, 0]), "class_counts"),
+    (lambda: CrossEntropy([3, -1]), "class_counts"),
+    (lambda: CrossEntropy([3, math.nan]), "class_counts"), (lambda: CrossEntropy([3, math.inf]), "class_counts"),
+    (lambda: CrossEntropy([[3, 1]]), "class_counts"),
+    (lambda: CrossEntropy([.9, .1]), "whole numbers"), (lambda: log_prior([.9, .1]), "whole numbers"),
+    (lambda: CrossEntropy(5), "class_counts"),
+    (lambda: CrossEntropy(COUNTS, 1.), "smoothing"), (lambda: CrossEntropy(COUNTS, -.1), "smoothing"),
+    (lambda: CrossEntropy(COUNTS, math.nan), "smoothing"),
+    (lambda: ClassBalanced(COUNTS, beta=1.), "beta"), (lambda: ClassBalanced(COUNTS, beta=-.1), "beta"),
+    (lambda: LDAM(COUNTS, beta=1.), "beta"),
+    (lambda: Focal(COUNTS, smoothing=.1), "label_smoothing=0"),
+    (lambda: Focal(COUNTS, gamma=-1), "gamma: expected a number of 0 or more"),
     (lambda: Focal(COUNTS, alpha=[1, 2]), "alpha: expected 4"), (lambda: Focal(COUNTS, alpha=[1, 2, 3, -1]), "alpha"),
-    (lambda: LDAM(COUNTS, max_margin=-.5), "max_margin"), (lambda: LDAM(COUNTS, scale=-1), "scale"), (lambda: LDAM(COUNTS, deferred=1.5), "deferred"),
+    (lambda: LDAM(COUNTS, max_margin=-.5), "max_margin"), (lambda: LDAM(COUNTS, scale=-1), "scale"),
+    (lambda: LDAM(COUNTS, deferred=1.5), "deferred"),
     (lambda: LogitAdjusted(COUNTS, tau=-1), "tau"),
-    (lambda: adjust_logits(torch.zeros(2, 3), COUNTS), "4 classes"), (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, target=[1, 1]), "target"),
-    (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, target=[0] * 4), "target"), (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, target=[1, 1, 1, -1]), "target"),
+    (lambda: adjust_logits(torch.zeros(2, 3), COUNTS), "4 classes"),
+    (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, target=[1, 1]), "target"),
+    (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, target=[0] * 4), "target"),
+    (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, target=[1, 1, 1, -1]), "target"),
     (lambda: CrossEntropy(COUNTS)(torch.zeros(2, 3), torch.tensor([0, 1])), r"CrossEntropy: expected scores \(B, 4\)"),
     (lambda: Focal(COUNTS)(torch.zeros(2, 4), torch.tensor([0])), "Focal: expected scores"),
     (lambda: LDAM(COUNTS)(torch.zeros(4), torch.tensor(0)), "LDAM: expected scores"),

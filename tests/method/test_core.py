@@ -49,7 +49,8 @@ def test_derived_seeds_are_pinned():
     assert derive_seed(0) == derive_seed(np.int32(0)) != derive_seed("0")
 
 
-@given(st.lists(st.one_of(st.integers(0, 99), st.text(max_size=3)), max_size=4), st.lists(st.one_of(st.integers(0, 99), st.text(max_size=3)), max_size=4))
+@given(st.lists(st.one_of(st.integers(0, 99), st.text(max_size=3)), max_size=4),
+       st.lists(st.one_of(st.integers(0, 99), st.text(max_size=3)), max_size=4))
 def test_derived_seeds_differ(a, b):
     clean = [[p for p in x if not (isinstance(p, str) and "\x1f" in p)] for x in (a, b)]
     assert (derive_seed(*clean[0]) == derive_seed(*clean[1])) == (clean[0] == clean[1])
@@ -114,7 +115,8 @@ def test_atomic_write_respects_the_umask(tmp_path):
 
 def test_json_round_trip(tmp_path):
     p = tmp_path / "r.json"
-    write_json(p, {"a": np.float32(.5), "b": [np.nan, np.int64(3)], "c": {1: (True, None)}, "d": np.arange(3), "e": float("inf"), "p": p})
+    write_json(p, {"a": np.float32(.5), "b": [np.nan, np.int64(3)], "c": {1: (True, None)}, "d": np.arange(3),
+                   "e": float("inf"), "p": p})
     assert read_json(p) == {"a": .5, "b": [None, 3], "c": {"1": [True, None]}, "d": [0, 1, 2], "e": None, "p": str(p)}
 
 
@@ -134,12 +136,15 @@ def test_config_round_trip_through_json(tmp_path):
 
 def test_config_follows_the_recipes():
     p, m = PRESETS["paper"](), PRESETS["m3dfel"]()
-    assert (p.backbone, p.image_size, p.batch_size, p.epochs, p.lr, p.weight_decay, p.tau0, p.seed) == ("r3d_18", 112, 128, 300, 5e-4, .05, .07, 42)
+    assert (p.backbone, p.image_size, p.batch_size, p.epochs, p.lr, p.weight_decay, p.tau0, p.seed) == ("r3d_18", 112,
+        128, 300, 5e-4, .05, .07, 42)
     assert (m.model, m.mccl_weight, m.batch_size, m.warmup_epochs, m.min_lr) == ("m3dfel", 0, 256, 20, 5e-6)
 
 
-@pytest.mark.parametrize("bad", [dict(model="x"), dict(epochs=0), dict(lr=-1), dict(tau0=0), dict(crop=0), dict(crop=1.5), dict(val_fraction=1.0),
-                                 dict(label_smoothing=-.1), dict(lr=float("nan")), dict(on_bad_clip="ask"), dict(workers=-1)])
+@pytest.mark.parametrize("bad", [dict(model="x"), dict(epochs=0), dict(lr=-1), dict(tau0=0), dict(crop=0),
+                                 dict(crop=1.5), dict(val_fraction=1.0),
+                                 dict(label_smoothing=-.1), dict(lr=float("nan")), dict(on_bad_clip="ask"),
+                                 dict(workers=-1)])
 def test_config_refuses(bad):
     name = next(iter(bad))
     with pytest.raises(MicaclError, match=name): check_config(dataclasses.replace(Config(), **bad))
@@ -149,12 +154,17 @@ def test_config_refuses_unknown_names():
     with pytest.raises(MicaclError, match="unknown name taux"): config_from_dict({"taux": 1})
 
 
-@pytest.mark.parametrize("bad, words", [(dict(kernels=3), "kernels: expected a list of whole numbers, found 3"), (dict(mccl_scales=["1"]), "mccl_scales: expected a list of whole numbers"),
-                                        (dict(lr="fast"), "lr: expected a number, found 'fast'"), (dict(lr=None), "lr: expected a number"), (dict(epochs=2.5), "epochs: expected a whole number, found 2.5"),
-                                        (dict(batch_size=True), "batch_size: expected a whole number"), (dict(flip="no"), "flip: expected true or false, found 'no'")])
+@pytest.mark.parametrize("bad, words", [(dict(kernels=3), "kernels: expected a list of whole numbers, found 3"),
+                                        (dict(mccl_scales=["1"]), "mccl_scales: expected a list of whole numbers"),
+                                        (dict(lr="fast"), "lr: expected a number, found 'fast'"),
+                                        (dict(lr=None), "lr: expected a number"),
+                                        (dict(epochs=2.5), "epochs: expected a whole number, found 2.5"),
+                                        (dict(batch_size=True), "batch_size: expected a whole number"),
+                                        (dict(flip="no"), "flip: expected true or false, found 'no'")])
 def test_config_refuses_values_of_another_kind(bad, words):
     with pytest.raises(MicaclError, match=words): config_from_dict(bad)
 
 
 def test_config_takes_numbers_of_numpy():
-    assert config_from_dict(dict(lr=np.float64(.5), seed=np.int64(3), crop=1, kernels=[1, np.int64(3)])) == Config(lr=.5, seed=3, crop=1, kernels=(1, 3))
+    assert config_from_dict(dict(lr=np.float64(.5), seed=np.int64(3), crop=1,
+                                 kernels=[1, np.int64(3)])) == Config(lr=.5, seed=3, crop=1, kernels=(1, 3))

@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from torch_geometric.nn import DenseGraphConv
 from helpers import ragged_mask
 from micacl.core import MicaclError
-from micacl.geiim import (GEIIM, AdaptiveGraph, ChannelGraph, MultiscaleConv, allowed_links, data_adjacency, learned_adjacency,
+from micacl.geiim import (GEIIM, AdaptiveGraph, ChannelGraph, MultiscaleConv, allowed_links, data_adjacency,
+                          learned_adjacency,
                           masked_softmax, propagate, propagate_channels, start_embedding)
 
 KINDS = ("learned", "data", "both")
-FORMS = [dict(adjacency=kind) for kind in KINDS] + [dict(graph_over="channels"), dict(dilation=2), dict(graph_over="channels", dilation=2, hops=2)]
+FORMS = ([dict(adjacency=kind) for kind in KINDS] + [dict(graph_over="channels"), dict(dilation=2),
+                                                     dict(graph_over="channels", dilation=2, hops=2)])
 every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())))
 
 
@@ -44,8 +46,12 @@ def slow_geiim(m, x, mask):
         xb = torch.stack([x[b, n] if mask[b, n] else torch.zeros(D, dtype=x.dtype) for n in range(N)])
         hops = [xb]
         for _ in range(m.hops):
-            if channels: hops.append(torch.stack([m.alpha*xb[i] + (1 - m.alpha)*sum(A_hat[:, q]*hops[-1][i, q] for q in range(D)) for i in range(N)]))
-            else: hops.append(torch.stack([m.alpha*xb[i] + (1 - m.alpha)*sum(adjacency[b, i, j]*hops[-1][j] for j in range(N)) for i in range(N)]))
+            if channels:
+                hops.append(torch.stack([m.alpha*xb[i] + (1 - m.alpha)*sum(A_hat[:, q]*hops[-1][i, q] for q in range(D))
+                                         for i in range(N)]))
+            else:
+                hops.append(torch.stack([m.alpha*xb[i] + (1 - m.alpha)
+                                         *sum(adjacency[b, i, j]*hops[-1][j] for j in range(N)) for i in range(N)]))
         h = [m.mix.weight @ torch.cat([hop[n] for hop in hops]) + m.mix.bias for n in range(N)]
         for n in range(N):
             if not mask[b, n]: continue
@@ -110,14 +116,16 @@ def test_propagate_channels_limits():
     for h in propagate_channels(x, torch.eye(3).double(), 0.7, 3): torch.testing.assert_close(h, x)
     for h in propagate_channels(x, A, 1., 3): torch.testing.assert_close(h, x)
     torch.testing.assert_close(propagate_channels(x, A, 0., 2)[2], x @ A.T @ A.T)
-    same = torch.randn(2, 4, 1).double().expand(2, 4, 3)          # an instance whose features are all equal stays as it is
+    # an instance whose features are all equal stays as it is
+    same = torch.randn(2, 4, 1).double().expand(2, 4, 3)
     for h in propagate_channels(same, A, 0.3, 4): torch.testing.assert_close(h, same)
     for h, g in zip(propagate_channels(x, A, 0.6, 2), propagate(x.mT, A, 0.6, 2)): torch.testing.assert_close(h, g.mT)
 
 
 def test_instances_do_not_hear_each_other_through_channels():
     m, x = shake(GEIIM(8, 6, kernels=(1,), graph_over="channels")).double(), torch.randn(2, 6, 8).double()
-    y = x.clone(); y[:, 2] += torch.randn(8).double()             # a shift of all features alike would vanish in the norm
+    y = x.clone()
+    y[:, 2] += torch.randn(8).double()             # a shift of all features alike would vanish in the norm
     moved = (m(y)[0] - m(x)[0]).abs().sum(-1) > 1e-9
     assert moved.tolist() == [[n == 2 for n in range(6)]]*2
     z = x.clone(); z[:, 2, 3] += 1
@@ -168,8 +176,10 @@ def test_learned_adjacency_by_hand():
 
 
 def test_data_adjacency_by_hand():
-    theta, phi = torch.tensor([[[2., 0., 0., 0.], [0., 0., 0., 0.]]]), torch.tensor([[[math.log(5.), 0., 0., 0.], [0., 1., 0., 0.]]])
-    torch.testing.assert_close(data_adjacency(theta, phi), torch.tensor([[[5/6, 1/6], [1/2, 1/2]]]))  # 2 ln5 / sqrt(4) = ln5
+    theta, phi = torch.tensor([[[2., 0., 0., 0.], [0., 0., 0., 0.]]]), torch.tensor([[[math.log(5.), 0., 0., 0.],
+        [0., 1., 0., 0.]]])
+    # 2 ln5 / sqrt(4) = ln5
+    torch.testing.assert_close(data_adjacency(theta, phi), torch.tensor([[[5/6, 1/6], [1/2, 1/2]]]))
 
 
 def test_both_is_the_mean_of_the_two():
@@ -203,7 +213,8 @@ def test_masked_softmax_ignores_what_it_masks():
 
 
 def test_gradient_reaches_the_graph():
-    for kind, names in (("learned", ("E1", "E2")), ("data", ("theta.weight", "phi.weight")), ("both", ("E1", "E2", "theta.weight", "phi.weight"))):
+    for kind, names in (("learned", ("E1", "E2")), ("data", ("theta.weight", "phi.weight")),
+                        ("both", ("E1", "E2", "theta.weight", "phi.weight"))):
         m = GEIIM(16, 4, kind)
         m(torch.randn(8, 4, 16))[0].mul(torch.randn(8, 4, 16)).sum().backward()
         grads = dict(m.graph.named_parameters())
@@ -217,16 +228,21 @@ def test_propagate_equals_dense_graph_conv():
     x, A, alpha = torch.randn(3, 5, 7), torch.rand(3, 5, 5).softmax(-1), 0.6
     oracle = DenseGraphConv(7, 7)                                 # W_rel (A X) + W_root X
     with torch.no_grad():
-        oracle.lin_rel.weight.copy_((1 - alpha)*torch.eye(7)); oracle.lin_rel.bias.zero_(); oracle.lin_root.weight.copy_(alpha*torch.eye(7))
+        oracle.lin_rel.weight.copy_((1 - alpha)*torch.eye(7))
+        oracle.lin_rel.bias.zero_()
+        oracle.lin_root.weight.copy_(alpha*torch.eye(7))
         torch.testing.assert_close(propagate(x, A, alpha, 1)[1], oracle(x, A))
         torch.testing.assert_close(propagate(x, A[0], alpha, 1)[1], oracle(x, A[0]))          # one graph for all bags
 
 
 def test_mixed_hop_of_the_module_equals_dense_graph_conv():
-    m = GEIIM(6, 4, alpha=0.)                                     # h = mix[x, Ax]: the two halves of mix are W_root and W_rel
+    # h = mix[x, Ax]: the two halves of mix are W_root and W_rel
+    m = GEIIM(6, 4, alpha=0.)
     x, oracle = torch.randn(2, 4, 6), DenseGraphConv(6, 6)
     with torch.no_grad():
-        oracle.lin_root.weight.copy_(m.mix.weight[:, :6]); oracle.lin_rel.weight.copy_(m.mix.weight[:, 6:]); oracle.lin_rel.bias.copy_(m.mix.bias)
+        oracle.lin_root.weight.copy_(m.mix.weight[:, :6])
+        oracle.lin_rel.weight.copy_(m.mix.weight[:, 6:])
+        oracle.lin_rel.bias.copy_(m.mix.bias)
         responses, A = m.responses(x)
         h = oracle(x, A)
         for r, conv in zip(responses, m.scales.branches):
@@ -293,7 +309,8 @@ def test_padding_changes_nothing_to_the_last_bit(form, junk):
     dirty = torch.where(mask[..., None], x, torch.tensor(junk))
     f1, A1 = m(x, mask); f2, A2 = m(dirty, mask)
     assert torch.equal(f1, f2) and torch.equal(A1, A2) and (f1[~mask] == 0).all()
-    for over in ("instances", "features"): assert torch.equal(m.dependency(x, mask, over), m.dependency(dirty, mask, over))
+    for over in ("instances", "features"):
+        assert torch.equal(m.dependency(x, mask, over), m.dependency(dirty, mask, over))
     grads = []
     for z in (x, dirty):
         m.zero_grad(); f, _ = m(z, mask); (f.square().sum() + m.dependency(z, mask)[:, 0].sum()).backward()
@@ -313,7 +330,8 @@ def test_full_mask_equals_no_mask(form):
     m, x = shake(GEIIM(8, 4, **form)).double(), torch.randn(3, 4, 8).double()
     full = torch.ones(3, 4, dtype=torch.bool)
     torch.testing.assert_close(m(x)[0], m(x, full)[0])
-    for over in ("instances", "features"): torch.testing.assert_close(m.dependency(x, None, over), m.dependency(x, full, over))
+    for over in ("instances", "features"):
+        torch.testing.assert_close(m.dependency(x, None, over), m.dependency(x, full, over))
 
 
 def test_permutation_equivariance_of_the_data_graph_alone():
@@ -346,7 +364,8 @@ def test_one_instance():
 
 @every_form
 def test_gradcheck(form):
-    m, mask = shake(GEIIM(3, 4, **dict(embed_dim=2, hops=2) | form)).double(), torch.tensor([[True]*4, [True, True, False, False]])
+    m, mask = shake(GEIIM(3, 4, **dict(embed_dim=2, hops=2) | form)).double(), torch.tensor([[True]*4,
+        [True, True, False, False]])
     x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     names = list(dict(m.named_parameters()))
     def f(x, *params):
@@ -383,7 +402,8 @@ def test_dependency_over_features():
 
 @every_form
 def test_bfloat16_autocast(form):
-    m, x, mask = GEIIM(16, 4, **form), torch.randn(4, 4, 16), torch.tensor([[True]*4, [True]*3 + [False], [True]*2 + [False]*2, [True]*4])
+    m, x, mask = GEIIM(16, 4, **form), torch.randn(4, 4, 16), torch.tensor([[True]*4, [True]*3 + [False],
+        [True]*2 + [False]*2, [True]*4])
     exact = m(x, mask)[0]
     with torch.autocast("cpu", torch.bfloat16):
         f, A = m(x, mask); w = m.dependency(f, mask)

@@ -507,9 +507,11 @@ NO_NUMBERS = ["a", None, [0.1], NAN, math.inf, True]
 def test_a_temperature_that_is_none_is_refused(v):
     z, y = F.normalize(torch.randn(4, 16), dim=1), [0, 1, 1, 2]
     n = [5, 4, 3]
-    for make in (lambda: MCCL(n, 16, tau0=v), lambda: MCCL(n, 16, tau0=v, temperature="class"), lambda: temperature(n, v),
+    for make in (lambda: MCCL(n, 16, tau0=v), lambda: MCCL(n, 16, tau0=v, temperature="class"),
+                 lambda: temperature(n, v),
                  lambda: class_temperatures(n, v, "fixed"), lambda: CONTRASTS["bcl"](n, 16, temperature=v),
-                 lambda: CONTRASTS["supcon"](n, 16, temperature=v), lambda: supcon(z, y, v), lambda: bcl(z, y, z[:3], v),
+                 lambda: CONTRASTS["supcon"](n, 16, temperature=v), lambda: supcon(z, y, v),
+                 lambda: bcl(z, y, z[:3], v),
                  lambda: lt.CosineLinear(16, 3, v)):
         with pytest.raises(MicaclError, match="expected a number"): make()
 
@@ -538,7 +540,8 @@ def test_a_length_that_is_none_is_refused(v):
 @pytest.mark.parametrize("v", [0, -1, 1.5, "a", None, NAN, True])
 def test_counts_of_bins_draws_and_classes_are_checked(v):
     y, p = [0, 1, 1, 2], np.full((4, 3), 1 / 3)
-    for make in (lambda: ece(y, p, v), lambda: reliability(y, p, v), lambda: recalls(y, y, v), lambda: class_counts(y, v),
+    for make in (lambda: ece(y, p, v), lambda: reliability(y, p, v), lambda: recalls(y, y, v),
+                 lambda: class_counts(y, v),
                  lambda: bootstrap_interval(y, y, 3, draws=v), lambda: paired_difference(y, y, y, v),
                  lambda: lt.mean_angles(p, y, v), lambda: lt.simplex_angle(v), lambda: confusion(y, y, 2**40)):
         with pytest.raises(MicaclError, match="expected a whole number"): make()
@@ -576,7 +579,8 @@ def test_measures_read_tensors_of_every_type():
             with pytest.raises(MicaclError): measure(v)
 
 
-@pytest.mark.parametrize("rule", ["ab", (1,), (1, 2, 3), 3, (5, 10), {"head": 0}, {"head": ["a"]}, {"head": [0]}, {"x": [0, 1, 2]}])
+@pytest.mark.parametrize("rule", ["ab", (1,), (1, 2, 3), 3, (5, 10), {"head": 0}, {"head": ["a"]}, {"head": [0]},
+                                  {"x": [0, 1, 2]}])
 def test_groups_of_classes_that_are_none(rule):
     with pytest.raises(MicaclError): lt.class_groups([9, 5, 1], rule)
 

@@ -26,8 +26,10 @@ def make(*args, **options):
 def slow(x, y, counts, scales, tau0, form, kind, projections=None, tau="printed", self_pairs=False, centres=None):
     "The equations as loops over plain Python floats; projections and centres: {scale: tensor}."
     C, big = len(counts), max(counts)
-    taus = {"printed": [tau0 / C * sum(1 + n / big for n in counts)] * C, "fixed": [tau0] * C, "class": [tau0 * (2 - n / big) for n in counts]}[tau]
-    raw = {"none": [1.] * C, "inverse": [1 / n if n else 0. for n in counts], "effective": [.001 / (1 - .999**n) if n else 0. for n in counts]}[kind]
+    taus = {"printed": [tau0 / C * sum(1 + n / big for n in counts)] * C, "fixed": [tau0] * C,
+            "class": [tau0 * (2 - n / big) for n in counts]}[tau]
+    raw = {"none": [1.] * C, "inverse": [1 / n if n else 0. for n in counts],
+           "effective": [.001 / (1 - .999**n) if n else 0. for n in counts]}[kind]
     W = raw if kind == "none" else [sum(n > 0 for n in counts) * r / sum(raw) for r in raw]
     x, y, B, total = x.tolist(), y.tolist(), len(x), 0.
     for s in scales:
@@ -44,7 +46,8 @@ def slow(x, y, counts, scales, tau0, form, kind, projections=None, tau="printed"
             return out
         z = [groups(row, projections is not None) for row in x]
         to = [(z[k], y[k], k) for k in range(B)]   # feature, label, place in the batch
-        if centres is not None: to += [(groups(row, False), c, None) for c, row in enumerate(centres[s].tolist()) if counts[c] > 0]
+        if centres is not None:
+            to += [(groups(row, False), c, None) for c, row in enumerate(centres[s].tolist()) if counts[c] > 0]
         terms = []
         for i in range(B):
             S = [sum(sum(a * b for a, b in zip(z[i][g], f[g])) for g in range(s)) / s / taus[y[i]] for f, _, _ in to]
@@ -98,7 +101,8 @@ def test_a_class_without_clips_weighs_nothing_and_changes_nothing():
     for kind in ("effective", "inverse"):
         w = category_weights([8, 0, 2], kind)
         assert w[1] == 0 and w[[0, 2]].tolist() == pytest.approx(category_weights([8, 2], kind).tolist())
-    for centres in (False, True): assert math.isfinite(MCCL([8, 0, 2], 8, centres=centres)(torch.randn(4, 8), torch.tensor([0, 0, 1, 1])).item())
+    for centres in (False, True):
+        assert math.isfinite(MCCL([8, 0, 2], 8, centres=centres)(torch.randn(4, 8), torch.tensor([0, 0, 1, 1])).item())
 
 # ---- the two forms
 
@@ -202,13 +206,16 @@ def test_supcon_with_centres_as_reference_points(self_pairs):
     y = torch.tensor([0, 0, 0, 1, 1, 1, 2])   # 2 is lonely, 3 absent
     z, c = loss.project(x, 1), unit_groups(loss.centres["1"], 1)
     to, labels = torch.cat([z, c]), torch.cat([y, torch.arange(4)])
-    P, A = pairs(y, labels, self_pairs)   # the oracle would compare an anchor with itself in ref_emb, so the pairs are named one by one
+    # the oracle would compare an anchor with itself in ref_emb, so the pairs are named one by one
+    P, A = pairs(y, labels, self_pairs)
     same = labels == y[:, None]
     assert torch.equal(P, same & A)
     named = (*P.nonzero(as_tuple=True), *(~same).nonzero(as_tuple=True))
     want = SupConLoss(temperature=.07)(z, y, indices_tuple=named, ref_emb=to, ref_labels=labels)
     assert loss(x, y).item() == pytest.approx(want.item(), abs=1e-6)
-    if self_pairs: assert loss(x, y).item() == pytest.approx(SupConLoss(temperature=.07)(z, y, ref_emb=to, ref_labels=labels).item(), abs=1e-6)
+    if self_pairs:
+        assert loss(x, y).item() == pytest.approx(SupConLoss(temperature=.07)(z, y, ref_emb=to,
+            ref_labels=labels).item(), abs=1e-6)
 
 # ---- what the options are for
 
@@ -251,8 +258,10 @@ def test_centres_learn_where_their_class_is():
     assert (loss.cosines(x, 1)[:, 30:].argmax(1) == y).all()
 
 def test_temperature_of_a_class_belongs_to_the_anchor():
-    loss = make([10, 5], 8, (1,), tau0=.1, form="printed", out_dim=None, class_weight="none", temperature="class", centres=False)
-    x = torch.tensor([[1., 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]], dtype=torch.float64)
+    loss = make([10, 5], 8, (1,), tau0=.1, form="printed", out_dim=None, class_weight="none", temperature="class",
+                centres=False)
+    x = torch.tensor([[1., 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]],
+                     dtype=torch.float64)
     e, r = math.exp, math.sqrt(.5)
     p0, p2 = e(0 / .1) / (e(0 / .1) + e(r / .1)), e(r / .15) / (e(r / .15) + e(r / .15))
     got = loss(x, torch.tensor([0, 0, 1])).item(), loss(x, torch.tensor([0, 1, 1])).item()
@@ -275,7 +284,8 @@ def test_unit_groups_is_the_mean_cosine_over_groups():
     for s in (1, 2, 4, 8):
         z = unit_groups(x, s)
         assert torch.allclose(z.norm(dim=1), torch.ones(5, dtype=torch.float64))
-        cos = [torch.nn.functional.cosine_similarity(x[0, g*16//s:(g+1)*16//s], x[1, g*16//s:(g+1)*16//s], dim=0) for g in range(s)]
+        cos = [torch.nn.functional.cosine_similarity(x[0, g*16//s:(g+1)*16//s], x[1, g*16//s:(g+1)*16//s], dim=0)
+               for g in range(s)]
         assert (z[0] @ z[1]).item() == pytest.approx(sum(cos).item() / s)
 
 def test_each_group_has_a_projection_of_its_own():
@@ -287,7 +297,8 @@ def test_each_group_has_a_projection_of_its_own():
 
 # ---- invariances
 
-OPTIONS = [dict(centres=False), dict(), dict(temperature="class"), dict(temperature="class", self_pairs=True), dict(temperature="fixed", self_pairs=True, centres=False)]
+OPTIONS = [dict(centres=False), dict(), dict(temperature="class"), dict(temperature="class", self_pairs=True),
+           dict(temperature="fixed", self_pairs=True, centres=False)]
 
 @pytest.mark.parametrize("form", ["log", "printed"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -304,7 +315,8 @@ def test_invariances(form, options):
     z, w = loss.project(x, 1), loss.W[y]
     Q = torch.linalg.qr(torch.randn(8, 8).double())[0]
     f = log_form if form == "log" else printed_form
-    assert f(z @ Q @ (z @ Q).T / .1, *pairs(y), w).item() == pytest.approx(f(z @ z.T / .1, *pairs(y), w).item())  # ... after it, it is not
+    # ... after it, it is not
+    assert f(z @ Q @ (z @ Q).T / .1, *pairs(y), w).item() == pytest.approx(f(z @ z.T / .1, *pairs(y), w).item())
 
 def test_weights_make_the_tail_louder():
     share = {}
@@ -332,10 +344,13 @@ def test_no_pairs_gives_exact_zero_with_a_gradient_path(form, y):
 @pytest.mark.parametrize("self_pairs", [False, True])
 @pytest.mark.parametrize("y", [[], [5], [0, 1, 2, 3]])
 def test_no_pairs_with_centres(form, self_pairs, y):
-    loss, x = MCCL(DFEW_ALL, 16, form=form, out_dim=8, self_pairs=self_pairs), torch.randn(len(y), 16, requires_grad=True)
+    loss, x = MCCL(DFEW_ALL, 16, form=form, out_dim=8, self_pairs=self_pairs), torch.randn(len(y), 16,
+        requires_grad=True)
     value = loss(x, torch.tensor(y, dtype=torch.long)); value.backward()
-    assert value.isfinite() and (value != 0) == bool(y) and x.grad.isfinite().all() and bool(x.grad.abs().sum() > 0) == bool(y)
-    assert all(p.grad is not None and p.grad.isfinite().all() and bool(p.grad.abs().sum() > 0) == bool(y) for p in loss.parameters())
+    assert (value.isfinite() and (value != 0) == bool(y) and x.grad.isfinite().all()
+            and bool(x.grad.abs().sum() > 0) == bool(y))
+    assert all(p.grad is not None and p.grad.isfinite().all() and bool(p.grad.abs().sum() > 0) == bool(y)
+               for p in loss.parameters())
 
 @pytest.mark.parametrize("form", ["log", "printed"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -345,13 +360,15 @@ def test_awkward_batches_are_finite(form, options, y):
     value = MCCL(DFEW_ALL, 16, form=form, out_dim=8, **options)(x, torch.tensor(y))
     value.backward()
     assert value.isfinite() and x.grad.isfinite().all()
-    if options == dict(centres=False): assert (value == 0) == (form == "log" and len(y) == 2)  # a pair alone in the world: -log 1 = 0
+    if options == dict(centres=False):
+        assert (value == 0) == (form == "log" and len(y) == 2)  # a pair alone in the world: -log 1 = 0
 
 @pytest.mark.parametrize("form", ["log", "printed"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_extreme_features_stay_finite(form, options):
     loss, y = MCCL(DFEW_ALL, 16, form=form, out_dim=8, tau0=.001, **options), torch.tensor([0, 0, 1, 1])
-    for x in (torch.zeros(4, 16), torch.ones(4, 16), 1e18 * torch.randn(4, 16), torch.randn(4, 16).sign() * torch.tensor([1., -1, 1, -1])[:, None]):
+    for x in (torch.zeros(4, 16), torch.ones(4, 16), 1e18 * torch.randn(4, 16),
+              torch.randn(4, 16).sign() * torch.tensor([1., -1, 1, -1])[:, None]):
         x = x.requires_grad_()
         value = loss(x, y); value.backward()
         assert value.isfinite() and x.grad.isfinite().all() and all(p.grad.isfinite().all() for p in loss.parameters())
@@ -378,12 +395,14 @@ def test_low_precision_in_float32_out(dtype):
 def test_projections_and_centres_are_registered_and_kept():
     loss, (x, y) = MCCL(DFEW_ALL, 16), batch()
     saved = {k: tuple(v.shape) for k, v in loss.state_dict().items()}
-    assert saved == {f"projections.{s}.weight": (128, 16 // s, 1) for s in (1, 2, 4)} | {f"centres.{s}": (7, 128) for s in (1, 2, 4)}
+    assert saved == {f"projections.{s}.weight": (128, 16 // s, 1) for s in (1, 2, 4)} | {f"centres.{s}": (7, 128)
+        for s in (1, 2, 4)}
     assert list(MCCL(DFEW_ALL, 16, out_dim=None).state_dict()) == ["centres.1", "centres.2", "centres.4"]
     assert not MCCL(DFEW_ALL, 16, out_dim=None, centres=False).state_dict()
     torch.manual_seed(5); a = MCCL(DFEW_ALL, 16)
     torch.manual_seed(5); b = MCCL(DFEW_ALL, 16, centres=False)
-    assert all(torch.equal(p, q) for p, q in zip(a.projections.parameters(), b.parameters()))   # the option changes no other start
+    # the option changes no other start
+    assert all(torch.equal(p, q) for p, q in zip(a.projections.parameters(), b.parameters()))
     x = x.float()
     assert torch.equal(loss(x, y), loss(x, y))
     loss(x, y).backward()
@@ -406,21 +425,25 @@ def test_it_learns_to_separate():
 
 @pytest.mark.parametrize("options, message", [
     (dict(dim=250), "scale 4 does not divide dim 250"), (dict(out_dim=6), "scale 4 does not divide out_dim 6"),
-    (dict(form="ln"), "found 'ln'"), (dict(class_weight="big"), "found 'big'"), (dict(temperature="warm"), "found 'warm'"), (dict(scales=()), "at least one scale"),
-    (dict(class_counts=[0, 0]), "not all 0"), (dict(class_counts=[3, -1]), "not negative"), (dict(scales=(0,)), "a scale: expected a whole number of 1 or more, found 0")])
+    (dict(form="ln"), "found 'ln'"), (dict(class_weight="big"), "found 'big'"),
+    (dict(temperature="warm"), "found 'warm'"), (dict(scales=()), "at least one scale"),
+    (dict(class_counts=[0, 0]), "not all 0"), (dict(class_counts=[3, -1]), "not negative"),
+    (dict(scales=(0,)), "a scale: expected a whole number of 1 or more, found 0")])
 def test_errors_are_one_line(options, message):
     with pytest.raises(MicaclError) as e: MCCL(**{"class_counts": DFEW_ALL, "dim": 16, **options})
     assert message in str(e.value) and "\n" not in str(e.value)
 
 def test_wrong_shapes_are_one_line():
     loss = MCCL(DFEW_ALL, 16)
-    for x, y in ((torch.randn(4, 8), torch.zeros(4).long()), (torch.randn(4, 16), torch.zeros(3).long()), (torch.randn(4, 2, 8), torch.zeros(4).long())):
+    for x, y in ((torch.randn(4, 8), torch.zeros(4).long()), (torch.randn(4, 16), torch.zeros(3).long()),
+                 (torch.randn(4, 2, 8), torch.zeros(4).long())):
         with pytest.raises(MicaclError, match=r"expected bag \(B, 16\)"): loss(x, y)
 
 # ---- several processes
 
 def distributed_case():
-    "The same loss, encoder and batch of 8 on every process; class 2 has one member in each half, class 3 one member at all."
+    """The same loss, encoder and batch of 8 on every process; class 2 has one member in each half, class 3 one
+    member at all."""
     torch.manual_seed(3)
     x, y = torch.randn(8, 6, dtype=torch.float64), torch.tensor([0, 0, 1, 2, 1, 0, 2, 3])
     return torch.nn.Linear(6, 16).double(), x, y
@@ -489,14 +512,18 @@ def test_trained_centres_sort_what_they_were_trained_on():
 
 # ---- large batches
 
-@pytest.mark.parametrize("options", [{}, dict(centres=False), dict(self_pairs=True), dict(temperature="class", class_weight="inverse"), dict(out_dim=None, scales=(1,))], ids=str)
+@pytest.mark.parametrize("options", [{}, dict(centres=False), dict(self_pairs=True),
+                                     dict(temperature="class", class_weight="inverse"),
+                                     dict(out_dim=None, scales=(1,))], ids=str)
 def test_blocks_give_the_plain_form_and_its_gradient(options):
     counts = [900, 200, 3, 0, 1]
     mccl, (x, y) = make(counts, 16, **{"out_dim": 8, **options}), batch(1100, 16, 3)
     y[0] = 4                                                # alone in the batch
     columns = torch.cat([y, mccl.classes]) if mccl.centres else y
     P, A = pairs(y, columns, mccl.self_pairs)
-    def plain(x): return sum(log_form(mccl.cosines(x, s) / mccl.tau[y, None], P, A, mccl.W[y]) for s in mccl.scales) / len(mccl.scales)
+    def plain(x):
+        return sum(log_form(mccl.cosines(x, s) / mccl.tau[y, None], P, A, mccl.W[y])
+                   for s in mccl.scales) / len(mccl.scales)
     out = []
     for loss in (plain, lambda x: mccl(x, y)):
         leaf = x.clone().requires_grad_()

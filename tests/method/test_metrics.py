@@ -11,7 +11,8 @@ from micacl.core import EMOTIONS, MicaclError
 from micacl.metrics import bootstrap_interval, confusion, ece, group_recall, instance_auc, paired_difference, recalls, reliability, summarise, uar, war
 
 DFEW = [489, 379, 534, 435, 294, 29, 181]
-labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60).map(lambda pairs: np.array(pairs).T)
+labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1,
+                  max_size=60).map(lambda pairs: np.array(pairs).T)
 
 
 def test_hand_case():
@@ -110,7 +111,8 @@ def test_bootstrap_of_a_perfect_classifier_is_a_point():
     assert box["uar"].tolist() == [1, 1] and box["war"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("n, expected", [(100, 2 * 1.96 * np.sqrt(.25 / 100)), (10000, 2 * 1.96 * np.sqrt(.25 / 10000))])
+@pytest.mark.parametrize("n, expected", [(100, 2 * 1.96 * np.sqrt(.25 / 100)),
+                                         (10000, 2 * 1.96 * np.sqrt(.25 / 10000))])
 def test_width_is_the_binomial_one(n, expected):
     box = bootstrap_interval(np.zeros(n, int), np.arange(n) % 2, 2, draws=5000)
     assert np.diff(box["recall"][0]).item() == pytest.approx(expected, rel=.1)
@@ -210,7 +212,8 @@ def test_paired_difference_is_the_difference_of_the_mean_uars():
     from scipy.stats import ttest_rel
     assert r["p_seeds"] == pytest.approx(ttest_rel([uar(y, p) for p in a], [uar(y, q) for q in b]).pvalue)
     some = paired_difference(y, a, b, classes=[5, 6])
-    assert some["difference"] == pytest.approx(np.mean([recalls(y, p)[5:].mean() - recalls(y, q)[5:].mean() for p, q in zip(a, b)]))
+    assert some["difference"] == pytest.approx(np.mean([recalls(y, p)[5:].mean() - recalls(y, q)[5:].mean() for p,
+                                                        q in zip(a, b)]))
 
 
 def test_paired_difference_of_a_method_with_itself_is_exactly_zero():
@@ -219,7 +222,8 @@ def test_paired_difference_of_a_method_with_itself_is_exactly_zero():
     assert r["difference"] == 0 and r["interval"] == [0, 0] and r["p"] == 1 and np.isnan(r["p_seeds"])
     y, a, b = pair(1)
     one, other = paired_difference(y, a, b), paired_difference(y, b, a)
-    assert one["difference"] == -other["difference"] and one["interval"] == pytest.approx([-v for v in other["interval"][::-1]]) and one["p"] == other["p"]
+    assert (one["difference"] == -other["difference"] and one["interval"]
+            == pytest.approx([-v for v in other["interval"][::-1]]) and one["p"] == other["p"])
 
 
 def test_paired_interval_against_a_loop_over_resamples():
@@ -234,7 +238,8 @@ def test_paired_interval_against_a_loop_over_resamples():
 
 
 def test_paired_interval_covers_the_truth():
-    "True difference 0.1; five seeds whose luck varies. A bootstrap over five seeds is a little too narrow, so 85 % is asked for and not 95."
+    """True difference 0.1; five seeds whose luck varies.
+    A bootstrap over five seeds is a little too narrow, so 85 % is asked for and not 95."""
     inside = []
     for seed in range(60):
         y, a, b = pair(seed + 10, n=210)
@@ -244,6 +249,8 @@ def test_paired_interval_covers_the_truth():
 
 
 def test_paired_difference_errors():
-    for args, message in [(([0, 1], [[0, 1]], [[0, 1], [0, 1]]), "expected predictions"), (([0, 1], [[0]], [[0]]), "expected predictions"), (([0, 1], [0, 1], [0, 1], 3, [2]), "found none")]:
+    for args, message in [(([0, 1], [[0, 1]], [[0, 1], [0, 1]]), "expected predictions"),
+                          (([0, 1], [[0]], [[0]]), "expected predictions"),
+                          (([0, 1], [0, 1], [0, 1], 3, [2]), "found none")]:
         with pytest.raises(MicaclError, match=message) as e: paired_difference(*args)
         assert "\n" not in str(e.value)

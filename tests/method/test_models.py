@@ -124,7 +124,8 @@ def test_norm_tail_starts_as_the_weighted_mean():
     tail, H, w = NormTail(8, 3, heads=2), torch.randn(2, 3, 8), torch.rand(2, 3).softmax(1)
     H_hat = tail.norm(H + tail.attention(H, H, H)[0])
     assert torch.allclose(tail(H, w)[0], (w[..., None] * H_hat).sum(1), atol=1e-6)
-    assert torch.autograd.gradcheck(lambda H, w: tail.double()(H, w)[0], (H.double().requires_grad_(), w.double().requires_grad_()))
+    assert torch.autograd.gradcheck(lambda H, w: tail.double()(H, w)[0],
+                                    (H.double().requires_grad_(), w.double().requires_grad_()))
 
 # ---- parts that can be left out
 
@@ -135,15 +136,20 @@ def test_parts_of_micacl(parts):
     model, x = make("micacl", **parts).eval(), torch.randn(3, 4, 128)
     out = model(x)
     names = {n.split(".")[0] for n, _ in model.named_parameters()}
-    assert ("geiim" in names, "wian" in names, "tail" in names) == (parts.get("geiim", True), parts.get("wian", True), parts.get("wian", True))
-    assert (out.adjacency is None) == (not parts.get("geiim", True)) and torch.equal(out.weights, torch.full((3, 4), .25))
+    assert ("geiim" in names, "wian" in names, "tail" in names) == (parts.get("geiim", True), parts.get("wian", True),
+        parts.get("wian", True))
+    assert ((out.adjacency is None) == (not parts.get("geiim", True))
+            and torch.equal(out.weights, torch.full((3, 4), .25)))
     if parts == dict(geiim=False, wian=False): assert torch.allclose(out.bag, x.mean(1), atol=1e-6)
     with torch.no_grad(): (model.score if model.geiim is None else model.geiim.score).weight.normal_()
     out = model(x)
-    assert torch.allclose(out.weights.sum(1), torch.ones(3)) and not torch.allclose(out.weights, torch.full((3, 4), .25), atol=.01)
-    if not parts.get("wian", True): assert torch.allclose(out.bag, torch.einsum("bn,bnd->bd", out.weights, out.instances), atol=1e-5)
+    assert (torch.allclose(out.weights.sum(1), torch.ones(3))
+            and not torch.allclose(out.weights, torch.full((3, 4), .25), atol=.01))
+    if not parts.get("wian", True):
+        assert torch.allclose(out.bag, torch.einsum("bn,bnd->bd", out.weights, out.instances), atol=1e-5)
 
-OPTIONS = [dict(dependency_over="features"), dict(gate="weight"), dict(gate="none"), dict(tail="dmin"), dict(graph_over="channels"), dict(dilation=2), dict(kernels=(3,)),
+OPTIONS = [dict(dependency_over="features"), dict(gate="weight"), dict(gate="none"), dict(tail="dmin"),
+           dict(graph_over="channels"), dict(dilation=2), dict(kernels=(3,)),
            dict(adjacency="both"), dict(hops=2), dict(layers=2)]
 
 @pytest.mark.parametrize("options", OPTIONS + PARTS[1:], ids=str)
@@ -190,7 +196,8 @@ def test_shapes_and_rows(model, B):
     assert model.bag_dim == (256 if isinstance(model, (MICACL, M3DFEL)) else 128)
     assert torch.allclose(out.weights.sum(1), torch.ones(B)) and (out.weights >= 0).all()
     assert (out.adjacency is None) == (not isinstance(model, MICACL))
-    if out.adjacency is not None: assert torch.allclose(out.adjacency.sum(-1), torch.ones(4)) and (out.adjacency >= 0).all()
+    if out.adjacency is not None:
+        assert torch.allclose(out.adjacency.sum(-1), torch.ones(4)) and (out.adjacency >= 0).all()
     assert torch.allclose(out.logits, model.fc(out.bag))
 
 @pytest.mark.parametrize("name", NAMES)
@@ -231,7 +238,8 @@ def test_gradient_reaches_every_parameter(model):
         opt.zero_grad()
         out = model(v); (F.cross_entropy(out.logits, y) + mccl(out.bag, y)).backward()
         opt.step()
-    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().sum() == 0]
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+            or p.grad.abs().sum() == 0]
     assert dead == []
 
 def test_dependency_weights_get_a_gradient_at_the_first_step():
@@ -244,7 +252,8 @@ def test_weights_matter_to_the_scores():
     model = make("micacl").eval(); x = torch.randn(2, 4, 128)
     with torch.no_grad():
         G, _ = model.geiim(x)
-        bags = [model.tail(*model.wian(G, w.expand(2, 4)))[0] - model.tail.conv.bias for w in (torch.full((4,), .25), torch.eye(4)[0], torch.eye(4)[3])]
+        bags = [model.tail(*model.wian(G, w.expand(2, 4)))[0] - model.tail.conv.bias
+                for w in (torch.full((4,), .25), torch.eye(4)[0], torch.eye(4)[3])]
         assert torch.equal(model.from_instances(x).weights, torch.full((2, 4), .25))  # untrained: uniform
     assert all((bags[i] - bags[j]).norm() > .5 * bags[0].norm() for i, j in ((0, 1), (0, 2), (1, 2)))
 
@@ -266,7 +275,9 @@ def test_safetensors_round_trip(model, tmp_path):
 def test_mixed_precision_is_finite(model):
     v = movie(4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model(v); loss = F.cross_entropy(out.logits, torch.tensor([0, 1, 2, 3])) + MCCL([1] * 7, model.bag_dim)(out.bag, torch.tensor([0, 0, 1, 1]))
+        out = model(v)
+        loss = (F.cross_entropy(out.logits, torch.tensor([0, 1, 2, 3])) + MCCL([1] * 7, model.bag_dim)(out.bag,
+            torch.tensor([0, 0, 1, 1])))
     loss.backward()
     assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
@@ -297,9 +308,11 @@ def test_geiim_options_are_passed_on():
     A = make("micacl", neighbours_only=True).from_instances(torch.randn(3, 4, 128)).adjacency
     assert A[0, 2] == A[0, 3] == A[3, 0] == 0
     assert make("micacl", hidden=32, heads=4).bag_dim == 64
-    c = Config(pretrained=False, kernels=(1, 3), hops=2, gate="weight", wian_layers=2, tail="dmin", adjacency="both", dilation=2)
+    c = Config(pretrained=False, kernels=(1, 3), hops=2, gate="weight", wian_layers=2, tail="dmin", adjacency="both",
+               dilation=2)
     model = build_model(c, 7)
-    assert (len(model.geiim.scales.branches), model.geiim.hops, len(model.wian.layers), type(model.tail)) == (2, 2, 2, DMINTail)
+    assert (len(model.geiim.scales.branches), model.geiim.hops, len(model.wian.layers), type(model.tail)) == (2, 2, 2,
+        DMINTail)
     assert model.geiim.graph.kind == "both" and build_model(Config(pretrained=False, geiim=False), 7).geiim is None
 
 def test_dropout_is_off_in_eval_mode_and_by_default():
@@ -329,10 +342,15 @@ def test_build_model(name):
 
 def test_errors_are_one_line():
     model = make("mean")
-    cases = [(lambda: model(movie(2, 12)), "found (2, 12, 3, 32, 32)"), (lambda: model(movie()[0]), "expected video (B, 16, 3, H, W)"),
-             (lambda: model(movie().movedim(2, -1)), "expected video (B, 16, 3, H, W)"), (lambda: prepare_video(movie().int(), 16), "uint8 or float"),
-             (lambda: make("micacl", hidden=30), "8 heads do not divide"), (lambda: make("micacl", tail="x"), "tail: expected one of norm, dmin"),
-             (lambda: make("micacl", dependency_over="features", geiim=False), "needs GEIIM, WIAN and hidden=128"), (lambda: make("micacl", dependency_over="features", hidden=64), "hidden=64"), (lambda: build_model(Config(model="vit"), 7), "found 'vit'")]
+    cases = [(lambda: model(movie(2, 12)), "found (2, 12, 3, 32, 32)"),
+             (lambda: model(movie()[0]), "expected video (B, 16, 3, H, W)"),
+             (lambda: model(movie().movedim(2, -1)), "expected video (B, 16, 3, H, W)"),
+             (lambda: prepare_video(movie().int(), 16), "uint8 or float"),
+             (lambda: make("micacl", hidden=30), "8 heads do not divide"),
+             (lambda: make("micacl", tail="x"), "tail: expected one of norm, dmin"),
+             (lambda: make("micacl", dependency_over="features", geiim=False), "needs GEIIM, WIAN and hidden=128"),
+             (lambda: make("micacl", dependency_over="features", hidden=64), "hidden=64"),
+             (lambda: build_model(Config(model="vit"), 7), "found 'vit'")]
     for call, message in cases:
         with pytest.raises(MicaclError) as e: call()
         assert message in str(e.value) and "\n" not in str(e.value)

@@ -45,7 +45,8 @@ def lstm_with_weights_of(layers, dim, hidden):
             for d, suffix in enumerate(("", "_reverse")):
                 R = layer.U.shape[2]
                 rows, name = slice(R*d, R*d + 4*H), f"_l{k}{suffix}"
-                getattr(lstm, "weight_ih" + name).copy_(layer.W.weight[rows]); getattr(lstm, "bias_ih" + name).copy_(layer.W.bias[rows])
+                getattr(lstm, "weight_ih" + name).copy_(layer.W.weight[rows])
+                getattr(lstm, "bias_ih" + name).copy_(layer.W.bias[rows])
                 getattr(lstm, "weight_hh" + name).copy_(layer.U[d, :, :4*H].T); getattr(lstm, "bias_hh" + name).zero_()
     return lstm
 
@@ -56,19 +57,22 @@ def sigmoid(a): return 1/(1 + math.exp(-a))
 def slow_layer(layer, x, w, mask):
     "One layer in plain Python numbers, bag by bag, unit by unit, over the real instances only."
     B, N, D = x.shape; H = layer.U.shape[1]; R = layer.U.shape[2]
-    W, b, U, out = layer.W.weight.tolist(), layer.W.bias.tolist(), layer.U.tolist(), torch.zeros(B, N, 2*H, dtype=torch.float64)
+    W, b, U, out = layer.W.weight.tolist(), layer.W.bias.tolist(), layer.U.tolist(), torch.zeros(B, N, 2*H,
+        dtype=torch.float64)
     for i in range(B):
         real = [n for n in range(N) if mask[i, n]]
         total = sum(float(w[i, n]) for n in real) if w.ndim == 2 else None
         for d in (0, 1):
             h, c = [0.]*H, [0.]*H
             for n in (real if d == 0 else real[::-1]):
-                pre = [b[r] + sum(W[r][a]*float(x[i, n, a]) for a in range(D)) + sum(U[d][a][r - R*d]*h[a] for a in range(H))
+                pre = [b[r] + sum(W[r][a]*float(x[i, n, a]) for a in range(D))
+                       + sum(U[d][a][r - R*d]*h[a] for a in range(H))
                        for r in range(R*d, R*(d + 1))]
                 new_h, new_c = [0.]*H, [0.]*H
                 for u in range(H):
                     ig, fg, cand, og = (pre[g*H + u] for g in range(4))
-                    s = 1. if layer.gate == "none" else float(w[i, n, u]) if total is None else len(real) * float(w[i, n]) / total
+                    s = (1. if layer.gate == "none" else float(w[i, n, u]) if total is None
+                         else len(real) * float(w[i, n]) / total)
                     if layer.gate == "product": s *= sigmoid(pre[4*H + u])
                     new_c[u] = sigmoid(fg)*c[u] + sigmoid(ig)*math.tanh(cand)*s
                     new_h[u] = sigmoid(og)*math.tanh(new_c[u])
@@ -80,7 +84,8 @@ def slow_layer(layer, x, w, mask):
 # ---- the cell and the recurrence
 
 def test_cell_by_hand():
-    z = torch.tensor([[0., 0., math.atanh(.5), 0., math.log(3.)]], dtype=torch.float64)      # i=f=o=1/2, c_hat=1/2, sigma(s)=3/4
+    # i=f=o=1/2, c_hat=1/2, sigma(s)=3/4
+    z = torch.tensor([[0., 0., math.atanh(.5), 0., math.log(3.)]], dtype=torch.float64)
     h, c, s = gated_cell(z, torch.tensor([[.8]]).double(), torch.tensor([[2.]]).double())
     torch.testing.assert_close(s.item(), 1.5)
     torch.testing.assert_close(c.item(), .5*.8 + .5*.5*1.5)
@@ -136,7 +141,8 @@ def test_gate_none_is_the_lstm_forward_and_gradient(layers):
     x = torch.randn(3, 7, 6, dtype=torch.float64, requires_grad=True)
     states, theirs = wian(x, w)[0], lstm(x)[0]
     torch.testing.assert_close(states, theirs, rtol=0, atol=1e-12)
-    a = torch.autograd.grad(states.square().sum(), [x, *wian.parameters()]); b = torch.autograd.grad(theirs.square().sum(), [x, *lstm.parameters()])
+    a = torch.autograd.grad(states.square().sum(), [x, *wian.parameters()])
+    b = torch.autograd.grad(theirs.square().sum(), [x, *lstm.parameters()])
     theirs = dict(zip(["x"] + [n for n, _ in lstm.named_parameters()], b))
     torch.testing.assert_close(a[0], theirs["x"], rtol=0, atol=1e-12)
     for (name, _), grad in zip(wian.named_parameters(), a[1:]):
@@ -178,7 +184,8 @@ def test_parameters_of_each_gate():
     one_gate = 2*(6*5 + 5*5 + 5)
     assert count == dict(product=5*one_gate, weight=4*one_gate, none=4*one_gate)
     for gate in GATES:                                            # nothing lies unused
-        wian = WIAN(6, 5, layers=2, gate=gate); wian(torch.randn(2, 4, 6), weights(2, 4).float())[0].square().sum().backward()
+        wian = WIAN(6, 5, layers=2, gate=gate)
+        wian(torch.randn(2, 4, 6), weights(2, 4).float())[0].square().sum().backward()
         for p in wian.parameters(): assert (p.grad != 0).all()
 
 
@@ -246,7 +253,8 @@ def test_weights_are_handed_on_and_sum_to_one():
     wian, x, mask = WIAN(4), torch.randn(4, 5, 4), ragged_mask(4, 5)
     w = weights(4, 5, mask).float()
     torch.testing.assert_close(wian(x, w, mask)[1], w)
-    raw = weights(4, 5).float()                                                              # weight spent on padding is shared out again
+    # weight spent on padding is shared out again
+    raw = weights(4, 5).float()
     out = wian(x, raw, mask)[1]
     torch.testing.assert_close(out.sum(1), torch.ones(4)); assert (out[~mask] == 0).all()
     torch.testing.assert_close(out[0], raw[0])
@@ -299,7 +307,8 @@ def test_poolings_ignore_padding(make, junk):
 @pytest.mark.parametrize("over", OVER)
 def test_padded_bag_equals_short_bag(gate, over):
     wian, x = WIAN(4, 3, layers=2, gate=gate).double(), torch.randn(2, 6, 4).double()
-    mask = (torch.arange(6) < 4).expand(2, 6); w = weights(2, 6, mask) if over == "instances" else feature_weights(2, 6, 3)
+    mask = (torch.arange(6) < 4).expand(2, 6)
+    w = weights(2, 6, mask) if over == "instances" else feature_weights(2, 6, 3)
     torch.testing.assert_close(wian(x, w, mask)[0][:, :4], wian(x[:, :4], w[:, :4])[0], rtol=0, atol=1e-14)
 
 
@@ -317,7 +326,8 @@ def test_batch_of_one_equals_batch_of_many(gate, over):
 @pytest.mark.parametrize("over", OVER)
 def test_gradcheck(gate, over):
     wian, mask = WIAN(2, 2, layers=2, gate=gate).double(), torch.tensor([[True]*3, [True, True, False]])
-    x, w = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True), weights(2, 3, mask) if over == "instances" else feature_weights(2, 3, 2)
+    x, w = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True), weights(2, 3,
+        mask) if over == "instances" else feature_weights(2, 3, 2)
     w.requires_grad_()
     names = list(dict(wian.named_parameters()))
     f = lambda x, w, *p: torch.func.functional_call(wian, dict(zip(names, p)), (x, w, mask))
@@ -362,7 +372,8 @@ def test_state_dict_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: WIAN(8, 6)(torch.randn(2, 4, 8), torch.rand(2, 4, 8)), ("(2, 4)", "one number for each instance", "(2, 4, 6)", "(2, 4, 8)", "hidden")),
+    (lambda: WIAN(8, 6)(torch.randn(2, 4, 8), torch.rand(2, 4, 8)),
+     ("(2, 4)", "one number for each instance", "(2, 4, 6)", "(2, 4, 8)", "hidden")),
     (lambda: WIAN(8)(torch.randn(2, 4, 8), torch.rand(2, 3, 8)), ("(2, 4, 8)", "(2, 3, 8)")),
     (lambda: WIAN(8, gate="open"), ("gate", "product", "weight", "none", "'open'")),
     (lambda: TransformerPool(8, 4)(torch.randn(2, 5, 8)), ("at most 4", "found 5", "n_instances=5")),
@@ -385,7 +396,9 @@ def test_errors(make, words):
 def test_gated_attention_equals_torchmil():
     ours, theirs = GatedAttentionPool(8, 5).double(), AttentionPool(8, 5, act="tanh", gated=True).double()
     with torch.no_grad():
-        theirs.fc1.module.weight.copy_(ours.V.weight); theirs.fc1.module.bias.copy_(ours.V.bias); theirs.fc2.weight.copy_(ours.a.weight)
+        theirs.fc1.module.weight.copy_(ours.V.weight)
+        theirs.fc1.module.bias.copy_(ours.V.bias)
+        theirs.fc2.weight.copy_(ours.a.weight)
         theirs.fc_gated.module.weight.copy_(ours.U.weight); theirs.fc_gated.module.bias.copy_(ours.U.bias)
     x, mask = torch.randn(4, 5, 8).double(), ragged_mask(4, 5)
     for m in (None, mask):
@@ -397,24 +410,34 @@ def test_gated_attention_equals_torchmil():
 
 def test_mean_and_max_by_hand():
     x = torch.tensor([[[1., 0., 0., 3.], [0., 2., 5., 7.], [-1., -2., -3., 4.]]])
-    bag, w = MeanPool()(x); torch.testing.assert_close(bag, x.mean(1)); torch.testing.assert_close(w, torch.full((1, 3), 1/3))
-    bag, w = MaxPool()(x); torch.testing.assert_close(bag, torch.tensor([[1., 2., 5., 7.]])); assert w.tolist() == [[.25, .75, 0.]]
+    bag, w = MeanPool()(x)
+    torch.testing.assert_close(bag, x.mean(1))
+    torch.testing.assert_close(w, torch.full((1, 3), 1/3))
+    bag, w = MaxPool()(x)
+    torch.testing.assert_close(bag, torch.tensor([[1., 2., 5., 7.]]))
+    assert w.tolist() == [[.25, .75, 0.]]
     mask = torch.tensor([[True, False, True]])
-    bag, w = MaxPool()(x, mask); torch.testing.assert_close(bag, torch.tensor([[1., 0., 0., 4.]])); assert w.tolist() == [[.75, 0., .25]]
-    negative = -x.abs() - 1                                                                  # padding must not win with a 0
+    bag, w = MaxPool()(x, mask)
+    torch.testing.assert_close(bag, torch.tensor([[1., 0., 0., 4.]]))
+    assert w.tolist() == [[.75, 0., .25]]
+    # padding must not win with a 0
+    negative = -x.abs() - 1
     assert (MaxPool()(negative, mask)[0] < 0).all()
 
 
 def transformer_with_weights_of(pool, dim, heads):
     "PyTorch's encoder layer and final norm with our parameters; the class token and the places are put in front of it."
-    layer = nn.TransformerEncoderLayer(dim, heads, 2*dim, dropout=0., activation="gelu", batch_first=True, norm_first=True).double()
+    layer = nn.TransformerEncoderLayer(dim, heads, 2*dim, dropout=0., activation="gelu", batch_first=True,
+                                       norm_first=True).double()
     layer.self_attn.load_state_dict(pool.attention.state_dict())
-    for theirs, ours in ((layer.linear1, pool.mlp[0]), (layer.linear2, pool.mlp[2]), (layer.norm1, pool.norm1), (layer.norm2, pool.norm2)):
+    for theirs, ours in ((layer.linear1, pool.mlp[0]), (layer.linear2, pool.mlp[2]), (layer.norm1, pool.norm1),
+                         (layer.norm2, pool.norm2)):
         theirs.load_state_dict(ours.state_dict())
     def run(x, mask):
         tokens = torch.cat([pool.token.expand(len(x), 1, dim), x + pool.place[:x.shape[1]]], 1)
         ignore = torch.cat([torch.zeros(len(x), 1, dtype=torch.bool), ~mask], 1)
-        return nn.functional.layer_norm(layer(tokens, src_key_padding_mask=ignore)[:, 0], (dim,), pool.norm.weight, pool.norm.bias)
+        return nn.functional.layer_norm(layer(tokens, src_key_padding_mask=ignore)[:, 0], (dim,), pool.norm.weight,
+                                        pool.norm.bias)
     return run
 
 
@@ -428,7 +451,8 @@ def shaken_transformer(*args):
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_transformer_pool_equals_encoder_layer(heads):
     pool, mask = shaken_transformer(8, 6, heads), ragged_mask(4, 5)
-    x, oracle = torch.randn(4, 5, 8, dtype=torch.float64, requires_grad=True), transformer_with_weights_of(pool, 8, heads)
+    x, oracle = torch.randn(4, 5, 8, dtype=torch.float64, requires_grad=True), transformer_with_weights_of(pool, 8,
+        heads)
     for m in (mask, torch.ones_like(mask)):
         ours, theirs = pool(x, m)[0], oracle(x, m)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)

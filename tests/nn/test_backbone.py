@@ -25,7 +25,8 @@ def one_line(error): return "\n" not in str(error.value)
 
 
 # ---- shapes and contracts
-@pytest.mark.parametrize("name,dim,L,size", [("r3d_small", 128, 4, 64), ("r3d_small", 128, 1, 32), ("r3d_small", 128, 5, 112), ("r3d_18", 512, 4, 32)])
+@pytest.mark.parametrize("name,dim,L,size", [("r3d_small", 128, 4, 64), ("r3d_small", 128, 1, 32),
+                                             ("r3d_small", 128, 5, 112), ("r3d_18", 512, 4, 32)])
 def test_shape_and_dim(name, dim, L, size):
     encoder = build_backbone(name, pretrained=False).eval()
     assert encoder.dim == dim
@@ -39,7 +40,8 @@ def test_small_keeps_time_and_halves_space():
     assert x.shape == (1, 128, 4, 4, 4)
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8), torch.zeros(3, 4, 8, 8), torch.zeros(1, 4, 3, 8, 8)])
+@pytest.mark.parametrize("bad", [torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8), torch.zeros(3, 4, 8, 8),
+                                 torch.zeros(1, 4, 3, 8, 8)])
 def test_wrong_input_is_refused(bad):
     with pytest.raises(MicaclError, match="expected float instances") as e: build_backbone("r3d_small")(bad)
     assert one_line(e)
@@ -66,7 +68,8 @@ def test_kinetics_normalisation_is_torchvisions():
 @pytest.mark.parametrize("name", ["r3d_small", "r3d_18"])
 def test_batch_equals_items_in_eval(name):
     encoder = build_backbone(name).eval()
-    if name == "r3d_small": encoder.train()(torch.rand(8, 3, 4, 32, 32)); encoder.eval()   # running statistics away from 0 and 1
+    if name == "r3d_small":
+        encoder.train()(torch.rand(8, 3, 4, 32, 32)); encoder.eval()   # running statistics away from 0 and 1
     x = torch.rand(3, 3, 4, 32, 32)
     with torch.no_grad(): together, alone = encoder(x), torch.cat([encoder(x[i:i + 1]) for i in range(3)])
     assert torch.allclose(together, alone, atol=1e-5, rtol=1e-4) and together.std(0).max() > 1e-4
@@ -92,7 +95,8 @@ def test_small_equals_functional_forward():
         for i in range(1, 5):
             w = s[f"net.{i}.0.weight"]
             h = F.conv3d(h, w, stride=(1, 2, 2), padding=(w.shape[2] // 2, 1, 1))
-            h = F.batch_norm(h, s[f"net.{i}.1.running_mean"], s[f"net.{i}.1.running_var"], s[f"net.{i}.1.weight"], s[f"net.{i}.1.bias"])
+            h = F.batch_norm(h, s[f"net.{i}.1.running_mean"], s[f"net.{i}.1.running_var"], s[f"net.{i}.1.weight"],
+                             s[f"net.{i}.1.bias"])
             h = h.clamp(min=0)
         expected = torch.einsum("mclij,cij->mc", h, s["net.5.weight"]) / 4
         assert torch.allclose(encoder(x).double(), expected, atol=1e-4, rtol=1e-4)
@@ -104,7 +108,8 @@ def test_place_pool_limits():
     with torch.no_grad(): pool.weight.fill_(1 / 16)
     assert torch.allclose(pool(x), x.mean((2, 3, 4)), atol=1e-6)
     with torch.no_grad(): pool.weight.zero_(); pool.weight[1, 3, 0] = 2
-    assert torch.allclose(pool(x)[:, 1], 2 * x[:, 1, :, 6:, :2].mean((1, 2, 3)), atol=1e-6) and pool(x)[:, 0].abs().max() == 0
+    assert (torch.allclose(pool(x)[:, 1], 2 * x[:, 1, :, 6:, :2].mean((1, 2, 3)), atol=1e-6)
+            and pool(x)[:, 0].abs().max() == 0)
 
 
 def test_order_of_frames_matters():
@@ -141,7 +146,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
         def __reduce__(self): return (open, (str(tmp_path / "ran"), "w"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"stem.0.weight": Trap()}, tmp_path / "checkpoints" / R3D_18_Weights.KINETICS400_V1.url.rsplit("/", 1)[1])
+    torch.save({"stem.0.weight": Trap()}, tmp_path / "checkpoints" / R3D_18_Weights.KINETICS400_V1.url.rsplit("/",
+        1)[1])
     with pytest.raises(MicaclError): build_backbone("r3d_18", pretrained=True)
     assert not (tmp_path / "ran").exists()
 
@@ -173,14 +179,17 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b"", lambda b: b"PK\3\4" + b, lambda b: b[:-1]])
 def test_broken_file(tmp_path, damage):
     _, path = saved(tmp_path); path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(MicaclError, match="w.safetensors: expected a safetensors file") as e: build_backbone("r3d_small", path)
+    with pytest.raises(MicaclError, match="w.safetensors: expected a safetensors file") as e:
+        build_backbone("r3d_small", path)
     assert one_line(e)
 
 
 def test_wrong_architecture_missing_file_and_misfit(tmp_path):
     _, path = saved(tmp_path, architecture="r3d_34")
-    with pytest.raises(MicaclError, match="expected weights of r3d_small in format 1, found r3d_34"): build_backbone("r3d_small", path)
-    with pytest.raises(MicaclError, match="found no such file"): build_backbone("r3d_small", tmp_path / "none.safetensors")
+    with pytest.raises(MicaclError, match="expected weights of r3d_small in format 1, found r3d_34"):
+        build_backbone("r3d_small", path)
+    with pytest.raises(MicaclError, match="found no such file"):
+        build_backbone("r3d_small", tmp_path / "none.safetensors")
     with pytest.raises(MicaclError, match="weights files are for r3d_small"): build_backbone("r3d_18", path)
     save_weights(path, {"mean": torch.zeros(1)}, "r3d_small")
     with pytest.raises(MicaclError, match="don't fit r3d_small") as e: build_backbone("r3d_small", path)

@@ -29,7 +29,8 @@ from micacl.data.synfew.generate import generate
 from micacl.train.loop import Interrupted, evaluate, train
 from micacl.train.objective import Objective
 
-TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, val_fraction=0.25)
+TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16,
+              val_fraction=0.25)
 FROZEN = dataclasses.replace(TINY, epochs=2, backbone_lr=0.0, stage2="crt", sampler="balanced")
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ENVIRONMENT = dict(os.environ, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
@@ -92,7 +93,8 @@ write_json(home / f"seen-{rank}.json", seen)
 
 
 def run_job(script, *args):
-    done = subprocess.run([*LAUNCH, *map(str, (script, *args))], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*LAUNCH, *map(str, (script, *args))], env=ENVIRONMENT, capture_output=True, text=True,
+                          timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -116,8 +118,10 @@ def norm_cases():
     "name -> (options, [(x, what the loss pulls at, where process 0 ends)])"
     torch.manual_seed(0)
     def steps(*shape, cut): return [(3 * torch.randn(shape) + 2, torch.randn(shape), cut) for _ in range(3)]
-    return dict(plain=({}, steps(6, 5, 2, 3, 3, cut=3)), cumulative=(dict(momentum=None), steps(6, 5, 2, 3, 3, cut=3)), uneven=({}, steps(7, 5, 2, 3, 3, cut=2)),
-                flat=({}, steps(8, 5, cut=4)), bare=(dict(affine=False, track_running_stats=False), steps(6, 5, 2, 3, 3, cut=3)))
+    return dict(plain=({}, steps(6, 5, 2, 3, 3, cut=3)), cumulative=(dict(momentum=None), steps(6, 5, 2, 3, 3, cut=3)),
+                uneven=({}, steps(7, 5, 2, 3, 3, cut=2)),
+                flat=({}, steps(8, 5, cut=4)), bare=(dict(affine=False, track_running_stats=False),
+                                                     steps(6, 5, 2, 3, 3, cut=3)))
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +155,12 @@ def assert_same_run(a, b, digits=9):
     for x, y in zip(ca, cb, strict=True): assert x == pytest.approx(y, rel=10.0 ** -digits)
     wa, wb = (read_tensors(r / "model.safetensors") for r in (a, b))
     assert wa.keys() == wb.keys()
-    for k in wa: torch.testing.assert_close(wa[k], wb[k], rtol=10.0 ** -(digits - 2), atol=10.0 ** -(digits - 1), msg=lambda m, k=k: f"{k}: {m}")
+    for k in wa:
+        torch.testing.assert_close(wa[k], wb[k], rtol=10.0 ** -(digits - 2), atol=10.0 ** -(digits - 1), msg=lambda m,
+                                   k=k: f"{k}: {m}")
     ra, rb = (read_json(r / "results.json") for r in (a, b))
-    assert all(ra["tests"][t]["confusion"] == rb["tests"][t]["confusion"] for t in ra["tests"]) and ra["uar"] == rb["uar"]
+    assert (all(ra["tests"][t]["confusion"] == rb["tests"][t]["confusion"] for t in ra["tests"])
+            and ra["uar"] == rb["uar"])
 
 
 # ---- the same run
@@ -165,7 +172,8 @@ def test_the_sets_are_awkward(data, home):
 
 
 def test_the_whole_model_learns_the_same_on_two_processes(home):
-    "With a backbone that learns: its batch norms have to see the batch of all processes, and so has the contrastive loss."
+    """With a backbone that learns: its batch norms have to see the batch of all processes, and so has the
+    contrastive loss."""
     assert curve(home / "one")[-1]["mccl"] > 0 and len(curve(home / "one")) == 3
     assert_same_run(home / "one", home / "two")
 
@@ -174,7 +182,8 @@ def test_each_test_clip_is_scored_once(home, data):
     table = load_table(data)
     want = sorted(c.id for c in table if c.split.startswith("test"))
     for run in ("one", "two", "again"):
-        with np.load(home / run / "predictions.npz") as z: assert sorted(z["id"]) == want and len(z["logits"]) == len(want)
+        with np.load(home / run / "predictions.npz") as z:
+            assert sorted(z["id"]) == want and len(z["logits"]) == len(want)
     a, b = (np.load(home / run / "predictions.npz") for run in ("one", "two"))
     for k in ("id", "y", "split"): assert (a[k] == b[k]).all()
     for k in ("logits", "weights"): np.testing.assert_allclose(a[k], b[k], atol=2e-6)       # kept in 32 bits
@@ -189,12 +198,14 @@ def test_all_processes_get_the_same_results(home):
 @pytest.mark.parametrize("run", ["stopped", "from_one"])
 def test_resumed_with_another_number_of_processes(home, run):
     "Stopped: two processes, then one. From one: one process, then two."
-    assert "1 finished epochs are kept" in seen(home, 0)["interrupted"] and find_checkpoint(home / run).name == "checkpoint"
+    assert ("1 finished epochs are kept" in seen(home, 0)["interrupted"]
+            and find_checkpoint(home / run).name == "checkpoint")
     assert_same_run(home / run, home / "one")
 
 
 def test_a_frozen_backbone_a_sampler_and_a_second_stage(home):
-    "Features from a shared folder, rare classes drawn more often, and the classifier made anew from features that both processes have gathered."
+    """Features from a shared folder, rare classes drawn more often, and the classifier made anew from features that
+    both processes have gathered."""
     assert_same_run(home / "frozen_one", home / "frozen_two", digits=5)        # 32 bits
     assert FROZEN.stage2 in STAGES and FROZEN.sampler in SAMPLERS
 
@@ -215,7 +226,9 @@ def test_each_file_of_features_is_computed_once(home):
 # ---- the batch
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused_before_anything_is_read(home):
-    for r in (0, 1): assert seen(home, r)["uneven"] == "batch_size: expected a multiple of 2, the number of processes that share it, found 9; take 8 or 10"
+    for r in (0, 1):
+        assert seen(home,
+                    r)["uneven"] == "batch_size: expected a multiple of 2, the number of processes that share it, found 9; take 8 or 10"
     assert not [p for p in (home / "uneven").iterdir() if not p.name.startswith(".")]
     for r in (0, 1): assert "batch_size: expected at most" in seen(home, r)["large"]
     for size in (2, 4, 8, 128): check_batch(size, 2)
@@ -229,7 +242,8 @@ def test_the_parts_of_two_processes_are_the_batch_of_one(data, home, sampler):
     class Features:     # instead of videos
         def of(self, table, epoch=None): return torch.zeros(len(table), 2, 4)
     def batches(n, rank, epoch):
-        loader = prepare_data_loader(make_loader(table, config, True, features=Features()), num_processes=n, process_index=rank, split_batches=True, put_on_device=False, rng_types=[])
+        loader = prepare_data_loader(make_loader(table, config, True, features=Features()), num_processes=n,
+                                     process_index=rank, split_batches=True, put_on_device=False, rng_types=[])
         set_epoch(loader, epoch)
         return [index.tolist() for _, _, index in loader]
     for epoch in range(3):
@@ -238,7 +252,8 @@ def test_the_parts_of_two_processes_are_the_batch_of_one(data, home, sampler):
         assert sum(one, []) == list(order)[:len(table) // 8 * 8]
         for n in (2, 4):
             parts = [batches(n, r, epoch) for r in range(n)]
-            assert [sum(p, []) for p in zip(*parts, strict=True)] == one and all(len(b) == 8 // n for p in parts for b in p)
+            assert ([sum(p, []) for p in zip(*parts, strict=True)] == one
+                    and all(len(b) == 8 // n for p in parts for b in p))
 
 
 # ---- norms
@@ -275,7 +290,8 @@ def test_alone_nothing_is_changed():
 
 
 def test_the_state_keeps_its_names_and_its_tensors(monkeypatch):
-    "Both kinds of norm: parameters are the same objects, keys and order are those of one process, and a frozen backbone stays frozen."
+    """Both kinds of norm: parameters are the same objects, keys and order are those of one process, and a frozen
+    backbone stays frozen."""
     monkeypatch.setattr("micacl.nn.distributed.n_processes", lambda: 2)
     for kind, device in ((WholeBatchNorm, "cpu"), (nn.SyncBatchNorm, "cuda")):
         model = build_model(dataclasses.replace(TINY, backbone_lr=0.0), 7).train()
@@ -283,17 +299,25 @@ def test_the_state_keeps_its_names_and_its_tensors(monkeypatch):
         converted = sync_norms(model, torch.device(device))
         norms = [m for m in converted.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         assert len(norms) == 4 and all(type(m) is kind and not m.training for m in norms)
-        assert list(converted.state_dict()) == keys and all(a is b for a, b in zip(converted.parameters(), parameters, strict=True))
-        assert not any(m.training for m in converted.train().backbone.modules()) and not any(p.requires_grad for p in converted.backbone.parameters())
+        assert (list(converted.state_dict()) == keys and all(a is b for a,
+                                                             b in zip(converted.parameters(), parameters, strict=True)))
+        assert (not any(m.training for m in converted.train().backbone.modules())
+                and not any(p.requires_grad for p in converted.backbone.parameters()))
 
 
 # ---- what else two processes need
 
-@pytest.mark.parametrize("options", [*(dict(model=m) for m in MODELS), dict(geiim=False), dict(wian=False), dict(geiim=False, wian=False), dict(tail="dmin"), dict(gate="weight"), dict(gate="none"),
-                                     dict(dependency_over="features"), dict(adjacency="data"), dict(adjacency="both"), dict(graph_over="channels"), dict(neighbours_only=True), dict(wian_layers=2),
-                                     dict(contrast="supcon"), dict(contrast="bcl"), dict(mccl_on="instances"), dict(mccl_centres=False), dict(mccl_weight=0.0), dict(head="cosine", loss="ldam")], ids=str)
+@pytest.mark.parametrize("options", [*(dict(model=m) for m in MODELS), dict(geiim=False), dict(wian=False),
+                                     dict(geiim=False, wian=False), dict(tail="dmin"), dict(gate="weight"),
+                                     dict(gate="none"),
+                                     dict(dependency_over="features"), dict(adjacency="data"), dict(adjacency="both"),
+                                     dict(graph_over="channels"), dict(neighbours_only=True), dict(wian_layers=2),
+                                     dict(contrast="supcon"), dict(contrast="bcl"), dict(mccl_on="instances"),
+                                     dict(mccl_centres=False), dict(mccl_weight=0.0), dict(head="cosine", loss="ldam")],
+                                     ids=str)
 def test_every_parameter_gets_a_gradient(options):
-    "DistributedDataParallel waits for the gradient of each parameter; one that is never asked would end the run at its second step."
+    """DistributedDataParallel waits for the gradient of each parameter; one that is never asked would end the run
+    at its second step."""
     config = dataclasses.replace(TINY, **{"mccl_weight": 1.0, **options})
     model = build_model(config, 3).train()
     objective = Objective(config, [6, 4, 2], model.bag_dim, model.backbone.dim)

@@ -35,7 +35,8 @@ def test_functions_take_turns_and_every_second_round_goes_backwards():
 
 
 def test_a_ratio_is_taken_round_by_round(monkeypatch):
-    r = B.ratio(dict(a=np.array([2., 20., 9.]), b=np.array([1., 10., 3.])), "a", "b")      # the machine was ten times slower in the second round
+    # the machine was ten times slower in the second round
+    r = B.ratio(dict(a=np.array([2., 20., 9.]), b=np.array([1., 10., 3.])), "a", "b")
     assert r == dict(ratio=2.0, low=2.0, high=3.0)
 
 
@@ -50,9 +51,11 @@ def test_operations_and_bytes_of_a_product_there_and_back():
 
 def test_views_and_empty_tensors_move_nothing_and_in_place_reads_and_writes():
     x = torch.ones(1000)
-    assert B.count(lambda: (x.view(10, 100).T[2:], x.expand(50, 1000), torch.empty(10**6), x.detach(), torch.ops.aten._unsafe_view(x, [10, 100])))["bytes"] == 0
+    assert B.count(lambda: (x.view(10, 100).T[2:], x.expand(50, 1000), torch.empty(10**6), x.detach(),
+                            torch.ops.aten._unsafe_view(x, [10, 100])))["bytes"] == 0
     assert B.count(lambda: x.add_(1))["bytes"] == 2 * 4000
-    assert B.count(lambda: x.expand(50, 1000).sum())["bytes"] == 4000 + 4  # an expanded tensor is as large as what lies behind it
+    # an expanded tensor is as large as what lies behind it
+    assert B.count(lambda: x.expand(50, 1000).sum())["bytes"] == 4000 + 4
 
 
 def test_the_roof_is_the_slower_of_the_two():
@@ -71,12 +74,15 @@ def test_peak_memory_counts_what_is_alive_together():
 
 def test_a_ceiling_has_positive_rates_and_takes_the_best():
     top = B.ceiling(rounds=1)
-    assert all(v > 0 for v in top.values()) and top["flops"] == max(top["matmul"], top["conv3d"]) and top["bytes"] == top["copy"]
+    assert (all(v > 0 for v in top.values()) and top["flops"] == max(top["matmul"], top["conv3d"])
+            and top["bytes"] == top["copy"])
 
 
 # ---- a step, taken apart
 
-@pytest.mark.parametrize("model, names", [("micacl", ["backbone", "GEIIM", "WIAN", "tail", "loss"]), ("m3dfel", ["backbone", "aggregation", "loss"]), ("mean", ["backbone", "aggregation", "loss"])])
+@pytest.mark.parametrize("model, names", [("micacl", ["backbone", "GEIIM", "WIAN", "tail", "loss"]),
+                                          ("m3dfel", ["backbone", "aggregation", "loss"]),
+                                          ("mean", ["backbone", "aggregation", "loss"])])
 @pytest.mark.parametrize("over", ["instances", "features"])
 def test_the_pieces_one_after_the_other_are_the_whole_step(desk, model, names, over):
     "Value and gradients of the chain of stages are those of the model and its objective."
@@ -89,7 +95,8 @@ def test_the_pieces_one_after_the_other_are_the_whole_step(desk, model, names, o
     for f in found.values(): x = f(*x)
     expected = objective(model(batch[0]), batch[1])["loss"]
     assert torch.allclose(x[0], expected, rtol=1e-5)
-    ours, theirs = (torch.autograd.grad(loss, model.parameters(), allow_unused=True, retain_graph=True) for loss in (x[0], expected))
+    ours, theirs = (torch.autograd.grad(loss, model.parameters(), allow_unused=True, retain_graph=True)
+                    for loss in (x[0], expected))
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(ours, theirs) if b is not None)
 
 
@@ -131,7 +138,8 @@ def test_the_plain_model_says_what_ours_says():
     torch.manual_seed(0)
     ours, plain = M3DFEL(7, "r3d_18").eval(), PlainM3DFEL().eval()
     with torch.no_grad():
-        for p in ours.tail.norm.parameters(): p.add_(torch.randn_like(p) / 3)        # so that no mix and no scale is the start's
+        for p in ours.tail.norm.parameters():
+            p.add_(torch.randn_like(p) / 3)        # so that no mix and no scale is the start's
     names = names_in_micacl()
     plain.load_state_dict({here: ours.state_dict()[there] for here, there in names.items()})
     assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in ours.parameters())
@@ -146,9 +154,13 @@ def test_the_command_prints_parts_and_ratios_and_writes_them(capsys, tmp_path):
     assert cli.main(["bench", "--batch-size", "2", "--rounds", "1", "--json", str(tmp_path / "bench.json")]) == 0
     out, d = capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
     assert "ceiling, measured:" in out and "clips/s" in out and "whole step" in out
-    assert all(f"{name}: {r['ratio']:.2f}" in out and 0 < r["low"] <= r["ratio"] <= r["high"] for name, r in d["ratios"].items())
-    wanted = ("training from the cache : training on batches in memory", "an epoch that decodes : an epoch from the cache", "a step of micacl : m3dfel", "a step of micacl : mean", "a step of m3dfel : mean")
-    assert set(wanted) <= d["ratios"].keys() and d["parts"]["batch_size"] == 2 and d["machine"]["torch"] == torch.__version__
+    assert all(f"{name}: {r['ratio']:.2f}" in out and 0 < r["low"] <= r["ratio"] <= r["high"] for name,
+               r in d["ratios"].items())
+    wanted = ("training from the cache : training on batches in memory",
+              "an epoch that decodes : an epoch from the cache", "a step of micacl : m3dfel", "a step of micacl : mean",
+              "a step of m3dfel : mean")
+    assert (set(wanted) <= d["ratios"].keys() and d["parts"]["batch_size"] == 2
+            and d["machine"]["torch"] == torch.__version__)
     assert [r["part"] for r in d["parts"]["rows"]][0] == "data" and d["batch_sizes"] == [] or torch.cuda.is_available()
 
 
@@ -163,7 +175,8 @@ def test_the_script_runs_a_part_and_keeps_the_others(tmp_path, monkeypatch):
     import bench as script
     pytest.importorskip("pytorch_metric_learning")
     out, loss = tmp_path / "bench.json", script.loss
-    out.write_text(json.dumps(dict(data=dict(kept=True), roofline=[dict(commit="abc", command="python benchmarks/bench.py WORK roofline --checkout OTHER")])))
+    out.write_text(json.dumps(dict(data=dict(kept=True), roofline=[dict(commit="abc",
+        command="python benchmarks/bench.py WORK roofline --checkout OTHER")])))
     monkeypatch.setitem(script.PARTS, "loss", lambda work, rounds: loss(work, rounds, (64,)))
     monkeypatch.setitem(script.PARTS, "roofline", lambda work, rounds: dict(rows=[1]))
     for part in ("loss", "roofline", "roofline"):
@@ -171,9 +184,11 @@ def test_the_script_runs_a_part_and_keeps_the_others(tmp_path, monkeypatch):
         script.main()
     d = json.loads(out.read_text())
     assert list(d) == ["roofline", "data", "loss"] and d["data"] == dict(kept=True)
-    assert [m["commit"] for m in d["roofline"]][0] == "abc" and len(d["roofline"]) == 2      # of another commit: kept; of the same: replaced
+    # of another commit: kept; of the same: replaced
+    assert [m["commit"] for m in d["roofline"]][0] == "abc" and len(d["roofline"]) == 2
     row, = d["loss"]["rows"]
-    assert d["loss"]["command"] == "python benchmarks/bench.py WORK loss --rounds 1" and row["gradient_difference"] < 1e-4 and min(row["bytes"].values()) > 0
+    assert (d["loss"]["command"] == "python benchmarks/bench.py WORK loss --rounds 1"
+            and row["gradient_difference"] < 1e-4 and min(row["bytes"].values()) > 0)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "results").glob("bench-*.json")), ids=lambda p: p.stem)
@@ -182,5 +197,6 @@ def test_results_say_how_they_came_about(file):
     d = json.loads(file.read_text())
     assert list(d) == [k for k in script.PARTS if k in d]
     for part in [m for v in d.values() for m in (v if isinstance(v, list) else [v])]:
-        assert part["command"].startswith("python benchmarks/bench.py WORK") and part["commit"] and part["machine"]["torch"] and part["machine"]["threads"] and part["rounds"]
+        assert (part["command"].startswith("python benchmarks/bench.py WORK") and part["commit"]
+                and part["machine"]["torch"] and part["machine"]["threads"] and part["rounds"])
     assert "/tmp" not in file.read_text() and "/work" not in file.read_text()

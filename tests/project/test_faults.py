@@ -1,4 +1,5 @@
-"What can go wrong, done on purpose: the faults of benchmarks/faults.py and a handful of kills, with what is expected of each."
+"""What can go wrong, done on purpose: the faults of benchmarks/faults.py and a handful of kills, with what is
+expected of each."""
 import json
 import os
 import subprocess
@@ -21,7 +22,8 @@ else: NAMES = QUICK = []
 def script(*words, **kw):
     "A script of its own, because a process that has computed something may not be forked."
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, **kw)
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=env, capture_output=True, text=True,
+                          timeout=900, **kw)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +46,18 @@ def test_the_published_table_is_of_all_faults_and_all_went_well():
     report = json.loads((ROOT / "results" / "faults.json").read_text())
     assert [f"{r['group']}: {r['name']}" for r in report["faults"]] == NAMES
     assert not [r for r in report["faults"] if r["wrong"]] and not any(r["outside_changed"] for r in report["faults"])
-    assert all(not line.startswith("/") and "/tmp" not in line and "/work" not in line for r in report["faults"] for line in r["message"])
+    assert all(not line.startswith("/") and "/tmp" not in line and "/work" not in line for r in report["faults"]
+               for line in r["message"])
 
 
 GOOD = dict(status=1, said="micacl: x: expected this, found that; mend it", seconds=1.0, memory=10.0)
 
 
-@pytest.mark.parametrize("change, words", [({}, None), (dict(status=0), "status 0, expected 1"), (dict(said="micacl: it failed"), "'expected this' is not said"), (dict(seconds=99.0), "99.0 s"),
-                                           (dict(memory=9999.0), "9999 MB"), (dict(said=GOOD["said"] + "\nTraceback (most recent call last)"), "a traceback")])
+@pytest.mark.parametrize("change, words", [({}, None), (dict(status=0), "status 0, expected 1"),
+                                           (dict(said="micacl: it failed"), "'expected this' is not said"),
+                                           (dict(seconds=99.0), "99.0 s"),
+                                           (dict(memory=9999.0), "9999 MB"), (dict(said=GOOD["said"] + "\nTraceback "
+                                               "(most recent call last)"), "a traceback")])
 def test_the_judge_sees_what_is_wrong(change, words):
     s = SimpleNamespace(status=1, says=["expected this"], seconds=5, memory=100)
     o = SimpleNamespace(**{**GOOD, **change})
@@ -73,12 +79,16 @@ def test_the_comparison_sees_every_difference(tmp_path):
     for name in ("a", "b"):
         run = tmp_path / name / "run"; run.mkdir(parents=True)
         (run / "metrics.jsonl").write_text(json.dumps(dict(loss=1.5, seconds=1 if name == "a" else 2)) + "\n")
-        (run / "model.safetensors").write_bytes(b"weights"); (run / "config.json").write_text(json.dumps(dict(command=name, seed=1)))
+        (run / "model.safetensors").write_bytes(b"weights")
+        (run / "config.json").write_text(json.dumps(dict(command=name, seed=1)))
     want = kills.made(tmp_path / "a")
     assert kills.differences(want, kills.made(tmp_path / "b")) == []
     b = tmp_path / "b" / "run"
-    for spoil, name in ((lambda: (b / "metrics.jsonl").write_text('{"loss": 1.25}\n'), "~ run/metrics.jsonl"), (lambda: (b / "model.safetensors").write_bytes(b"weightz"), "~ run/model.safetensors"),
-                        (lambda: (b / ".x.json.abc.tmp").touch(), "+ run/.x.json.abc.tmp"), (lambda: (b / "config.json").unlink(), "- run/config.json"), (lambda: (b / "checkpoint.old").mkdir(), "+ run/checkpoint.old/")):
+    for spoil, name in ((lambda: (b / "metrics.jsonl").write_text('{"loss": 1.25}\n'), "~ run/metrics.jsonl"),
+                        (lambda: (b / "model.safetensors").write_bytes(b"weightz"), "~ run/model.safetensors"),
+                        (lambda: (b / ".x.json.abc.tmp").touch(), "+ run/.x.json.abc.tmp"),
+                        (lambda: (b / "config.json").unlink(), "- run/config.json"),
+                        (lambda: (b / "checkpoint.old").mkdir(), "+ run/checkpoint.old/")):
         spoil()
         assert name in kills.differences(want, kills.made(tmp_path / "b"))
 
@@ -88,4 +98,5 @@ def test_the_published_kills():
     assert r["kills"] >= 500 and r["identical"] == r["jobs"] and r["compared"] == r["jobs"]
     for kind, share in kills.SHARES.items():
         k = r["kinds"][kind]
-        assert k["kills"] == sum(k["phases"].values()) == sum(k["by_command"].values()) >= 0.99 * share * r["kills"] and len(k["phases"]) >= 2
+        assert (k["kills"] == sum(k["phases"].values()) == sum(k["by_command"].values()) >= 0.99 * share * r["kills"]
+                and len(k["phases"]) >= 2)

@@ -28,7 +28,8 @@ class Document(html.parser.HTMLParser):
     def __init__(self, source):
         super().__init__()
         self.open, self.wrong, self.ids, self.links, self.images, self.loads, self.headings, self.count, self.words = [], [], [], [], [], [], [], {}, []
-        self.equations, self.entries = 0, []        # equations of the text, not of API entries; how deep the entries are that are open
+        # equations of the text, not of API entries; how deep the entries are that are open
+        self.equations, self.entries = 0, []
         self.feed(source)
         self.close()
         if self.open: self.wrong.append(f"not closed: {self.open}")
@@ -40,9 +41,11 @@ class Document(html.parser.HTMLParser):
         if tag == "a" and "href" in attrs: self.links.append(attrs)
         if tag == "img": self.images.append(attrs)
         if re.fullmatch(r"h[1-6]", tag): self.headings.append(int(tag[1]))
-        if tag in ("script", "img", "source", "iframe", "video", "audio", "embed", "object") or (tag == "link" and attrs.get("rel") in ("stylesheet", "icon", "preload")):
+        if tag in ("script", "img", "source", "iframe", "video", "audio", "embed",
+                   "object") or (tag == "link" and attrs.get("rel") in ("stylesheet", "icon", "preload")):
             self.loads += [v for k, v in attrs.items() if k in ("src", "srcset", "href", "data", "poster")]
-        if tag == "math" and "main" in self.open and not self.entries and not {"header", "figcaption"} & set(self.open): self.equations += 1
+        if tag == "math" and "main" in self.open and not self.entries and not {"header", "figcaption"} & set(self.open):
+            self.equations += 1
         if tag not in VOID and not closed:
             self.open.append(tag)
             if set(attrs.get("class", "").split()) & {"entry", "method"}: self.entries.append(len(self.open))
@@ -51,7 +54,8 @@ class Document(html.parser.HTMLParser):
 
     def handle_endtag(self, tag):
         if tag in VOID: return
-        if not self.open or self.open[-1] != tag: self.wrong.append(f"</{tag}> at {self.getpos()}, open: {self.open[-3:]}")
+        if not self.open or self.open[-1] != tag:
+            self.wrong.append(f"</{tag}> at {self.getpos()}, open: {self.open[-3:]}")
         if tag in self.open: del self.open[len(self.open) - 1 - self.open[::-1].index(tag):]
         while self.entries and self.entries[-1] > len(self.open): self.entries.pop()
 
@@ -62,11 +66,14 @@ class Document(html.parser.HTMLParser):
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site") / "_docs"
     found, problems, _ = build(out)
-    pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html")) if p.name != "404.html"}
+    pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html"))
+             if p.name != "404.html"}
     return dict(out=out, found=found, problems=problems, html=pages, pages={u: Document(s) for u, s in pages.items()})
 
 
-def notebooks(): return [ROOT / "nbs/index.ipynb", *sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), *sorted((ROOT / "nbs/lab/student").glob("*.ipynb"))]
+def notebooks():
+    return [ROOT / "nbs/index.ipynb", *sorted((ROOT / "nbs").glob("[0-9]*.ipynb")),
+            *sorted((ROOT / "nbs/lab/student").glob("*.ipynb"))]
 
 
 def cells_of(path): return json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -81,7 +88,8 @@ def test_every_notebook_and_module_has_a_page(site):
         url = f"{'lab/' if 'lab' in path.parts else ''}{re.sub(r'^[0-9]+[a-z]*_', '', path.stem)}.html"
         assert url in site["pages"], url
     for path in (ROOT / "micacl").glob("[a-z]*.py"): assert f"api/{path.stem}.html" in site["pages"]
-    assert {"gallery.html", "glossary.html", "cite.html", "api/index.html", "ledger.html", "teaching.html"} <= site["pages"].keys()
+    assert {"gallery.html", "glossary.html", "cite.html", "api/index.html", "ledger.html",
+            "teaching.html"} <= site["pages"].keys()
     assert len(site["pages"]) == site["found"]["pages"]
 
 
@@ -94,7 +102,8 @@ def test_tags_close_in_order_and_ids_are_unique(site):
 
 def test_an_independent_parser_finds_no_error(site):
     html5lib = pytest.importorskip("html5lib")
-    for url in ("index.html", "cite.html", "lab/counting.html"): html5lib.HTMLParser(strict=True).parse(site["html"][url])
+    for url in ("index.html", "cite.html", "lab/counting.html"):
+        html5lib.HTMLParser(strict=True).parse(site["html"][url])
 
 
 def test_every_link_and_anchor_leads_somewhere(site):
@@ -106,7 +115,8 @@ def test_every_link_and_anchor_leads_somewhere(site):
             assert not parts.scheme, (url, a)
             target = os.path.normpath(os.path.join(os.path.dirname(url), unquote(parts.path))) if parts.path else url
             assert (site["out"] / target).is_file(), (url, a["href"])
-            if parts.fragment: assert unquote(parts.fragment) in site["pages"][target.replace(os.sep, "/")].ids, (url, a["href"])
+            if parts.fragment:
+                assert unquote(parts.fragment) in site["pages"][target.replace(os.sep, "/")].ids, (url, a["href"])
             n += 1
     assert n > 2000
 
@@ -126,7 +136,8 @@ def test_links_to_the_repository_name_files_that_exist(site):
             if not m: continue
             assert (ROOT / m[1]).exists(), (url, a["href"])
             if m[2]:    # a source link hits the line on which the name is defined
-                line, name = (ROOT / m[1]).read_text(encoding="utf-8").splitlines()[int(m[2]) - 1], re.match(r"Source of (.+) on GitHub", a.get("aria-label", ""))
+                line, name = (ROOT / m[1]).read_text(encoding="utf-8").splitlines()[int(m[2])
+                    - 1], re.match(r"Source of (.+) on GitHub", a.get("aria-label", ""))
                 assert name and re.search(rf"\b{name[1].split('.')[-1]}\b", line), (url, a, line)
 
 
@@ -140,7 +151,8 @@ def test_every_picture_exists_and_says_what_it_shows(site):
 
 
 def test_alt_texts_are_those_of_the_notebook(site):
-    said = {m[1].strip() for p in notebooks()[:-6] for c in cells_of(p) if c["cell_type"] == "code" and any("image/png" in o.get("data", {}) for o in c["outputs"])
+    said = {m[1].strip() for p in notebooks()[:-6] for c in cells_of(p) if c["cell_type"] == "code"
+            and any("image/png" in o.get("data", {}) for o in c["outputs"])
             and (m := re.search(r"#\| fig-alt: (.+)", source(c))) and "#| hide\n" not in source(c)}
     shown = {i["alt"] for d in site["pages"].values() for i in d.images}
     assert len(said) > 80 and said <= shown, sorted(said - shown)[:3]
@@ -158,7 +170,8 @@ def test_nothing_is_loaded_from_elsewhere(site):
 def test_every_page_has_its_frame(site):
     for url, d in site["pages"].items():
         h = site["html"][url]
-        assert d.count.get("h1") == 1 and re.search(r"<title>[^<]{3,}</title>", h) and '<a class="skip" href="#top-of-text">' in h and "top-of-text" in d.ids, url
+        assert d.count.get("h1") == 1 and re.search(r"<title>[^<]{3,}</title>",
+                                                    h) and '<a class="skip" href="#top-of-text">' in h and "top-of-text" in d.ids, url
         assert 'class="colab" href="https://colab.research.google.com/github/micacl/micacl/blob/main/nbs/' in h and 'class="source" href="https://github.com/micacl/micacl/' in h, url
         assert all(b <= a + 1 for a, b in zip(d.headings, d.headings[1:])), (url, d.headings)
         assert h.count("aria-current") == 1, url
@@ -170,11 +183,13 @@ def test_pages_can_be_read_in_one_go(site):
     while url:
         assert url not in seen
         seen.append(url)
-        turn = {a["rel"]: os.path.normpath(os.path.join(os.path.dirname(url), a["href"])) for a in site["pages"][url].links if a.get("rel") in ("next", "prev")}
+        turn = {a["rel"]: os.path.normpath(os.path.join(os.path.dirname(url), a["href"]))
+                for a in site["pages"][url].links if a.get("rel") in ("next", "prev")}
         assert turn.get("prev") == (seen[-2] if len(seen) > 1 else None)
         url = turn.get("next")
     assert sorted(seen) == sorted(site["pages"])
-    assert seen.index("core.html") < seen.index("paint.html") < seen.index("parts.html") < seen.index("faces.html") < seen.index("geiim.html") < seen.index("losses.html") < seen.index("models.html")
+    assert (seen.index("core.html") < seen.index("paint.html") < seen.index("parts.html") < seen.index("faces.html")
+            < seen.index("geiim.html") < seen.index("losses.html") < seen.index("models.html"))
 
 
 def dollars(md):
@@ -182,7 +197,8 @@ def dollars(md):
     md = re.sub(r"^(`{3,})[^\n]*\n.*?^\1\s*$", "", md, flags=re.S | re.M)
     md = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", md, flags=re.S)
     blocks = re.findall(r"\$\$.+?\$\$", md, re.S)
-    return len(blocks) + len(re.findall(r"(?<![\\$])\$(?![\s$])(?:[^$\\]|\\.)+?(?<!\s)\$(?![\d$])", re.sub(r"\$\$.+?\$\$", "", md, flags=re.S), re.S))
+    return (len(blocks) + len(re.findall(r"(?<![\\$])\$(?![\s$])(?:[^$\\]|\\.)+?(?<!\s)\$(?![\d$])",
+                                         re.sub(r"\$\$.+?\$\$", "", md, flags=re.S), re.S)))
 
 
 def test_every_equation_arrives_and_none_is_broken(site):
@@ -190,18 +206,23 @@ def test_every_equation_arrives_and_none_is_broken(site):
     for path in notebooks():
         url = f"{'lab/' if 'lab' in path.parts else ''}{re.sub(r'^[0-9]+[a-z]*_', '', path.stem)}.html"
         want = sum(dollars(source(c)) for c in cells_of(path) if c["cell_type"] == "markdown")
-        printed = sum(dollars("".join(o["data"]["text/markdown"])) for c in cells_of(path) if c["cell_type"] == "code" and "#| hide\n" not in source(c)
+        printed = sum(dollars("".join(o["data"]["text/markdown"])) for c in cells_of(path) if c["cell_type"] == "code"
+                      and "#| hide\n" not in source(c)
                       for o in c["outputs"] if "text/markdown" in o.get("data", {}) and "text/html" not in o["data"])
         assert site["pages"][url].equations == want + printed, url
         total += want
     assert total > 800
-    assert not [u for u, h in site["html"].items() if "merror" in h or 'class="math' in h and "$$" in re.sub(r"<(pre|code|samp)\b.*?</\1>", "", h, flags=re.S)]
+    assert not [u for u, h in site["html"].items() if "merror" in h or 'class="math' in h
+                and "$$" in re.sub(r"<(pre|code|samp)\b.*?</\1>", "", h, flags=re.S)]
 
 
 def test_mathml_has_what_the_tex_says():
     m = text.mathml(r"\hat A = \mathrm{softmax}\big(\tfrac{1}{\sqrt d} \sum_{i=1}^{N} x_i\big)", True)
-    assert 'display="block"' in m and all(f"<{t}" in m for t in ("mover", "mfrac", "msqrt", "munderover", "msub")) and "softmax" in m and "\u2211" in m
-    for tex in (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", r"f = \begin{cases} 1 & x < 0 \\[2ex] 2 & x \ge 0 \end{cases}"): assert text.mathml(tex, True).count("<mtr") == 2
+    assert ('display="block"' in m and all(f"<{t}" in m for t in ("mover", "mfrac", "msqrt", "munderover", "msub"))
+            and "softmax" in m and "\u2211" in m)
+    for tex in (r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
+                r"f = \begin{cases} 1 & x < 0 \\[2ex] 2 & x \ge 0 \end{cases}"):
+        assert text.mathml(tex, True).count("<mtr") == 2
     with pytest.raises(text.MathError, match="expected an equation"): text.mathml(r"\frac{1}{")
 
 
@@ -230,32 +251,42 @@ def page_of(tmp_path, *sources):
 
 
 @pytest.mark.parametrize(("directive", "code", "outputs"), [
-    ("#| echo: false", False, True), ("#| hide_input", False, True), ("#| output: false", True, False), ("#| hide_output", True, False), ("#| eval: false", True, True), ("", True, True)])
+    ("#| echo: false", False, True), ("#| hide_input", False, True), ("#| output: false", True, False),
+    ("#| hide_output", True, False), ("#| eval: false", True, True), ("", True, True)])
 def test_directives_show_and_hide(tmp_path, directive, code, outputs):
     _, cell = page_of(tmp_path, f"{directive}\nx = 1".strip()).cells
     assert (cell.show_code, cell.show_outputs) == (code, outputs)
 
 
 def test_directives_that_remove_fold_filter_and_export(tmp_path):
-    page = page_of(tmp_path, "#| hide\nx = 1", "#| include: false\nx = 1", "#| default_exp t", '#| code-fold: true\n#| code-summary: "Plumbing"\nx = 1', "x = 1\ny = 2 #| hide_line",
-                   "#| filter_stream noise\nx = 1", "#| export\ndef f(\n    a: int = 1, # how many\n) -> int: # twice\n    'Doubles.'\n    return 2 * a", "#| exports\ndef g(): 'Nothing.'", "%matplotlib inline\nx = 1", "show_doc(g)")
+    page = page_of(tmp_path, "#| hide\nx = 1", "#| include: false\nx = 1", "#| default_exp t",
+                   '#| code-fold: true\n#| code-summary: "Plumbing"\nx = 1', "x = 1\ny = 2 #| hide_line",
+                   "#| filter_stream noise\nx = 1", "#| export\ndef f(\n    a: int = 1, # how many\n) -> int: # "
+                                                    "twice\n    'Doubles.'\n    return 2 * a",
+                                                    "#| exports\ndef g(): 'Nothing.'", "%matplotlib inline\nx = 1",
+                                                    "show_doc(g)")
     assert page.module == "t" and page.chapter == "05" and page.title == "T" and page.lead == "A line."
     cells_ = page.cells[1:]
     assert [c.id for c in cells_] == [f"c{k}" for k in (3, 4, 5, 6, 7, 8, 9)]
     folded, lined, filtered, export, exports, magic, shown = cells_
     assert folded.fold == "Plumbing" and lined.source == "x = 1" and magic.source == "x = 1"
     assert "noise" not in "".join(filtered.outputs[0]["text"]) and "printed" in "".join(filtered.outputs[0]["text"])
-    assert (export.symbols, export.show_code) == (["f"], False) and (exports.symbols, exports.show_code) == (["g"], True)
+    assert ((export.symbols, export.show_code) == (["f"], False)
+            and (exports.symbols, exports.show_code) == (["g"], True))
     assert (shown.symbols, shown.show_code) == (["g"], False)
 
 
 def test_an_export_becomes_an_entry(tmp_path):
-    page = page_of(tmp_path, "#| default_exp t", "#| export\ndef f(\n    a: int = 1, # how many\n    *, b=None, # `T`, or nothing\n) -> int: # twice $a$\n    'Doubles.'\n    return 2 * a")
+    page = page_of(tmp_path, "#| default_exp t", "#| export\ndef f(\n    a: int = 1, # how many\n    *, b=None, # `T`, "
+                                                 "or nothing\n) -> int: # twice $a$\n    'Doubles.'\n    return 2 * a")
     symbols = api.read_source(page.cells[1].source, "t")
     out = text.Text(page, links.Links([page], {}), Assets(tmp_path), "")
     cells.Cells(page, out, symbols).render()
-    for want in ('id="f"', "Doubles.", "how many", "returns", "<math>", "https://github.com/micacl/micacl/blob/main/micacl/t.py#L1-L6"): assert want in page.body, want
-    assert re.sub(r"<[^>]+>", "", re.search(r'<pre class="signature">(.*?)</pre>', page.body, re.S)[1]) == "f(a: int = 1, *, b=None) -&gt; int"
+    for want in ('id="f"', "Doubles.", "how many", "returns", "<math>",
+                 "https://github.com/micacl/micacl/blob/main/micacl/t.py#L1-L6"):
+        assert want in page.body, want
+    assert re.sub(r"<[^>]+>", "", re.search(r'<pre class="signature">(.*?)</pre>', page.body,
+                                            re.S)[1]) == "f(a: int = 1, *, b=None) -&gt; int"
     assert "return 2" not in page.body and "f(a: int = 1, *, b=None) -> int" in page.markdown
 
 
@@ -294,7 +325,8 @@ def test_names_in_the_prose_lead_to_their_entries(site):
         for name, (url, _) in names.items():
             short = name.removeprefix(module + ".")
             page, _, anchor = url.partition("#")
-            if re.search(r"(^|\.)_", short) or "." in short or page.startswith("lab/"): continue      # the lab's modules hold its solutions: no page shows them
+            if re.search(r"(^|\.)_", short) or "." in short or page.startswith("lab/"):
+                continue      # the lab's modules hold its solutions: no page shows them
             assert anchor in site["pages"][page].ids or anchor in site["pages"][f"api/{page}"].ids, (name, url)
 
 
@@ -315,7 +347,9 @@ def test_programs_that_read_find_every_page(site):
     assert sorted(listed) == sorted(site["pages"]) and llms.startswith("# MICACL\n\n> ")
     for url in site["pages"]: assert (site["out"] / f"{url}.md").stat().st_size > 100, url
     for path in (ROOT / "micacl").glob("[a-z]*.py"):      # the address in the docstring of each module
-        for url in re.findall(r"^Docs: https://micacl\.github\.io/micacl/(\S+?)\"*$", path.read_text(encoding="utf-8"), re.M): assert (site["out"] / url).is_file(), path
+        for url in re.findall(r"^Docs: https://micacl\.github\.io/micacl/(\S+?)\"*$", path.read_text(encoding="utf-8"),
+                              re.M):
+            assert (site["out"] / url).is_file(), path
     md = (site["out"] / "geiim.html.md").read_text(encoding="utf-8")
     assert md.startswith("# GEIIM\n\n> ") and "```python\ndef masked_softmax(" in md and "google.colab" not in md
 
@@ -329,7 +363,8 @@ def test_lab_sheets_are_the_students_copies(site):
 
 
 def test_the_glossary_speaks_of_names_that_exist(site):
-    md, known = (ROOT / "nbs/glossary.md").read_text(encoding="utf-8"), {s.name for m in api.modules().values() for s in m.symbols}
+    md, known = (ROOT / "nbs/glossary.md").read_text(encoding="utf-8"), {s.name for m in api.modules().values()
+        for s in m.symbols}
     words = {w for p in (ROOT / "micacl").glob("[a-z]*.py") for w in re.findall(r"\w+", p.read_text(encoding="utf-8"))}
     names = set(re.findall(r"`([^`]+)`", md))
     for n in names: assert re.split(r"[. ]", n)[-1] in words, n
@@ -345,9 +380,11 @@ def test_a_link_that_leads_nowhere_is_told(tmp_path):
 
 def test_the_same_input_makes_the_same_bytes(site, tmp_path):
     only = {"index.html", "pages.html", "ledger.html", "lab/bags.html", "cite.html", "api/wian.html"}
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); from sitekit.build import build; build({str(tmp_path / 's')!r}, only={only!r})"
+    code = (f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); from sitekit.build import build; "
+            f"build({str(tmp_path / 's')!r}, only={only!r})")
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"}, cwd=tmp_path)
-    plain = lambda s: re.sub(r"\?[0-9a-f]{8}|data-version=\"\w+\"", "", s)     # the version of the search index, which is of all pages
+    # the version of the search index, which is of all pages
+    plain = lambda s: re.sub(r"\?[0-9a-f]{8}|data-version=\"\w+\"", "", s)
     for url in only:
         assert plain((tmp_path / "s" / url).read_text(encoding="utf-8")) == plain(site["html"][url]), url
         assert (tmp_path / "s" / f"{url}.md").read_bytes() == (site["out"] / f"{url}.md").read_bytes()
@@ -356,19 +393,23 @@ def test_the_same_input_makes_the_same_bytes(site, tmp_path):
 
 def test_another_folder_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
-    r = subprocess.run([sys.executable, str(ROOT / "tools/site.py"), "--out", str(tmp_path)], capture_output=True, text=True)
-    assert r.returncode and "expected an empty folder or an older site" in r.stderr and (tmp_path / "mine.txt").read_text() == "keep"
+    r = subprocess.run([sys.executable, str(ROOT / "tools/site.py"), "--out", str(tmp_path)], capture_output=True,
+                       text=True)
+    assert (r.returncode and "expected an empty folder or an older site" in r.stderr
+            and (tmp_path / "mine.txt").read_text() == "keep")
 
 
 def test_stills_belong_to_cells_with_sliders(site):
     n = 0
     for index in (ROOT / "tools/sitekit/stills").glob("*.json"):
         path = ROOT / f"nbs/{index.stem}.ipynb"
-        widgets = {c["id"] for c in cells_of(path) if c["cell_type"] == "code" and any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in c["outputs"])}
+        widgets = {c["id"] for c in cells_of(path) if c["cell_type"] == "code"
+                   and any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in c["outputs"])}
         for cell, name in json.loads(index.read_text(encoding="utf-8")).items():
             if cell == "code": continue
             assert cell in widgets and (index.parent / name).is_file(), (index, cell)
-            assert re.search(rf'id="cell-{cell}".*?<figure class="plot"><img .*?<figcaption><p>Interactive', site["html"][re.sub(r"^[0-9]+[a-z]*_", "", index.stem) + ".html"], re.S)
+            assert re.search(rf'id="cell-{cell}".*?<figure class="plot"><img .*?<figcaption><p>Interactive',
+                             site["html"][re.sub(r"^[0-9]+[a-z]*_", "", index.stem) + ".html"], re.S)
             n += 1
     assert n > 8
 
@@ -383,12 +424,16 @@ if __name__ == "__main__": print(proc_nbs(force=True, n_workers=1))
 
 
 def test_nbdev_docs_can_prepare_every_page(tmp_path):
-    "What `nbdev-docs` does before it calls Quarto: it runs every shown cell that imports something, and nothing of what comes before it."
+    """What `nbdev-docs` does before it calls Quarto: it runs every shown cell that imports something, and nothing
+    of what comes before it."""
     for name in ("nbs", "micacl", "results", "settings.ini", "pyproject.toml", "setup.py", "README.md"):
-        if (ROOT / name).is_dir(): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__",
+                ".ipynb_checkpoints"))
         else: shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "prepare.py").write_text(PREPARE)
-    r = subprocess.run([sys.executable, "-W", "ignore", "prepare.py"], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    r = subprocess.run([sys.executable, "-W", "ignore", "prepare.py"], cwd=tmp_path, capture_output=True, text=True,
+                       env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert not r.returncode, r.stderr[-2000:]
     made = {p.relative_to(tmp_path / "_proc").as_posix() for p in (tmp_path / "_proc").rglob("*.ipynb")}
     assert {p.relative_to(ROOT / "nbs").as_posix() for p in notebooks()} <= made

@@ -21,7 +21,8 @@ def test_specifications_are_valid_and_their_results_are_of_them(file):
     assert result.exists(), f"{result} is missing: run {file}"
     made = json.loads(result.read_text())
     assert made["failed"] == 0 and made["methods"].keys() == spec["methods"].keys() and "+changes" not in made["commit"]
-    for name in ("methods", "seeds", "synfew", "base", "tune", "frozen", "test"): assert made["spec"].get(name) == spec.get(name), name
+    for name in ("methods", "seeds", "synfew", "base", "tune", "frozen", "test"):
+        assert made["spec"].get(name) == spec.get(name), name
 
 
 def test_every_option_is_a_field_and_every_row_an_ablation():
@@ -36,13 +37,17 @@ def test_each_row_changes_only_the_options_of_its_choice():
     spec, defaults = read_spec(ROOT / "benchmarks" / "ablations.json"), Config().to_dict()
     for c in CHOICES:
         for row in c.rows:
-            changed = {k for k, v in spec["methods"][row].items() if k != "like" and v != defaults[k] and list(v if isinstance(v, (list, tuple)) else [v]) != list(defaults[k] if isinstance(defaults[k], tuple) else [defaults[k]])}
+            changed = {k for k, v in spec["methods"][row].items() if k != "like" and v != defaults[k]
+                       and list(v if isinstance(v, (list, tuple)) else [v]) != list(defaults[k]
+                           if isinstance(defaults[k], tuple) else [defaults[k]])}
             assert changed and changed <= set(c.options), (row, changed)
 
 
 def test_every_choice_of_the_method_is_in_the_ledger():
     "A field of the model or the loss that the ledger forgets would be an undocumented choice."
-    about_the_method = [f for f in Config().to_dict() if f.startswith("mccl_") or f in ("adjacency", "neighbours_only", "graph_over", "hops", "kernels", "dilation", "dependency_over", "gate", "wian_layers", "tail", "tau0", "sampler")]
+    about_the_method = [f for f in Config().to_dict() if f.startswith("mccl_")
+                        or f in ("adjacency", "neighbours_only", "graph_over", "hops", "kernels", "dilation",
+                                 "dependency_over", "gate", "wian_layers", "tail", "tau0", "sampler")]
     assert set(about_the_method) <= {o for c in CHOICES for o in c.options}
 
 

@@ -30,7 +30,8 @@ def test_import_changes_nothing_and_needs_no_screen(tmp_path):
             "before = now(); import micacl.show.plots as p, sys; assert now() == before; assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules;"
             "p.plot_adjacency([[1, 0], [0, 1]]).savefig(sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules")
     path = tmp_path / "a.png"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, env={k: v for k, v in os.environ.items() if k != "DISPLAY"})
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True,
+                   env={k: v for k, v in os.environ.items() if k != "DISPLAY"})
     assert Image.open(path).size[0] > 50
 
 
@@ -93,7 +94,8 @@ def test_curves_put_losses_left_and_scores_right():
             dict(epoch=2, train_loss=1.0, mccl=2.5, val_uar=None, instance_auc=.5, lr=.1, seconds=4.0, done=True),
             dict(epoch=3, train_loss=0.5, mccl=2.0, val_uar=.4, val_war=.5)]
     left, right = plots.plot_curves(rows).axes
-    drawn = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for ax in (left, right) for line in ax.lines}
+    drawn = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for ax in (left, right)
+             for line in ax.lines}
     assert drawn == {"train loss": ([1, 2, 3], [2, 1, .5]), "mccl": ([1, 2, 3], [3, 2.5, 2]),
                      "val uar": ([1, 3], [20, 40]), "val war": ([3], [50])}
     assert left.get_xlabel() == right.get_xlabel() == "epoch" and right.get_ylabel() == "%"
@@ -103,7 +105,8 @@ def test_curves_put_losses_left_and_scores_right():
 def test_confusion_shows_the_share_of_each_row():
     fig = plots.plot_confusion([[3, 1], [0, 0]], ["a", "b"])
     ax = fig.axes[0]
-    values = np.asarray(ax.collections[0].get_array().filled(np.nan) if np.ma.isMA(ax.collections[0].get_array()) else ax.collections[0].get_array()).reshape(2, 2)
+    values = np.asarray(ax.collections[0].get_array().filled(np.nan) if np.ma.isMA(ax.collections[0].get_array())
+                        else ax.collections[0].get_array()).reshape(2, 2)
     assert np.allclose(values[0], [.75, .25]) and np.isnan(values[1]).all()
     assert [(t.get_text(), t.get_position()) for t in ax.texts] == [("75", (.5, .5)), ("25", (1.5, .5))]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a (4)", "b (0)"]
@@ -167,9 +170,11 @@ HOSTILE = [r"$\frac{", "$$", "a_b^c", "<script>alert(1)</script>", "Ärger\n", r
 def test_text_from_files_is_never_mathematics():
     C = len(HOSTILE)
     recall = dict.fromkeys(HOSTILE, .5)
-    for fig in (plots.plot_long_tail(range(1, C + 1), HOSTILE, HOSTILE[0]), plots.plot_confusion(np.eye(C), HOSTILE, HOSTILE[0]),
+    for fig in (plots.plot_long_tail(range(1, C + 1), HOSTILE, HOSTILE[0]),
+                plots.plot_confusion(np.eye(C), HOSTILE, HOSTILE[0]),
                 plots.plot_recalls({HOSTILE[0]: recall}, title=HOSTILE[0]), plots.show_clip(FRAMES, HOSTILE[0]),
-                plots.plot_curves([{"epoch": 1, "loss_$\\x{": 1.0}]), plots.plot_weights(FRAMES, [1.0], title=HOSTILE[0])):
+                plots.plot_curves([{"epoch": 1, "loss_$\\x{": 1.0}]),
+                plots.plot_weights(FRAMES, [1.0], title=HOSTILE[0])):
         assert draw(fig).std() > 1
 
 

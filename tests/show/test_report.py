@@ -55,11 +55,13 @@ def check_page(path):
     for tag, attrs in page.tags:
         for name, value in attrs.items():
             assert not name.startswith("on"), (tag, name)
-            if name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"): assert value.startswith(("data:image/", "#")), (tag, name, value[:60])
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
+                assert value.startswith(("data:image/", "#")), (tag, name, value[:60])
             if name == "style": assert "url(" not in value.replace("url(#", "")
     assert "@import" not in text and not re.search(r"url\((?!#)", text)
     ids = [a["id"] for _, a in page.tags if "id" in a]
-    assert len(ids) == len(set(ids)) and not re.findall(r'href="#([^"]*)"', text) or set(re.findall(r'href="#([^"]*)"', text)) <= set(ids)
+    assert len(ids) == len(set(ids)) and not re.findall(r'href="#([^"]*)"',
+                                                        text) or set(re.findall(r'href="#([^"]*)"', text)) <= set(ids)
     assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
     assert all(a.get("alt") for a in page.all("img"))
     assert all(a.get("role") == "img" and a.get("aria-label") for a in page.all("svg"))
@@ -73,10 +75,13 @@ def check_page(path):
 def make_run(run, data, dataset, classes, model="micacl", seed=0, skipped=(), weights=None):
     "A run folder without training: the scores are drawn at random."
     run.mkdir(parents=True)
-    rng, table, config = np.random.default_rng(seed), load_table(data, dataset), Config(model=model, seed=seed, epochs=2, lr=.5)
+    rng, table, config = np.random.default_rng(seed), load_table(data, dataset), Config(model=model, seed=seed,
+        epochs=2, lr=.5)
     train, tests = table.protocol()
-    write_json(run / "config.json", dict(config=config.to_dict(), dataset=dataset, data=str(data), fold=None, classes=list(classes), train_counts=train.counts,
-                                         n_train=len(train), n_validation=0, version="1.2.3", command="micacl train <here> --lr 0.5"))
+    write_json(run / "config.json", dict(config=config.to_dict(), dataset=dataset, data=str(data), fold=None,
+                                         classes=list(classes), train_counts=train.counts,
+                                         n_train=len(train), n_validation=0, version="1.2.3",
+                                         command="micacl train <here> --lr 0.5"))
     scores, columns = {}, []
     for name, t in tests.items():
         y = t.labels
@@ -89,8 +94,11 @@ def make_run(run, data, dataset, classes, model="micacl", seed=0, skipped=(), we
             scores[name]["instance_auc"], scores[name]["instance_auc_clips"] = instance_auc(w, column["positive"])
         columns.append(column)
     np.savez(run / "predictions.npz", **{k: np.concatenate([c[k] for c in columns]) for k in columns[0]})
-    write_json(run / "results.json", dict(model=model, dataset=dataset, fold=None, seed=seed, epoch=2, **next(iter(scores.values())), tests=scores, skipped=list(skipped)))
-    (run / "metrics.jsonl").write_text("".join(json.dumps(dict(epoch=e, loss=2 / e, ce=1 / e, mccl=1 / e, lr=.5, val_uar=None, val_war=.1 * e, seconds=1.0)) + "\n" for e in (1, 2)))
+    write_json(run / "results.json", dict(model=model, dataset=dataset, fold=None, seed=seed, epoch=2,
+                                          **next(iter(scores.values())), tests=scores, skipped=list(skipped)))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(dict(epoch=e, loss=2 / e, ce=1 / e, mccl=1 / e, lr=.5,
+                                                               val_uar=None, val_war=.1 * e, seconds=1.0)) + "\n"
+                                                               for e in (1, 2)))
     return run
 
 
@@ -104,7 +112,9 @@ def faces(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(faces, tmp_path_factory):
     root, classes = tmp_path_factory.mktemp("runs"), load_table(faces).classes
-    return make_run(root / "micacl", faces, "synfew", classes, skipped=["clips/1.mp4: empty <file>"]), make_run(root / "mean", faces, "synfew", classes, "mean", 1, weights=.25)
+    return make_run(root / "micacl", faces, "synfew", classes,
+                    skipped=["clips/1.mp4: empty <file>"]), make_run(root / "mean", faces, "synfew", classes, "mean", 1,
+                        weights=.25)
 
 
 @pytest.fixture(scope="module")
@@ -135,27 +145,33 @@ def test_every_number_of_the_headline_is_that_of_results_json(runs, full):
 
 def test_recalls_confusion_counts_and_curves_are_in_tables(runs, full):
     words, (a, b) = full[1].words, (read_json(r / "results.json")["tests"]["test_balanced"] for r in runs)
-    box = lambda s, c: f"{pct(s['recall'][c])} [{pct(s['intervals']['recall'][c][0])}, {pct(s['intervals']['recall'][c][1])}]"
+    box = (lambda s, c: f"{pct(s['recall'][c])} [{pct(s['intervals']['recall'][c][0])}, "
+                        f"{pct(s['intervals']['recall'][c][1])}]")
     for c, row in zip(a["recall"], a["confusion"]):
         assert f"{c} {box(a, c)} {box(b, c)}" in words
         assert f"{c} {' '.join(map(str, row))}" in words
     for g in ("head", "medium", "tail"): assert f"{g} {pct(a[g])} {pct(b[g])}" in words
     info = read_json(runs[0] / "config.json")
     for c, n in zip(info["classes"], info["train_counts"]): assert f"{c} {n} {pct(n / 21)}" in words
-    assert "1 2 1 1 0.5 – 0.1 1" in words and "2 1 0.5 0.5 0.5 – 0.2 1" in words           # metrics.jsonl; what is null is a dash
-    assert f"{pct(a['instance_auc'])} % of the cases" in words and f"On {a['instance_auc_clips']} clips of test_balanced" in words
+    # metrics.jsonl; what is null is a dash
+    assert "1 2 1 1 0.5 – 0.1 1" in words and "2 1 0.5 0.5 0.5 – 0.2 1" in words
+    assert (f"{pct(a['instance_auc'])} % of the cases" in words and f"On {a['instance_auc_clips']} clips of "
+            "test_balanced" in words)
 
 
 def test_what_was_run_and_the_limits(full):
     words = full[1].words
-    for piece in ("epochs = 2", "lr = 0.5", "seed = 0", "micacl 1.2.3", "micacl train <here> --lr 0.5", "SynFEW, 21 clips to train on", "mean pooling, r3d_small, 2 epochs, seed 1",
-                  "clips/1.mp4: empty <file>", "never comparable", "has 3 test clips", "One seed was trained"): assert piece in words, piece
+    for piece in ("epochs = 2", "lr = 0.5", "seed = 0", "micacl 1.2.3", "micacl train <here> --lr 0.5",
+                  "SynFEW, 21 clips to train on", "mean pooling, r3d_small, 2 epochs, seed 1",
+                  "clips/1.mp4: empty <file>", "never comparable", "has 3 test clips",
+                  "One seed was trained"): assert piece in words, piece
     assert "batch_size =" not in words                                          # defaults are not listed
 
 
 def test_moving_clips_one_a_class_and_still_for_reduced_motion(full):
     images = full[1].all("img")
-    assert len(images) == 7 and {a["alt"].rsplit(" ", 1)[1] for a in images} == {"happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"}
+    assert (len(images) == 7 and {a["alt"].rsplit(" ", 1)[1] for a in images} == {"happy", "sad", "neutral", "angry",
+        "surprise", "disgust", "fear"})
     sources = full[1].all("source")
     assert len(sources) == 7 and all(a["media"] == "(prefers-reduced-motion: reduce)" for a in sources)
 
@@ -163,11 +179,13 @@ def test_moving_clips_one_a_class_and_still_for_reduced_motion(full):
 def test_weights_are_shown_for_right_and_wrong_clips(runs, full):
     with np.load(runs[0] / "predictions.npz") as z: p = {k: z[k] for k in z.files}
     shown = re.findall(r"(right|wrong) Clip (\d+): (\w+), named (\w+)\.", full[1].words)
-    assert {v for v, *_ in shown} == {"right", "wrong"} and len(shown) <= 6 and [v for v, *_ in shown] == sorted(v for v, *_ in shown)
+    assert ({v for v, *_ in shown} == {"right", "wrong"} and len(shown) <= 6
+            and [v for v, *_ in shown] == sorted(v for v, *_ in shown))
     classes = read_json(runs[0] / "config.json")["classes"]
     for verdict, clip, true, named in shown:
         k = int(np.flatnonzero(p["id"] == clip)[0])
-        assert p["split"][k] == "test_balanced" and classes[p["y"][k]] == true and classes[p["logits"][k].argmax()] == named
+        assert (p["split"][k] == "test_balanced" and classes[p["y"][k]] == true
+                and classes[p["logits"][k].argmax()] == named)
         assert verdict == ("right" if true == named else "wrong") and 0 < p["positive"][k].sum() < 4
         label = next(a["aria-label"] for a in full[1].all("svg") if f"clip {clip} with" in a["aria-label"])
         assert ", ".join(f"{w:.2f}" for w in p["weights"][k]) in label and "apex covers" in label
@@ -189,7 +207,8 @@ def test_without_the_data_folder_the_numbers_remain(runs, tmp_path):
     for name in ("results.json", "predictions.npz"): (run / name).write_bytes((runs[0] / name).read_bytes())
     write_json(run / "config.json", {**info, "data": str(tmp_path / "gone")})       # and no metrics.jsonl either
     page = check_page(write_report(run))
-    assert "no pictures" in page.words and not page.all("img") and pct(read_json(run / "results.json")["tests"]["test"]["uar"]) in page.words
+    assert ("no pictures" in page.words and not page.all("img")
+            and pct(read_json(run / "results.json")["tests"]["test"]["uar"]) in page.words)
 
 
 def test_a_half_line_of_the_curves_is_one_line(runs, tmp_path):
@@ -252,16 +271,19 @@ def test_paired_difference_by_hand_and_by_a_slow_bootstrap():
     rng = np.random.default_rng(1)
     y = rng.integers(0, 3, 90); a, b = (np.where(rng.random(90) < q, y, (y + 1) % 3) for q in (.7, .5))
     r = metrics.paired_difference(y, [a], [b], 3, draws=2000)
-    assert paired_difference(y, a, b) == (r["difference"], *r["interval"])            # one function, with one run of each
+    # one function, with one run of each
+    assert paired_difference(y, a, b) == (r["difference"], *r["interval"])
     slow = []
     for _ in range(2000):
         take = np.concatenate([rng.choice(np.flatnonzero(y == c), (y == c).sum()) for c in range(3)])
-        slow.append(np.mean([np.mean((a[take] == c)[y[take] == c]) - np.mean((b[take] == c)[y[take] == c]) for c in range(3)]))
+        slow.append(np.mean([np.mean((a[take] == c)[y[take] == c]) - np.mean((b[take] == c)[y[take] == c])
+                             for c in range(3)]))
     assert np.allclose(paired_difference(y, a, b)[1:], np.quantile(slow, [.025, .975]), atol=.02)
 
 
 def test_demo_makes_everything_once_and_goes_on(tmp_path, monkeypatch, capsys):
-    tiny = dict(data=dict(n_train=14, n_test=7, n_frames=8, size=32), run=dict(epochs=1, batch_size=7, image_size=32, pretrained=False, mccl_dim=16))
+    tiny = dict(data=dict(n_train=14, n_test=7, n_frames=8, size=32),
+                run=dict(epochs=1, batch_size=7, image_size=32, pretrained=False, mccl_dim=16))
     real, calls = report.train, []
     def stop(*args, **kwargs):
         calls.append(args[2].model)
@@ -272,14 +294,16 @@ def test_demo_makes_everything_once_and_goes_on(tmp_path, monkeypatch, capsys):
     path, ours, theirs = demo(tmp_path, quiet=True, settings=tiny)
     assert calls == ["micacl", "mean", "mean"] and capsys.readouterr().out == ""
     assert path == tmp_path / "report.html" and "minus UAR of mean pooling" in check_page(path).words
-    assert (ours["model"], theirs["model"]) == ("micacl", "mean") and ours == read_json(tmp_path / "micacl/results.json")
+    assert ((ours["model"], theirs["model"]) == ("micacl", "mean")
+            and ours == read_json(tmp_path / "micacl/results.json"))
 
 
 # ---- pages
 
 def test_svg_has_ink_of_the_page_and_ids_of_its_own():
     a, b = (pages.inline_svg(plot_confusion(np.eye(3), list("abc")), 'alt "text"', key) for key in "xy")
-    assert INK not in a and "currentColor" in a and "alt &quot;text&quot;" in a and "<metadata" not in a and "<!--" not in a
+    assert (INK not in a and "currentColor" in a and "alt &quot;text&quot;" in a and "<metadata" not in a
+            and "<!--" not in a)
     ids = [set(re.findall(r'\bid="([^"]+)"', s)) for s in (a, b)]
     assert ids[0] and not ids[0] & ids[1] and set(re.findall(r"url\(#([^)]+)\)", a)) <= ids[0]
     assert a == pages.inline_svg(plot_confusion(np.eye(3), list("abc")), 'alt "text"', "x")            # no random ids
@@ -294,14 +318,16 @@ def test_moving_picture_keeps_the_frames_and_thins_out_long_clips():
     im = Image.open(io.BytesIO(base64.b64decode(uri)))
     assert im.n_frames == 27 and im.size == (60, 40)                                        # every third of 80
     im.seek(10); assert abs(np.asarray(im.convert("L")).mean() / 255 * 60 - 23) < 1.5       # frame 30 of the clip
-    still = Image.open(io.BytesIO(base64.b64decode(re.findall(r'srcset="data:image/webp;base64,([^"]+)"', pages.moving_picture(frames[:1], "x"))[0])))
+    still = Image.open(io.BytesIO(base64.b64decode(re.findall(r'srcset="data:image/webp;base64,([^"]+)"',
+                                                              pages.moving_picture(frames[:1], "x"))[0])))
     assert getattr(still, "n_frames", 1) == 1
     big = Image.open(io.BytesIO(base64.b64decode(pages.webp(np.zeros((1, 300, 200, 3), np.uint8)).split(",")[1])))
     assert max(big.size) == 96
 
 
 def test_escaping_of_text_attributes_and_cells():
-    assert pages.paragraph("<i>&") == "<p>&lt;i&gt;&amp;</p>" and pages.tag("p", class_='a"b') == '<p class="a&quot;b"></p>'
+    assert (pages.paragraph("<i>&") == "<p>&lt;i&gt;&amp;</p>"
+            and pages.tag("p", class_='a"b') == '<p class="a&quot;b"></p>')
     table = Page(pages.number_table("<c>", ("<h>", ""), [("<r>", "<d>", 3)]))
     assert not table.errors and [t for t, _ in table.tags if len(t) == 1] == [] and table.words == "<c> <h> <r> <d> 3"
     assert pages.percent(float("nan")) == pages.percent(None) == "–" and pages.percent(.0004) == "0.0"

@@ -13,8 +13,10 @@ PLAIN = Face(hair_style="bald", eye_tilt=0.0)
 LIGHT = Scene(light=(0.0, -0.6, 0.8))
 TURN = np.zeros((1, 3))
 #          rows and columns (of 64) in which a unit may change much, symmetric about the middle: top, bottom, half width
-REGION = {"AU1": (4, 25, 26), "AU2": (4, 25, 26), "AU4": (6, 28, 26), "AU5": (14, 30, 22), "AU6": (18, 48, 28), "AU7": (16, 34, 22), "AU9": (6, 56, 24),
-          "AU12": (24, 56, 28), "AU15": (32, 60, 22), "AU16": (42, 60, 20), "AU20": (32, 56, 24), "AU23": (42, 58, 20), "AU25": (42, 60, 18),
+REGION = {"AU1": (4, 25, 26), "AU2": (4, 25, 26), "AU4": (6, 28, 26), "AU5": (14, 30, 22), "AU6": (18, 48, 28),
+          "AU7": (16, 34, 22), "AU9": (6, 56, 24),
+          "AU12": (24, 56, 28), "AU15": (32, 60, 22), "AU16": (42, 60, 20), "AU20": (32, 56, 24), "AU23": (42, 58, 20),
+          "AU25": (42, 60, 18),
           "AU26": (36, 64, 32), "AU45": (12, 30, 22)}
 
 
@@ -32,7 +34,8 @@ def random_clip(k, n=6):
     s = Stream("test faces", k)
     units = s.uniform(0, 1, (n, len(UNITS)))*(s.uniform(0, 1, (n, len(UNITS))) < 0.5)
     pose = s.uniform(-1, 1, (n, 3))*np.array([44, 30, 25])
-    return random_face(Stream("test who", k)), units, pose, random_scene(Stream("test how", k)), (s.uniform(-1, 1, len(UNITS)) if k % 2 else None)
+    return random_face(Stream("test who", k)), units, pose, random_scene(Stream("test how", k)), (s.uniform(-1, 1,
+        len(UNITS)) if k % 2 else None)
 
 
 # ---- units
@@ -63,7 +66,8 @@ def test_mouth_corner_goes_up_with_au12_and_down_with_au15_in_the_pixels():
     assert (np.diff(heights) < -1).all()
     assert corner(row(AU15=1))[0] > heights[0] + 5
     width = {n: corner(row(**{n: 1}))[1] for n in ("AU12", "AU20", "AU23")}
-    assert width["AU20"] < corner(row())[1] - 2 and width["AU23"] > corner(row())[1] + 5 and width["AU12"] < corner(row())[1]
+    assert (width["AU20"] < corner(row())[1] - 2 and width["AU23"] > corner(row())[1] + 5
+            and width["AU12"] < corner(row())[1])
 
 
 def test_white_of_the_eye_grows_with_au5_and_is_gone_in_a_blink():
@@ -79,10 +83,13 @@ def test_white_of_the_eye_grows_with_au5_and_is_gone_in_a_blink():
 def test_geometry_by_hand():
     f = Face(mouth_y=0.6, mouth_rest=0.01, mouth_width=0.3, eye_open=0.06, brow_y=-0.2)
     g = geometry(f, row(AU12=1))
-    assert g.corner == pytest.approx(np.full((2, 1), 0.6 + 0.01 - 0.12)) and g.mouth_w == pytest.approx(np.full((2, 1), 0.3*1.22))
+    assert (g.corner == pytest.approx(np.full((2, 1), 0.6 + 0.01 - 0.12))
+            and g.mouth_w == pytest.approx(np.full((2, 1), 0.3*1.22)))
     g = geometry(f, row(AU45=1))
-    assert g.lid_up == pytest.approx(-0.85*g.lid_low)                       # the upper lid's edge lies on the lower lid's, just inside it
-    assert geometry(f, row(AU1=1)).brow_in[0, 0] == pytest.approx(-0.315) and geometry(f, row(AU4=1)).brow_in[0, 0] == pytest.approx(-0.105)
+    # the upper lid's edge lies on the lower lid's, just inside it
+    assert g.lid_up == pytest.approx(-0.85*g.lid_low)
+    assert (geometry(f, row(AU1=1)).brow_in[0, 0] == pytest.approx(-0.315)
+            and geometry(f, row(AU4=1)).brow_in[0, 0] == pytest.approx(-0.105))
     rest = geometry(f, row())
     assert not rest.jaw.any() and not rest.gap_low.any() and rest.corner[0, 0] == pytest.approx(0.61)
 
@@ -101,7 +108,8 @@ def test_every_unit_moves_something_and_is_named():
 def test_symmetric_face_is_its_own_mirror_image():
     for units in (row(), row(AU12=1, AU6=1), row(AU4=1, AU26=0.5)):
         d = np.abs(draw(units).astype(int) - draw(units)[:, ::-1])
-        assert (d.max(-1) > 3).sum() <= 12                                  # the highlights in the eyes come from one lamp
+        # the highlights in the eyes come from one lamp
+        assert (d.max(-1) > 3).sum() <= 12
         d[14:30] = 0
         assert d.max() <= 2
 
@@ -109,13 +117,15 @@ def test_symmetric_face_is_its_own_mirror_image():
 def test_asymmetry_strengthens_one_side_and_mirrors():
     a = np.zeros(len(UNITS)); a[UNITS.index("AU12")] = 0.8
     units = row(AU12=0.5)
-    one, other, none = draw(units, asymmetry=a).astype(int), draw(units, asymmetry=-a).astype(int), draw(units, asymmetry=0*a)
+    one, other, none = draw(units, asymmetry=a).astype(int), draw(units, asymmetry=-a).astype(int), draw(units,
+        asymmetry=0*a)
     rest, even = draw().astype(int), draw(units)
     change = np.abs(one - rest).sum(-1)[30:58]
     assert change[:, 32:].sum() > 2*change[:, :32].sum()                    # + is the right half of the picture
     d = np.abs(one - other[:, ::-1]); d[14:30] = 0
     assert d.max() <= 2
-    assert np.abs(none.astype(int) - even).max() <= 1                       # no asymmetry and an asymmetry of zero are the same picture
+    # no asymmetry and an asymmetry of zero are the same picture
+    assert np.abs(none.astype(int) - even).max() <= 1
     g = geometry(Face(), row(AU6=0.8), np.full(len(UNITS), 0.5))
     assert g.au6[:, 0] == pytest.approx([0.4, 1.0]) and g.mid6[:, 0] == pytest.approx([0.7, 0.7])
 
@@ -128,12 +138,14 @@ def test_turning_left_is_the_mirror_image_of_turning_right():
 
 def test_pose_moves_the_features_the_way_it_says():
     def dark(pose):                                # centre of the two eyes: the darkest pixels
-        p = draw(pose=pose, face=replace(PLAIN, skin=(0.9, 0.74, 0.63), hair=(0.7, 0.7, 0.7), age=0.0), size=112).sum(-1)[20:70, 15:97]
+        p = draw(pose=pose, face=replace(PLAIN, skin=(0.9, 0.74, 0.63), hair=(0.7, 0.7, 0.7), age=0.0),
+                 size=112).sum(-1)[20:70, 15:97]
         ys, xs = np.nonzero(p < 200)
         return xs.mean() + 15, ys.mean() + 20
     x0, y0 = dark((0, 0, 0))
     assert abs(x0 - 55.5) < 1
-    assert x0 + 3 < dark((20, 0, 0))[0] < x0 + 14 and x0 - 14 < dark((-20, 0, 0))[0] < x0 - 3     # moved, and followed by the crop
+    # moved, and followed by the crop
+    assert x0 + 3 < dark((20, 0, 0))[0] < x0 + 14 and x0 - 14 < dark((-20, 0, 0))[0] < x0 - 3
     assert dark((0, 15, 0))[1] < y0 - 1 and dark((0, -15, 0))[1] > y0 + 1
 
 
@@ -143,7 +155,8 @@ def test_pose_moves_the_features_the_way_it_says():
 def test_a_large_picture_made_small_is_the_small_picture(k):
     face, units, pose, scene, a = random_clip(k)
     scene = replace(scene, noise=0.0, blur=0.0)
-    large, small = render(face, units[:2], pose[:2], scene, 128, a).astype(float), render(face, units[:2], pose[:2], scene, 64, a)
+    large, small = render(face, units[:2], pose[:2], scene, 128, a).astype(float), render(face, units[:2], pose[:2],
+        scene, 64, a)
     d = np.abs(large.reshape(2, 64, 2, 64, 2, 3).mean((2, 4)) - small)
     assert d.mean() < 3 and (d.max(-1) > 40).mean() < 0.02
 
@@ -192,7 +205,8 @@ def test_samplers_are_functions_of_their_stream():
 
 def test_properties_of_people_are_independent():
     people = [asdict(random_face(Stream("independence", i))) for i in range(1500)]
-    code = {"skin": lambda v: sum(v), "hair": lambda v: sum(v), "iris": lambda v: sum(v), "frame": lambda v: sum(v), "cloth": lambda v: sum(v),
+    code = {"skin": lambda v: sum(v), "hair": lambda v: sum(v), "iris": lambda v: sum(v), "frame": lambda v: sum(v),
+            "cloth": lambda v: sum(v),
             "hair_style": HAIR_STYLES.index, "beard": BEARDS.index, "glasses": GLASSES.index}
     table = np.array([[code.get(k, float)(v) for k, v in p.items()] for p in people])
     r = np.corrcoef(table.T) - np.eye(table.shape[1])
@@ -214,8 +228,10 @@ def test_a_unit_is_as_visible_on_dark_skin_as_on_light_skin():
 
 def test_scene_changes_the_picture_and_nothing_else_decides_it():
     base = draw()
-    for change in (dict(light=(0.8, 0.0, 0.6)), dict(strength=0.2), dict(light_colour=(1.1, 1.0, 0.9)), dict(background=((1, 0, 0), (0, 0, 1))),
-                   dict(blobs=((-0.9, -0.8, 0.5, (0.0, 1.0, 0.0)),)), dict(blur=0.02), dict(noise=0.05), dict(shift=(0.1, 0.0)), dict(scale=1.1),
+    for change in (dict(light=(0.8, 0.0, 0.6)), dict(strength=0.2), dict(light_colour=(1.1, 1.0, 0.9)),
+                   dict(background=((1, 0, 0), (0, 0, 1))),
+                   dict(blobs=((-0.9, -0.8, 0.5, (0.0, 1.0, 0.0)),)), dict(blur=0.02), dict(noise=0.05),
+                   dict(shift=(0.1, 0.0)), dict(scale=1.1),
                    dict(occluder=("hand", 0.6, 0.8, -0.4, -0.8, 1.0, (0.6, 0.4, 0.3)))):
         assert (draw(scene=replace(LIGHT, **change)) != base).any(), change
     assert (draw(scene=replace(LIGHT, seed=7)) == base).all()               # the seed of the grain, without grain
@@ -226,17 +242,21 @@ def test_scene_changes_the_picture_and_nothing_else_decides_it():
 @pytest.mark.parametrize("kind", ("hand", "bar", "scarf", "microphone"))
 def test_an_occluder_hides_the_same_pixels_of_every_face(kind):
     s = replace(LIGHT, occluder=(kind, 0.6, 0.8, -0.4, -0.8, 1.0, (0.1, 0.6, 0.1)))
-    masks = [(np.abs(draw(face=f, scene=s).astype(int) - draw(face=f)).max(-1) > 25) for f in (PLAIN, replace(PLAIN, skin=(0.9, 0.3, 0.3)))]
+    masks = [(np.abs(draw(face=f, scene=s).astype(int) - draw(face=f)).max(-1) > 25)
+             for f in (PLAIN, replace(PLAIN, skin=(0.9, 0.3, 0.3)))]
     assert 20 < masks[0].sum() < 0.6*64*64 and (masks[0] ^ masks[1]).mean() < 0.05
 
 
 # ---- errors
 
 @pytest.mark.parametrize("change, message", [
-    (dict(units=np.zeros((2, 12))), "units must have shape (frames, 15), found (2, 12)"), (dict(units=np.zeros(15)), "found (15,)"),
+    (dict(units=np.zeros((2, 12))), "units must have shape (frames, 15), found (2, 12)"),
+    (dict(units=np.zeros(15)), "found (15,)"),
     (dict(pose=np.zeros((3, 3))), "pose must have shape (2, 3)"), (dict(units=np.full((2, 15), 1.5)), "0..1"),
-    (dict(units=np.full((2, 15), np.nan)), "0..1"), (dict(pose=np.full((2, 3), 80.0)), "45 degrees"), (dict(pose=np.full((2, 3), np.nan)), "45 degrees"),
-    (dict(size=8), "at least 16"), (dict(size=50.5), "whole number"), (dict(asymmetry=np.zeros(4)), "asymmetry"), (dict(asymmetry=np.full(15, 2.0)), "-1..1")])
+    (dict(units=np.full((2, 15), np.nan)), "0..1"), (dict(pose=np.full((2, 3), 80.0)), "45 degrees"),
+    (dict(pose=np.full((2, 3), np.nan)), "45 degrees"),
+    (dict(size=8), "at least 16"), (dict(size=50.5), "whole number"), (dict(asymmetry=np.zeros(4)), "asymmetry"),
+    (dict(asymmetry=np.full(15, 2.0)), "-1..1")])
 def test_wrong_arguments_are_named_in_one_line(change, message):
     args = dict(face=PLAIN, units=np.zeros((2, 15)), pose=np.zeros((2, 3)), scene=LIGHT, size=32) | change
     with pytest.raises(MicaclError) as e: render(**args)
@@ -246,14 +266,16 @@ def test_wrong_arguments_are_named_in_one_line(change, message):
 # ---- painting
 
 def test_curves_end_exactly():
-    assert (bump(np.float32([0, 1, 1.5, 9])) == [1, 0, 0, 0]).all() and (ramp(np.float32([-3, 0, 0.25, 0.5, 1, 8]), 0, 1) == [0, 0, 0.15625, 0.5, 1, 1]).all()
+    assert ((bump(np.float32([0, 1, 1.5, 9])) == [1, 0, 0, 0]).all()
+            and (ramp(np.float32([-3, 0, 0.25, 0.5, 1, 8]), 0, 1) == [0, 0, 0.15625, 0.5, 1, 1]).all())
     assert (cover(np.float32([-1, -0.5, 0, 0.25, 0.5, 1]), 1) == [1, 1, 0.5, 0.25, 0, 0]).all()
 
 
 def test_sine_and_cosine_of_the_poses():
     d = np.linspace(-45, 45, 1001, dtype=np.float32)
     s, c = sincos(d)
-    assert np.abs(s - np.sin(np.radians(d.astype(float)))).max() < 1e-6 and np.abs(c - np.cos(np.radians(d.astype(float)))).max() < 1e-6
+    assert (np.abs(s - np.sin(np.radians(d.astype(float)))).max() < 1e-6
+            and np.abs(c - np.cos(np.radians(d.astype(float)))).max() < 1e-6)
 
 
 def test_light_on_a_slope_follows_the_cosine_law():
@@ -277,12 +299,14 @@ def test_blur_keeps_light_and_has_the_variance_it_is_asked_for():
         p = np.zeros((61, 61), np.float64); p[30, 30] = 1
         blur(p, sigma)
         x = np.arange(61) - 30.0
-        assert p.sum() == pytest.approx(1) and (p.sum(0)*x*x).sum() == pytest.approx(sigma**2, rel=1e-3) and p.min() >= 0
+        assert (p.sum() == pytest.approx(1) and (p.sum(0)*x*x).sum() == pytest.approx(sigma**2, rel=1e-3)
+                and p.min() >= 0)
 
 
 def test_grain_is_white_and_a_function_of_seed_and_frame():
     a, b = grain_tile(128, 1), grain_tile(128, 2)
-    assert abs(a.mean()) < 0.03 and a.std() == pytest.approx(1, abs=0.03) and abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.03
+    assert (abs(a.mean()) < 0.03 and a.std() == pytest.approx(1, abs=0.03)
+            and abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.03)
     assert abs(np.corrcoef(a[1:].ravel(), a[:-1].ravel())[0, 1]) < 0.03
     rows = np.random.default_rng(0).random((400, 18))
     at = grain_offsets(rows)

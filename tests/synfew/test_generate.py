@@ -8,7 +8,8 @@ from micacl.data.synfew.acting import CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, S
 from micacl.core import EMOTIONS, MicaclError, Stream, class_counts, read_json
 from micacl.data.synfew.faces import UNITS, random_face
 from micacl.data.synfew.labels import TAILS
-from micacl.data.synfew.generate import (CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate, label_counts, plan_split, read_clips,
+from micacl.data.synfew.generate import (CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate,
+                                         label_counts, plan_split, read_clips,
                            read_truth, read_votes, vote_probabilities)
 
 SMALL = dict(n_train=21, n_test=7, n_frames=6, size=32, progress=False)   # 35 clips
@@ -37,7 +38,8 @@ def test_envelope_is_above_the_level_exactly_inside_the_apex():
     t = np.arange(0, 60, 0.25) + 0.1
     e = envelope(t, [(10, 20, 6, 9, 1.0), (40, 50, 5, 5, 0.8)])
     assert ((e > LEVEL) == ((t > 10) & (t < 20)) | (e > LEVEL) & (t > 39)).all()
-    assert e.max() == 1 and e[(t > 42.2) & (t < 47.8)].min() == 0.8 and e[t < 5].max() == 0 == e[(t > 30) & (t < 36)].max()
+    assert (e.max() == 1 and e[(t > 42.2) & (t < 47.8)].min() == 0.8
+            and e[t < 5].max() == 0 == e[(t > 30) & (t < 36)].max())
 
 def test_envelope_stays_between_0_and_1_and_has_an_apex_for_every_length():
     for n in (2, 3, 5, 16, 77):
@@ -89,21 +91,25 @@ def test_units_of_the_prototype_grow_with_strength():
 def test_values_that_reach_the_renderer_are_on_the_grid():
     clip = sample_clip(0, 9, 6, 0.7, 1, 0.3)
     for x in (clip.units * 256, clip.pose * 64): assert (x == np.round(x)).all()
-    assert clip.units.min() >= 0 and clip.units.max() <= 1 and np.abs(clip.asymmetry).max() <= 1 and (clip.units.astype(np.float32) == clip.units).all()
+    assert (clip.units.min() >= 0 and clip.units.max() <= 1 and np.abs(clip.asymmetry).max() <= 1
+            and (clip.units.astype(np.float32) == clip.units).all())
 
 def test_a_clip_does_not_depend_on_the_clips_before_it():
     first = [sample_clip(2, i, i % 7) for i in (1, 2, 3)]
     again = [sample_clip(2, i, i % 7) for i in (3, 1, 2)]
-    for a, b in zip(first, (again[1], again[2], again[0])): assert (a.units == b.units).all() and a.face == b.face and a.scene == b.scene and a.factors == b.factors
+    for a, b in zip(first, (again[1], again[2], again[0])):
+        assert (a.units == b.units).all() and a.face == b.face and a.scene == b.scene and a.factors == b.factors
     assert first[0].seed != first[1].seed and sample_clip(3, 1, 1).scene != first[0].scene
 
 def test_only_the_expression_depends_on_the_emotion():
     clips = [sample_clip(2, 17, c) for c in range(7)]
-    assert all(c.face == clips[0].face and c.scene == clips[0].scene and c.factors == clips[0].factors and (c.pose == clips[0].pose).all() for c in clips)
+    assert all(c.face == clips[0].face and c.scene == clips[0].scene and c.factors == clips[0].factors
+               and (c.pose == clips[0].pose).all() for c in clips)
     assert len({c.units.tobytes() for c in clips}) == 7
 
 def test_unit_stream_shows_people_of_no_data_set(monkeypatch):
-    people = {sample_clip(0, base + i, 0, identity=base + i).face for base in synfew.SPLITS.values() for i in range(1, 25)}
+    people = {sample_clip(0, base + i, 0, identity=base + i).face for base in synfew.SPLITS.values()
+              for i in range(1, 25)}
     people |= {random_face(Stream(0, "face", i)) for i in range(100)}
     assert len(people) == 2 * 24 + 100
     monkeypatch.setattr(acting, "render", lambda face, *rest, **kw: face)      # who would be drawn
@@ -112,8 +118,10 @@ def test_unit_stream_shows_people_of_no_data_set(monkeypatch):
 
 def test_unit_stream_is_a_function_of_its_arguments():
     frames, units = unit_stream(0, 5, size=32, n_frames=3)
-    assert frames.shape == (3, 32, 32, 3) and frames.dtype == np.uint8 and units.shape == (3, 15) and 0 <= units.min() <= units.max() <= 1
-    assert (unit_stream(0, 5, size=32, n_frames=3)[0] == frames).all() and (unit_stream(0, 6, size=32, n_frames=3)[0] != frames).any()
+    assert (frames.shape == (3, 32, 32, 3) and frames.dtype == np.uint8 and units.shape == (3, 15)
+            and 0 <= units.min() <= units.max() <= 1)
+    assert ((unit_stream(0, 5, size=32, n_frames=3)[0] == frames).all()
+            and (unit_stream(0, 6, size=32, n_frames=3)[0] != frames).any())
 
 def test_unit_stream_covers_every_unit_and_no_prototype_alone(monkeypatch):
     monkeypatch.setattr(acting, "render", lambda *args, **kw: None)
@@ -134,7 +142,8 @@ def test_dfew_counts_are_those_of_its_first_fold():
 
 def test_imbalance_is_the_ratio_asked_for():
     n_c = label_counts(100000, imbalance=50)
-    assert abs(n_c.max() / n_c.min() - 50) < 0.2 and n_c.argmax() == NEUTRAL and n_c.argmin() == EMOTIONS.index("disgust")
+    assert (abs(n_c.max() / n_c.min() - 50) < 0.2 and n_c.argmax() == NEUTRAL
+            and n_c.argmin() == EMOTIONS.index("disgust"))
     assert np.ptp(np.log(n_c[np.argsort(n_c)][1:] / n_c[np.argsort(n_c)][:-1])) < 0.01      # equal steps
     assert (label_counts(700, imbalance=1) == 100).all()
 
@@ -158,7 +167,8 @@ def test_votes_are_probabilities_and_weakness_turns_them_to_neutral():
         p = [vote_probabilities(c, s, second=0, blend=0.2) for s in (1.0, 0.7, 0.4)]
         assert np.allclose(np.sum(p, 1), 1)
         if c != NEUTRAL: assert p[0][NEUTRAL] < p[1][NEUTRAL] < p[2][NEUTRAL]
-    assert np.allclose(vote_probabilities(6, 0.5, 3, 0.25), 0.8 * (0.75 * CONFUSION[6] + 0.25 * CONFUSION[3]) / 100 + 0.2 * (np.arange(7) == NEUTRAL))
+    assert np.allclose(vote_probabilities(6, 0.5, 3, 0.25),
+                       0.8 * (0.75 * CONFUSION[6] + 0.25 * CONFUSION[3]) / 100 + 0.2 * (np.arange(7) == NEUTRAL))
 
 def test_acts_keep_the_promised_label_and_a_tenth_is_wrong():
     acts = {(c, i): draw_act(4, 1000 * c + i, c) for c in range(7) for i in range(120)}
@@ -171,7 +181,8 @@ def test_acts_keep_the_promised_label_and_a_tenth_is_wrong():
     assert np.mean(missed) < 0.38      # the mean of all is 0.45
 
 def test_plan_deals_classes_and_keeps_people_apart():
-    rows = plan_split(0, "train", label_counts(300)) + plan_split(0, "test", label_counts(70, least=1), 301) + plan_split(0, "test_balanced", [10] * 7, 371)
+    rows = (plan_split(0, "train", label_counts(300)) + plan_split(0, "test", label_counts(70, least=1),
+        301) + plan_split(0, "test_balanced", [10] * 7, 371))
     assert [r.clip for r in rows] == [f"{i:05d}" for i in range(1, 441)] and len({r.index for r in rows}) == 440
     people = {(r.split, r.fold): set() for r in rows}
     for r in rows: people[r.split, r.fold].add(r.identity)
@@ -203,7 +214,8 @@ def test_identity_says_nothing_about_the_label():
 def test_colours_agree_with_ffmpeg():
     frames = np.stack([sample_clip(0, i, 0).frames(64, [3])[0] for i in range(3)])
     planes = synfew._yuv420(frames)
-    ours = np.stack([av.VideoFrame.from_ndarray(p, format="yuv420p").to_ndarray(format="rgb24") for p in planes]).astype(int)
+    ours = np.stack([av.VideoFrame.from_ndarray(p, format="yuv420p").to_ndarray(format="rgb24")
+                     for p in planes]).astype(int)
     smooth = frames.astype(int).reshape(3, 32, 2, 32, 2, 3).mean((2, 4)) - ours.reshape(3, 32, 2, 32, 2, 3).mean((2, 4))
     assert np.abs(smooth).mean() < 2
     grey = synfew._yuv420(np.full((1, 4, 4, 3), 255, np.uint8))
@@ -215,26 +227,35 @@ def test_encoding_keeps_frames_and_counts():
     back = decode(io.BytesIO(data))
     assert back.shape == (len(frames), 96, 64) and encode(frames, 18) == data and len(encode(frames, 31)) < len(data)
     assert np.abs(back.astype(int) - synfew._yuv420(frames).astype(int)).mean() < 4
-    with av.open(io.BytesIO(data)) as box: assert box.streams.video[0].average_rate == 25 and box.streams.video[0].codec_context.name == "h264"
+    with av.open(io.BytesIO(data)) as box:
+        assert box.streams.video[0].average_rate == 25 and box.streams.video[0].codec_context.name == "h264"
 
 def test_layout_counts_votes_and_truth(made):
     info, clips, votes, truth = read_json(made / "synfew.json"), read_clips(made), read_votes(made), read_truth(made)
-    assert sorted(p.name for p in made.iterdir()) == [".lock", "README.md", "clips", "clips.csv", "synfew.json", "truth.npz", "votes.csv"]
+    assert sorted(p.name for p in made.iterdir()) == [".lock", "README.md", "clips", "clips.csv", "synfew.json",
+                                                      "truth.npz", "votes.csv"]
     assert len(clips) == len(votes) == len(truth) == len(list((made / "clips").iterdir())) == 35
-    label = {s: [EMOTIONS.index(r["label"]) for r in clips if r["split"] == s] for s in ("train", "test", "test_balanced")}
-    assert (class_counts(label["train"], 7) == label_counts(21)).all() and list(info["counts"]["train"].values()) == label_counts(21).tolist()
+    label = {s: [EMOTIONS.index(r["label"]) for r in clips if r["split"] == s]
+             for s in ("train", "test", "test_balanced")}
+    assert ((class_counts(label["train"], 7) == label_counts(21)).all()
+            and list(info["counts"]["train"].values()) == label_counts(21).tolist())
     assert (class_counts(label["test_balanced"], 7) == 1).all() and (class_counts(label["test"], 7) == 1).all()
     for r in clips:
         v, (units, apex, up, pose) = votes[r["clip"]], truth[r["clip"]]
         assert v.sum() == 10 and EMOTIONS[v.argmax()] == r["label"] and (v == v.max()).sum() == 1
-        assert len(decode(made / r["path"])) == len(units) == len(apex) == len(up) == len(pose) == int(r["n_frames"]) and units.shape[1] == 15 and pose.shape[1] == 3
-        assert units.dtype == up.dtype == pose.dtype == np.float32 and apex.dtype == bool and apex.any() == (r["clean_label"] != "neutral") == (up.max() > 0)
+        assert (len(decode(made / r["path"])) == len(units) == len(apex) == len(up) == len(pose) == int(r["n_frames"])
+                and units.shape[1] == 15 and pose.shape[1] == 3)
+        assert (units.dtype == up.dtype == pose.dtype == np.float32 and apex.dtype == bool
+                and apex.any() == (r["clean_label"] != "neutral") == (up.max() > 0))
         assert (int(r["fold"]) in range(1, 6)) == (r["split"] == "train")
     with open(made / "votes.csv", newline="") as f: assert next(csv.reader(f)) == ["clip", *EMOTIONS, "label"]
     with np.load(made / "truth.npz", allow_pickle=False) as z:
-        assert z.files == ["clip", "start", *UNITS, "apex", "envelope", "yaw", "pitch", "roll"]      # what the card promises
-        assert z["start"].dtype == np.int64 and z["start"][0] == 0 and all(z["start"][-1] == len(z[k]) and z[k].ndim == 1 for k in z.files[2:])
-    assert info["format"] == 2 and info["version"] == synfew.VERSION and info["units"] == list(UNITS) and info["classes"] == list(EMOTIONS)
+        # what the card promises
+        assert z.files == ["clip", "start", *UNITS, "apex", "envelope", "yaw", "pitch", "roll"]
+        assert (z["start"].dtype == np.int64 and z["start"][0] == 0
+                and all(z["start"][-1] == len(z[k]) and z[k].ndim == 1 for k in z.files[2:]))
+    assert (info["format"] == 2 and info["version"] == synfew.VERSION and info["units"] == list(UNITS)
+            and info["classes"] == list(EMOTIONS))
     columns = list(clips[0]); assert len(columns) == len(set(columns))
 
 def test_truth_is_what_was_drawn(made):
@@ -243,7 +264,8 @@ def test_truth_is_what_was_drawn(made):
     act = draw_act(0, row.index, row.label)
     clip = sample_clip(0, row.index, act.emotion, act.strength, act.second, act.blend, row.identity, 6)
     true = read_truth(made)[r["clip"]]
-    assert (true.units == clip.units).all() and (true.pose == clip.pose).all() and (true.apex == clip.apex).all() and np.abs(true.envelope - clip.envelope).max() < 1e-3
+    assert ((true.units == clip.units).all() and (true.pose == clip.pose).all() and (true.apex == clip.apex).all()
+            and np.abs(true.envelope - clip.envelope).max() < 1e-3)
     assert str(clip.seed) == r["seed"] and EMOTIONS[act.emotion] == r["clean_label"]
     assert (decode(made / r["path"]) == decode(io.BytesIO(encode(clip.frames(32), clip.crf, clip.fps)))).all()
     with av.open(str(made / r["path"])) as box: assert box.streams.video[0].average_rate == clip.fps
@@ -253,23 +275,29 @@ def test_the_card_documents_every_column(made):
     assert all(f"`{c}`" in card for c in read_clips(made)[0])
     with np.load(made / "truth.npz") as z: assert all(f"`{c}`" in card for c in z.files)
     info = read_json(made / "synfew.json")
-    assert info["command"] in card and "{" not in card and all(f"| {s} | {' | '.join(map(str, c.values()))} | {sum(c.values())} |" in card for s, c in info["counts"].items())
+    assert (info["command"] in card and "{" not in card and all(f"| {s} | {' | '.join(map(str, c.values()))} | "
+                                                                f"{sum(c.values())} |" in card for s,
+                                                                c in info["counts"].items()))
 
 def test_truth_of_an_older_edition_is_named(copy):
-    np.savez_compressed(copy / "truth.npz", clip=np.array(["00001"]), start=np.array([0, 2]), units=np.zeros((2, 15)), apex=np.zeros(2, bool), pose=np.zeros((2, 3)))
+    np.savez_compressed(copy / "truth.npz", clip=np.array(["00001"]), start=np.array([0, 2]), units=np.zeros((2, 15)),
+                        apex=np.zeros(2, bool), pose=np.zeros((2, 3)))
     with pytest.raises(MicaclError) as e: read_truth(copy)
     assert "older edition" in one_line(e)
 
 def test_strength_and_apex_are_parameters(made, tmp_path):
-    info = generate(tmp_path / "weak", workers=1, strength=(0.2, 0.4), apex=(0.1, 0.2), imbalance=5, tail="step", **SMALL)
+    info = generate(tmp_path / "weak", workers=1, strength=(0.2, 0.4), apex=(0.1, 0.2), imbalance=5, tail="step",
+                    **SMALL)
     clips, before = [r for r in read_clips(tmp_path / "weak") if r["clean_label"] != "neutral"], read_clips(made)
     assert all(0.2 <= float(r["strength"]) <= 0.4 for r in clips) and max(float(r["apex_share"]) for r in clips) < 0.5
-    assert any(float(r["strength"]) > 0.4 for r in before) and "--tail step" in info["command"] and "--apex 0.1 0.2 --strength 0.2 0.4" in info["command"]
+    assert (any(float(r["strength"]) > 0.4 for r in before) and "--tail step" in info["command"] and "--apex 0.1 0.2 "
+            "--strength 0.2 0.4" in info["command"])
 
 def test_two_processes_make_the_same_set(made, tmp_path):
     generate(tmp_path / "two", workers=2, **SMALL)
     assert digest(tmp_path / "two") == digest(made)
-    for name in ("clips.csv", "votes.csv", "synfew.json", "README.md"): assert (tmp_path / "two" / name).read_bytes() == (made / name).read_bytes()
+    for name in ("clips.csv", "votes.csv", "synfew.json", "README.md"):
+        assert (tmp_path / "two" / name).read_bytes() == (made / name).read_bytes()
 
 def test_another_seed_is_another_set(made, tmp_path):
     generate(tmp_path / "other", workers=1, seed=1, **SMALL)
@@ -299,13 +327,16 @@ def test_a_failure_leaves_no_half_clip_and_can_be_resumed(made, tmp_path, monkey
     with pytest.raises(MicaclError) as e: generate(out, workers=1, **SMALL)
     assert "No space left" in one_line(e) and "00006.mp4" in str(e.value)
     assert sorted(p.name for p in (out / "clips").iterdir()) == [f"{i:05d}.mp4" for i in range(1, 6)]
-    assert (out / "synfew.partial.json").exists() and not (out / "synfew.json").exists() and not (out / "clips.csv").exists()
+    assert ((out / "synfew.partial.json").exists() and not (out / "synfew.json").exists()
+            and not (out / "clips.csv").exists())
     monkeypatch.undo()
     generate(out, workers=1, **SMALL)
     assert digest(out) == digest(made) and not (out / "synfew.partial.json").exists()
 
 def test_rests_of_a_killed_run_are_swept(copy):
-    (copy / "clips" / ".00004.mp4.x.tmp").write_bytes(b"half"); (copy / ".clips.csv.x.tmp").write_bytes(b"half"); (copy / "clips" / "00004.mp4").unlink()
+    (copy / "clips" / ".00004.mp4.x.tmp").write_bytes(b"half")
+    (copy / ".clips.csv.x.tmp").write_bytes(b"half")
+    (copy / "clips" / "00004.mp4").unlink()
     generate(copy, workers=1, **SMALL)
     assert len(list((copy / "clips").iterdir())) == 35 and not list(copy.glob(".*.tmp"))
 
@@ -322,10 +353,14 @@ def test_the_command_line_has_the_dials_of_the_frozen_edition():
     import inspect
     from micacl.cli import Synfew
     usual = inspect.signature(generate).parameters
-    assert all(getattr(Synfew, k) == usual[k].default for k in ("apex", "strength", "tail")) and Synfew.strength == acting.STRENGTH
+    assert (all(getattr(Synfew, k) == usual[k].default for k in ("apex", "strength", "tail"))
+            and Synfew.strength == acting.STRENGTH)
 
-@pytest.mark.parametrize("bad", [dict(profile="affectnet"), dict(imbalance=0.5), dict(n_train=13), dict(n_train=14.5), dict(n_test=3), dict(n_frames=2), dict(size=30),
-                                 dict(size=16), dict(seed=-1), dict(apex=(0.6, 0.3)), dict(apex=(0.0, 0.3)), dict(strength=(0.0, 0.3)), dict(strength=(0.5, 1.1)), dict(tail="flat"), dict(tail="step"), dict(workers=0), dict(imbalance=float("nan"))])
+@pytest.mark.parametrize("bad", [dict(profile="affectnet"), dict(imbalance=0.5), dict(n_train=13), dict(n_train=14.5),
+                                 dict(n_test=3), dict(n_frames=2), dict(size=30),
+                                 dict(size=16), dict(seed=-1), dict(apex=(0.6, 0.3)), dict(apex=(0.0, 0.3)),
+                                 dict(strength=(0.0, 0.3)), dict(strength=(0.5, 1.1)), dict(tail="flat"),
+                                 dict(tail="step"), dict(workers=0), dict(imbalance=float("nan"))])
 def test_bad_arguments_are_one_line(tmp_path, bad):
     with pytest.raises(MicaclError) as e: generate(tmp_path / "x", **bad)
     assert one_line(e).startswith(next(iter(bad))) and not (tmp_path / "x").exists()
@@ -346,7 +381,8 @@ MINI = Path(__file__).parents[2] / "data" / "synfew-mini"
 def test_the_committed_set_is_what_its_command_makes(tmp_path):
     p = read_json(MINI / "synfew.json")["parameters"]
     generate(tmp_path / "mini", workers=1, progress=False, **{k: v for k, v in p.items() if k != "generator"})
-    for name in ("clips.csv", "votes.csv", "synfew.json"): assert (tmp_path / "mini" / name).read_text() == (MINI / name).read_text()
+    for name in ("clips.csv", "votes.csv", "synfew.json"):
+        assert (tmp_path / "mini" / name).read_text() == (MINI / name).read_text()
     old, new = read_truth(MINI), read_truth(tmp_path / "mini")
     assert old.keys() == new.keys() and all((old[c][k] == new[c][k]).all() for c in old for k in range(4))
     for r in read_clips(MINI):        # another x264 may compress a little differently

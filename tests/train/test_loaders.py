@@ -14,7 +14,8 @@ from micacl.train.objective import build_model
 from micacl.train.run import prepare_data, read_tensors
 from micacl.train.loop import train
 
-TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, backbone_lr=0.0)
+TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16,
+              backbone_lr=0.0)
 N_C = [400, 100, 4]
 LABELS = [0] * 400 + [1] * 100 + [2] * 4
 
@@ -56,9 +57,11 @@ def test_loaders(data, tmp_path):
     assert {c.group for c in d.train}.isdisjoint(c.group for c in d.validation)
     n = len(d.train)
     batches = list(make_loader(d.train, TINY, True, d.cache))
-    assert [len(y) for _, y, *_ in batches] == [8] * (n // 8) and batches[0][0].dtype == torch.uint8 and batches[0][3].shape == (8, 11)
+    assert ([len(y) for _, y, *_ in batches] == [8] * (n // 8) and batches[0][0].dtype == torch.uint8
+            and batches[0][3].shape == (8, 11))
     assert [i for *_, index in make_loader(d.train, TINY, False, d.cache) for i in index.tolist()] == list(range(n))
-    assert len(make_loader(d.train, dataclasses.replace(TINY, batch_size=64), True, d.cache)) == 1       # a small set is one batch
+    # a small set is one batch
+    assert len(make_loader(d.train, dataclasses.replace(TINY, batch_size=64), True, d.cache)) == 1
 
 
 def test_features_are_those_of_the_videos(data, tmp_path):
@@ -74,15 +77,18 @@ def test_features_are_those_of_the_videos(data, tmp_path):
 
 
 def test_a_run_on_features_is_the_run_with_a_frozen_backbone(data, tmp_path):
-    slow, fast = train(data, tmp_path / "slow", TINY, quiet=True), train(data, tmp_path / "fast", TINY, quiet=True, features=tmp_path / "f")
+    slow, fast = train(data, tmp_path / "slow", TINY, quiet=True), train(data, tmp_path / "fast", TINY, quiet=True,
+        features=tmp_path / "f")
     a, b = (read_tensors(tmp_path / r / "model.safetensors") for r in ("slow", "fast"))
     start = build_model(TINY, 7).state_dict()
     for k in a:
         torch.testing.assert_close(a[k], b[k], atol=1e-4, rtol=1e-3)
-        if k.startswith("backbone."): assert torch.equal(a[k], b[k]) and torch.equal(a[k], start[k]), k      # norms' statistics too
+        if k.startswith("backbone."):
+            assert torch.equal(a[k], b[k]) and torch.equal(a[k], start[k]), k      # norms' statistics too
     assert slow["confusion"] == fast["confusion"]
     assert not torch.equal(a["fc.weight"], start["fc.weight"])
-    assert read_json(tmp_path / "slow" / "config.json")["config"] == read_json(tmp_path / "fast" / "config.json")["config"]
+    assert (read_json(tmp_path / "slow" / "config.json")["config"]
+            == read_json(tmp_path / "fast" / "config.json")["config"])
 
 
 def test_files_are_found_again_and_never_mixed_up(data, tmp_path):
@@ -91,13 +97,15 @@ def test_files_are_found_again_and_never_mixed_up(data, tmp_path):
     first = make().of(d.train, 0)
     assert torch.equal(make().of(d.train, 0), first) and len(list((tmp_path / "f").iterdir())) == 1
     torch.manual_seed(3)
-    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train), make(crop=.5).of(d.train, 0), make(build_model(dataclasses.replace(TINY, pretrained=False), 7)).of(d.train, 0)]
+    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train), make(crop=.5).of(d.train, 0),
+              make(build_model(dataclasses.replace(TINY, pretrained=False), 7)).of(d.train, 0)]
     assert len(list((tmp_path / "f").iterdir())) == 1 + len(others) and not any(torch.equal(o, first) for o in others)
     assert make().of(d.validation).shape[0] == len(d.validation)
 
 
 def test_a_backbone_that_learns_has_no_features_to_keep(data, tmp_path):
-    with pytest.raises(MicaclError, match="expected a frozen backbone") as e: train(data, tmp_path / "run", dataclasses.replace(TINY, backbone_lr=.1), quiet=True, features=tmp_path / "f")
+    with pytest.raises(MicaclError, match="expected a frozen backbone") as e:
+        train(data, tmp_path / "run", dataclasses.replace(TINY, backbone_lr=.1), quiet=True, features=tmp_path / "f")
     assert "\n" not in str(e.value)
 
 

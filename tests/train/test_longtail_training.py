@@ -1,4 +1,5 @@
-"Losses, samplers, heads and second stages as a configuration asks for them: what they change in a run, and what they must not."
+"""Losses, samplers, heads and second stages as a configuration asks for them: what they change in a run, and what
+they must not."""
 import dataclasses
 import itertools
 
@@ -20,18 +21,22 @@ from micacl.train.run import load_run, prepare_data, read_tensors, settle
 from micacl.train.loop import Interrupted, bag_features, train
 from micacl.train.objective import Objective
 
-TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16, backbone_lr=0.0, label_smoothing=0.0)
+TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16,
+              backbone_lr=0.0, label_smoothing=0.0)
 LABELS = [0] * 90 + [1] * 30 + [2] * 5
 
 
 def test_what_can_be_chosen_is_what_exists():
-    assert CHOICES["loss"] == tuple(LOSSES) and CHOICES["contrast"] == tuple(CONTRASTS) and CHOICES["head"] == tuple(HEADS)
+    assert (CHOICES["loss"] == tuple(LOSSES) and CHOICES["contrast"] == tuple(CONTRASTS)
+            and CHOICES["head"] == tuple(HEADS))
     assert set(CHOICES["stage2"]) == set(STAGES) and CHOICES["sampler"] == SAMPLERS
 
 
 @pytest.mark.parametrize("bad, says", [
-    (dict(loss="ldam", head="linear"), "expected head cosine"), (dict(loss="ldam_drw", head="linear"), "expected head cosine"),
-    (dict(loss="focal", label_smoothing=.1), "label_smoothing 0"), (dict(stage2="crt", head="cosine"), "expected head linear"),
+    (dict(loss="ldam", head="linear"), "expected head cosine"),
+    (dict(loss="ldam_drw", head="linear"), "expected head cosine"),
+    (dict(loss="focal", label_smoothing=.1), "label_smoothing 0"),
+    (dict(stage2="crt", head="cosine"), "expected head linear"),
     (dict(loss="hinge"), "expected one of ce"), (dict(sampler="x"), "natural, sqrt")])
 def test_what_does_not_go_together_is_refused(bad, says):
     with pytest.raises(MicaclError, match=says): settle(dataclasses.replace(TINY, **bad), asked=bad)
@@ -39,20 +44,26 @@ def test_what_does_not_go_together_is_refused(bad, says):
 
 @pytest.mark.parametrize("loss, contrast", list(itertools.product(LOSSES, CONTRASTS)))
 def test_every_loss_goes_with_every_contrast(loss, contrast):
-    objective = Objective(dataclasses.replace(TINY, loss=loss, contrast=contrast, mccl_weight=.5), [9, 5, 3, 1, 1, 1, 0], 16)
+    objective = Objective(dataclasses.replace(TINY, loss=loss, contrast=contrast, mccl_weight=.5),
+                          [9, 5, 3, 1, 1, 1, 0], 16)
     g = torch.Generator().manual_seed(0)
-    logits, bag, y = torch.randn(8, 7, generator=g, requires_grad=True), torch.randn(8, 16, generator=g, requires_grad=True), torch.tensor([0, 0, 0, 1, 1, 2, 3, 4])
+    logits, bag, y = torch.randn(8, 7, generator=g, requires_grad=True), torch.randn(8, 16, generator=g,
+        requires_grad=True), torch.tensor([0, 0, 0, 1, 1, 2, 3, 4])
     terms = objective(BagOutput(logits, bag, bag[:, None], torch.ones(8, 1), None), y)
-    assert terms["loss"].item() == pytest.approx((terms["ce"] + .5 * terms["mccl"]).item()) and type(objective.ce) is LOSSES[loss] and type(objective.mccl) is CONTRASTS[contrast]
+    assert (terms["loss"].item() == pytest.approx((terms["ce"] + .5 * terms["mccl"]).item())
+            and type(objective.ce) is LOSSES[loss] and type(objective.mccl) is CONTRASTS[contrast])
     terms["loss"].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in (logits, bag, *objective.parameters()) if p.requires_grad)
-    assert objective.state_dict().keys() == dict(objective.named_parameters()).keys()      # counts belong to the data, not to the checkpoint
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any()
+               for p in (logits, bag, *objective.parameters()) if p.requires_grad)
+    # counts belong to the data, not to the checkpoint
+    assert objective.state_dict().keys() == dict(objective.named_parameters()).keys()
 
 
 def test_the_default_is_the_cross_entropy_it_was():
     objective = Objective(Config(mccl_weight=0.), [9, 5, 3, 1, 1, 1, 1], 16)
     logits, y = torch.randn(8, 7), torch.arange(8) % 7
-    assert objective(BagOutput(logits, torch.zeros(8, 16), None, None, None), y)["loss"].item() == pytest.approx(F.cross_entropy(logits, y, label_smoothing=.1).item())
+    assert objective(BagOutput(logits, torch.zeros(8, 16), None, None, None),
+                     y)["loss"].item() == pytest.approx(F.cross_entropy(logits, y, label_smoothing=.1).item())
 
 
 def test_progressive_moves_from_natural_to_balanced():
@@ -86,20 +97,26 @@ def test_per_class_gives_m_of_each_and_wastes_no_clip(m):
 
 
 def test_a_missing_class_is_no_trouble():
-    for sampler in SAMPLERS: assert set(torch.tensor([0, 0, 3])[list(EpochOrder([0, 0, 3], 0, sampler))].tolist()) <= {0, 3}
+    for sampler in SAMPLERS:
+        assert set(torch.tensor([0, 0, 3])[list(EpochOrder([0, 0, 3], 0, sampler))].tolist()) <= {0, 3}
 
 
-@pytest.mark.parametrize("own", [dict(loss="ldam_drw", head="cosine", sampler="progressive", contrast="bcl", mccl_weight=1.), dict(stage2="crt", mccl_weight=0., sampler="per_class")], ids=["late losses", "second stage"])
+@pytest.mark.parametrize("own", [dict(loss="ldam_drw", head="cosine", sampler="progressive", contrast="bcl",
+                                      mccl_weight=1.), dict(stage2="crt", mccl_weight=0., sampler="per_class")],
+                                      ids=["late losses", "second stage"])
 def test_interrupted_and_resumed_to_the_bit(data, tmp_path, own):
     config = dataclasses.replace(TINY, **own)
     whole = train(data, tmp_path / "whole", config, quiet=True, features=tmp_path / "features")
     def stop(record):
         if record["epoch"] == 2: raise KeyboardInterrupt
-    with pytest.raises(Interrupted): train(data, tmp_path / "halves", config, quiet=True, on_epoch=stop, features=tmp_path / "features")
+    with pytest.raises(Interrupted):
+        train(data, tmp_path / "halves", config, quiet=True, on_epoch=stop, features=tmp_path / "features")
     halves = train(data, tmp_path / "halves", resume=True, quiet=True, features=tmp_path / "features")
     a, b = (read_tensors(tmp_path / run / "model.safetensors") for run in ("whole", "halves"))
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) and whole["confusion"] == halves["confusion"]
-    again = train(data, tmp_path / "whole", resume=True, quiet=True, features=tmp_path / "features")      # a finished run, asked once more
+    assert (a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+            and whole["confusion"] == halves["confusion"])
+    # a finished run, asked once more
+    again = train(data, tmp_path / "whole", resume=True, quiet=True, features=tmp_path / "features")
     c = read_tensors(tmp_path / "whole" / "model.safetensors")
     assert all(torch.equal(a[k], c[k]) for k in a) and again["confusion"] == whole["confusion"]
 
@@ -107,22 +124,27 @@ def test_interrupted_and_resumed_to_the_bit(data, tmp_path, own):
 def test_late_weights_come_late(data, tmp_path, monkeypatch):
     seen = []
     original = LOSSES["ldam_drw"].weights
-    monkeypatch.setattr(LOSSES["ldam_drw"], "weights", lambda self: seen.append((self.progress, w := original(self))) or w)
-    train(data, tmp_path / "run", dataclasses.replace(TINY, epochs=5, loss="ldam_drw", head="cosine", mccl_weight=0.), quiet=True, features=tmp_path / "features")
+    monkeypatch.setattr(LOSSES["ldam_drw"], "weights", lambda self: seen.append((self.progress, w := original(self)))
+                        or w)
+    train(data, tmp_path / "run", dataclasses.replace(TINY, epochs=5, loss="ldam_drw", head="cosine", mccl_weight=0.),
+          quiet=True, features=tmp_path / "features")
     assert {round(p, 2) for p, _ in seen} == {0, .2, .4, .6, .8} and all((w is not None) == (p >= .8) for p, w in seen)
 
 
 @pytest.mark.parametrize("stage2", [s for s in STAGES if s != "none"])
 def test_a_second_stage_changes_the_last_layer_only(data, tmp_path, stage2):
     plain, other = (dataclasses.replace(TINY, mccl_weight=0., stage2=s) for s in ("none", stage2))
-    for name, config in (("plain", plain), ("other", other)): train(data, tmp_path / name, config, quiet=True, features=tmp_path / "features")
+    for name, config in (("plain", plain), ("other", other)):
+        train(data, tmp_path / name, config, quiet=True, features=tmp_path / "features")
     a, b = (read_tensors(tmp_path / run / "model.safetensors") for run in ("plain", "other"))
-    assert {k for k in a if not torch.equal(a[k], b[k])} <= {"fc.weight", "fc.bias"} and not (torch.equal(a["fc.bias"], b["fc.bias"]) and torch.equal(a["fc.weight"], b["fc.weight"]))
+    assert ({k for k in a if not torch.equal(a[k], b[k])} <= {"fc.weight", "fc.bias"}
+            and not (torch.equal(a["fc.bias"], b["fc.bias"]) and torch.equal(a["fc.weight"], b["fc.weight"])))
     model, config, _ = load_run(tmp_path / "plain")
     d = prepare_data(data, tmp_path, config, quiet=True)
     x, y = bag_features(model, make_loader(d.train, config, False, d.cache))
     second_stage(stage2, model.fc, x, y, d.train.counts, config.seed)
-    assert torch.allclose(model.fc.weight, b["fc.weight"], atol=1e-4) and torch.allclose(model.fc.bias, b["fc.bias"], atol=1e-4)
+    assert (torch.allclose(model.fc.weight, b["fc.weight"], atol=1e-4)
+            and torch.allclose(model.fc.bias, b["fc.bias"], atol=1e-4))
 
 
 def test_bag_features_are_what_the_last_layer_sees(data, tmp_path):
@@ -130,7 +152,8 @@ def test_bag_features_are_what_the_last_layer_sees(data, tmp_path):
     model = build_model(dataclasses.replace(TINY, mccl_weight=0.), 7).train()
     loader = make_loader(d.train, TINY, False, d.cache)
     x, y = bag_features(model, loader)
-    assert y.tolist() == [c.label for c in d.train] and x.shape == (len(d.train), model.bag_dim) and not x.requires_grad and not model.training
+    assert (y.tolist() == [c.label for c in d.train] and x.shape == (len(d.train), model.bag_dim)
+            and not x.requires_grad and not model.training)
     with torch.no_grad(): logits = torch.cat([model(video).logits for video, *_ in loader])
     assert torch.allclose(model.fc(x), logits, atol=1e-5)
     W, b = nearest_mean(x, y, 7)
@@ -138,7 +161,8 @@ def test_bag_features_are_what_the_last_layer_sees(data, tmp_path):
 
 
 def test_a_model_with_a_cosine_head_can_be_loaded_again(data, tmp_path):
-    train(data, tmp_path / "run", dataclasses.replace(TINY, head="cosine", model="m3dfel", mccl_weight=0., epochs=1), quiet=True)
+    train(data, tmp_path / "run", dataclasses.replace(TINY, head="cosine", model="m3dfel", mccl_weight=0., epochs=1),
+          quiet=True)
     model, config, _ = load_run(tmp_path / "run")
     assert isinstance(model.fc, CosineLinear) and config.head == "cosine"
     assert model(torch.rand(2, 8, 3, 32, 32)).logits.abs().max() <= model.fc.scale + 1e-4

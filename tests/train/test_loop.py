@@ -56,7 +56,8 @@ def same_run(a, b):
 # ---- learning rate, loss, optimiser, order
 
 def test_lr_by_hand():
-    c = Config(epochs=3, warmup_epochs=1, warmup_lr=0.0, lr=1.0, min_lr=0.1)          # 4 steps an epoch: W = 4, last step 11
+    # 4 steps an epoch: W = 4, last step 11
+    c = Config(epochs=3, warmup_epochs=1, warmup_lr=0.0, lr=1.0, min_lr=0.1)
     assert [lr_at(t, 4, c) for t in range(5)] == [0, .25, .5, .75, 1]
     assert lr_at(11, 4, c) == pytest.approx(.1)
     assert lr_at(7, 4, c) == pytest.approx(.1 + .9 * (1 + math.cos(math.pi * 3 / 7)) / 2)
@@ -156,7 +157,8 @@ def test_gradients_are_clipped_and_the_rate_is_set():
         c = Config(epochs=1, warmup_epochs=0, batch_size=20, mccl_weight=0, clip_norm=clip_norm)
         accelerator, optimizer = make_accelerator(c), torch.optim.SGD(net.parameters(), lr=99.)
         before = net.fc.weight.detach().clone()
-        record = train_epoch(net, objective, [(torch.ones(7, 3, 4), torch.arange(7), None)], accelerator.prepare(optimizer), 0, c, accelerator)
+        record = train_epoch(net, objective, [(torch.ones(7, 3, 4), torch.arange(7), None)],
+                             accelerator.prepare(optimizer), 0, c, accelerator)
         norms.append((net.fc.weight - before).norm().item() / c.lr)      # one step of SGD: the gradient that was used
         assert record["lr"] == c.lr
     assert norms[0] > 1e-2 and norms[1] <= 1e-3 * 1.01
@@ -166,10 +168,13 @@ def test_gradients_are_clipped_and_the_rate_is_set():
 
 def test_run_folder(whole, data):
     run, results = whole
-    assert {p.name for p in run.iterdir()} == {".lock", "config.json", "clips.csv", "metrics.jsonl", "results.json", "predictions.npz", "model.safetensors", "checkpoint"}
-    assert [r["epoch"] for r in curve(run)] == [1, 2, 3] and all(r["loss"] == pytest.approx(r["ce"] + r["mccl"]) for r in curve(run))
+    assert {p.name for p in run.iterdir()} == {".lock", "config.json", "clips.csv", "metrics.jsonl", "results.json",
+                                               "predictions.npz", "model.safetensors", "checkpoint"}
+    assert ([r["epoch"] for r in curve(run)] == [1, 2, 3]
+            and all(r["loss"] == pytest.approx(r["ce"] + r["mccl"]) for r in curve(run)))
     info, d = read_json(run / "config.json"), prepare_data(data, run, TINY, quiet=True)
-    assert info["train_counts"] == class_counts(d.train.labels, 7).tolist() and info["n_train"] + info["n_validation"] == 28
+    assert (info["train_counts"] == class_counts(d.train.labels, 7).tolist()
+            and info["n_train"] + info["n_validation"] == 28)
     assert results["epoch"] == 3 and results["skipped"] == [] and results["seed"] == 42
     assert results["uar"] == results["tests"]["test"]["uar"] and results["tests"].keys() == {"test", "test_balanced"}
 
@@ -180,7 +185,8 @@ def test_no_pickle_in_a_run_folder(whole):
         head = f.read_bytes()
         assert not (head[0] == 0x80 and head[1] in range(2, 6)) and b"data.pkl" not in head, f
         assert f.suffix in (".json", ".csv", ".jsonl", ".safetensors", ".npz"), f
-    with np.load(whole[0] / "predictions.npz", allow_pickle=False) as z: assert all(z[k].dtype != object for k in z.files)
+    with np.load(whole[0] / "predictions.npz", allow_pickle=False) as z:
+        assert all(z[k].dtype != object for k in z.files)
 
 
 def test_results_follow_from_predictions(whole, data):
@@ -218,7 +224,9 @@ def test_evaluate_on_other_data(whole, data, tmp_path):
     rows = [r for r in csv.DictReader((data / "clips.csv").open()) if r["split"] == "test_balanced"][:7]
     with (tmp_path / "mine.csv").open("w", newline="") as f:
         w = csv.writer(f); w.writerow(["path", "label", "split"])
-        for r in rows: shutil.copy(data / r["path"], tmp_path / f"{r['clip']}.mp4"); w.writerow([f"{r['clip']}.mp4", r["label"], "test"])
+        for r in rows:
+            shutil.copy(data / r["path"], tmp_path / f"{r['clip']}.mp4")
+            w.writerow([f"{r['clip']}.mp4", r["label"], "test"])
     before = (whole[0] / "results.json").read_bytes()
     results = evaluate(whole[0], tmp_path, out=tmp_path / "scores")
     assert results["dataset"] == "csv" and results["n_test"] == 7 and "instance_auc" not in results
@@ -259,10 +267,12 @@ def test_interrupted_and_resumed_with_loader_processes(whole, data, tmp_path, mo
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with monkeypatch.context() as m:
         m.setattr(training, "lr_at", ctrl_c)
-        with pytest.raises(Interrupted, match="1 finished epochs are kept.*resume"): train(data, tmp_path / "run", TINY, quiet=True)
+        with pytest.raises(Interrupted, match="1 finished epochs are kept.*resume"):
+            train(data, tmp_path / "run", TINY, quiet=True)
     assert len(curve(tmp_path / "run")) == 1
     with pytest.raises(MicaclError, match="expected an empty folder"): train(data, tmp_path / "run", TINY, quiet=True)
-    with pytest.raises(MicaclError, match="lr = 0.003"): train(data, tmp_path / "run", dataclasses.replace(TINY, lr=1.0), resume=True, quiet=True)
+    with pytest.raises(MicaclError, match="lr = 0.003"):
+        train(data, tmp_path / "run", dataclasses.replace(TINY, lr=1.0), resume=True, quiet=True)
     train(data, tmp_path / "run", dataclasses.replace(TINY, workers=1), resume=True, quiet=True)
     assert same_run(tmp_path / "run", whole[0])
     train(data, tmp_path / "run", resume=True, quiet=True, on_epoch=stop)      # finished: no further epoch
@@ -285,8 +295,10 @@ training.train(sys.argv[1], sys.argv[2], training.Config(**eval(sys.argv[3])), q
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_killed_in_the_middle_of_an_epoch_and_resumed(whole, data, tmp_path):
     run = tmp_path / "run"
-    p = subprocess.run([sys.executable, "-c", KILL, str(data), str(run), repr(TINY.to_dict())], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert p.returncode == -signal.SIGKILL and [r["epoch"] for r in curve(run)] == [1] and not (run / "results.json").exists()
+    p = subprocess.run([sys.executable, "-c", KILL, str(data), str(run), repr(TINY.to_dict())],
+                       env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert (p.returncode == -signal.SIGKILL and [r["epoch"] for r in curve(run)] == [1]
+            and not (run / "results.json").exists())
     assert load_run(run)[2]["epoch"] == 1
     (run / "metrics.jsonl").write_text('{"epoch": 1, "lo')         # and the kill cut a line
     train(data, run, TINY, resume=True, quiet=True)
@@ -304,7 +316,8 @@ def test_another_data_set_does_not_overwrite_the_runs_own_results(whole, data, t
     results = evaluate(run, other)
     assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
     there, = run.glob("evaluations/other-*")
-    assert read_json(there / "results.json")["uar"] == results["uar"] and results["n_test"] == whole[1]["n_test"] - 1 and (there / "predictions.npz").exists()
+    assert (read_json(there / "results.json")["uar"] == results["uar"] and results["n_test"] == whole[1]["n_test"] - 1
+            and (there / "predictions.npz").exists())
     evaluate(run, other)
     assert len(list((run / "evaluations").iterdir())) == 1
     evaluate(run, data)
@@ -315,7 +328,8 @@ def test_another_data_set_does_not_overwrite_the_runs_own_results(whole, data, t
 def test_an_error_while_clips_are_read_is_one_line_wherever_it_happens(data, tmp_path, monkeypatch, workers):
     def broken(self, clip_id): raise MicaclError(f"{clip_id}: expected frames, found none; mend it")
     monkeypatch.setattr(FrameCache, "frames", broken)
-    with pytest.raises(MicaclError, match="expected frames, found none; mend it") as e: train(data, tmp_path / "run", dataclasses.replace(TINY, workers=workers), quiet=True)
+    with pytest.raises(MicaclError, match="expected frames, found none; mend it") as e:
+        train(data, tmp_path / "run", dataclasses.replace(TINY, workers=workers), quiet=True)
     assert "Traceback" not in str(e.value) and "worker" not in str(e.value) and len(str(e.value)) < 200
 
 
@@ -325,12 +339,14 @@ def test_a_full_disk_says_what_is_kept(data, tmp_path, monkeypatch):
         if parts[-1]["epoch"] == 2: raise OSError(28, "No space left on device")
         save(run, *parts)
     monkeypatch.setattr(training, "save_checkpoint", full)
-    with pytest.raises(MicaclError, match="No space left on device; 1 finished epochs are kept.*resume"): train(data, tmp_path / "run", TINY, quiet=True)
+    with pytest.raises(MicaclError, match="No space left on device; 1 finished epochs are kept.*resume"):
+        train(data, tmp_path / "run", TINY, quiet=True)
 
 
 def test_two_runs_cannot_share_a_folder(data, tmp_path):
     with hold_folder(tmp_path / "run"):
-        with pytest.raises(MicaclError, match=f"another run .process {os.getpid()}."): train(data, tmp_path / "run", TINY, quiet=True)
+        with pytest.raises(MicaclError, match=f"another run .process {os.getpid()}."):
+            train(data, tmp_path / "run", TINY, quiet=True)
 
 
 def test_a_run_is_not_scored_while_it_is_written(whole, data):
@@ -340,7 +356,8 @@ def test_a_run_is_not_scored_while_it_is_written(whole, data):
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "lr_at", lambda step, per_epoch, c: 1e-3 if step < per_epoch else 1e30)
-    with pytest.raises(MicaclError, match="epoch 2, step 2: the (loss|gradient) is not finite") as e: train(data, tmp_path, TINY, quiet=True)
+    with pytest.raises(MicaclError, match="epoch 2, step 2: the (loss|gradient) is not finite") as e:
+        train(data, tmp_path, TINY, quiet=True)
     assert "\n" not in str(e.value) and len(curve(tmp_path)) == 1
     kept = find_checkpoint(tmp_path)
     assert read_json(kept / "state.json")["epoch"] == 1
@@ -348,8 +365,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run():
-    with pytest.raises(MicaclError, match="epoch 1, step 6: the gradient"): training._must_be_finite(torch.tensor([1., 1., 1., math.inf]), 0, 5)
-    with pytest.raises(MicaclError, match="the loss"): training._must_be_finite(torch.tensor([1., math.nan, 1., 1.]), 0, 5)
+    with pytest.raises(MicaclError, match="epoch 1, step 6: the gradient"):
+        training._must_be_finite(torch.tensor([1., 1., 1., math.inf]), 0, 5)
+    with pytest.raises(MicaclError, match="the loss"):
+        training._must_be_finite(torch.tensor([1., math.nan, 1., 1.]), 0, 5)
     training._must_be_finite(torch.tensor([1., 1., 1., 1.]), 0, 5)
 
 
@@ -364,7 +383,8 @@ def damaged(data, tmp_path):
     (copy / "clips" / f"{b}.mp4").write_bytes(b"")                                                   # empty
     (copy / "clips" / f"{c}.mp4").write_text("not a video")
     (copy / "clips" / f"{d}.mp4").unlink()                                                           # missing
-    (copy / "clips.csv").write_text("\n".join(line.replace("neutral", "neutrl") if line.startswith(f"{e},") else line for line in text) + "\n")
+    (copy / "clips.csv").write_text("\n".join(line.replace("neutral", "neutrl") if line.startswith(f"{e},") else line
+                                              for line in text) + "\n")
     return copy, (a, b, c, d, f"clips.csv:{text.index(next(t for t in text if t.startswith(e + ',')))  + 1}")
 
 
@@ -379,7 +399,8 @@ def test_bad_clips_are_named_counted_and_left_out(damaged, tmp_path, capsys):
 
 
 def test_or_the_first_one_stops_the_run(damaged, tmp_path):
-    with pytest.raises(MicaclError) as e: train(damaged[0], tmp_path / "run", dataclasses.replace(TINY, on_bad_clip="stop"), quiet=True)
+    with pytest.raises(MicaclError) as e:
+        train(damaged[0], tmp_path / "run", dataclasses.replace(TINY, on_bad_clip="stop"), quiet=True)
     assert "\n" not in str(e.value) and any(name in str(e.value) for name in damaged[1])
 
 
@@ -387,11 +408,13 @@ def test_a_fold_and_a_baseline(data, tmp_path):
     config = dataclasses.replace(TINY, epochs=1, model="mean", mccl_weight=0.0, val_fraction=0.0)
     results = train(data, tmp_path / "run", config, fold=1, quiet=True)
     held_out = [r for r in csv.DictReader((data / "clips.csv").open()) if r["fold"] == "1"]
-    with np.load(tmp_path / "run" / "predictions.npz") as z: assert sorted(z["id"]) == sorted(r["clip"] for r in held_out)
+    with np.load(tmp_path / "run" / "predictions.npz") as z:
+        assert sorted(z["id"]) == sorted(r["clip"] for r in held_out)
     assert results["fold"] == 1 and results["tests"].keys() == {"test"} and results["instance_auc"] == 0.5
     record = curve(tmp_path / "run")[0]
     assert record["mccl"] == 0 and record["loss"] == record["ce"] and record["val_uar"] is None
-    with pytest.raises(MicaclError, match="trained with fold 1, it has seen all"): evaluate(tmp_path / "run", data, fold=2)
+    with pytest.raises(MicaclError, match="trained with fold 1, it has seen all"):
+        evaluate(tmp_path / "run", data, fold=2)
     assert evaluate(tmp_path / "run", data)["uar"] == results["uar"]
 
 
@@ -399,7 +422,8 @@ def test_precision_can_change_within_a_process(data, tmp_path):
     results = train(data, tmp_path / "run", dataclasses.replace(TINY, epochs=1, mixed_precision="bf16"), quiet=True)
     assert np.isfinite(curve(tmp_path / "run")[0]["loss"]) and results["n_test"] == 14
     assert make_accelerator(TINY).mixed_precision == "no"
-    if not torch.cuda.is_available(): assert make_accelerator(dataclasses.replace(TINY, mixed_precision="fp16")).mixed_precision == "no"
+    if not torch.cuda.is_available():
+        assert make_accelerator(dataclasses.replace(TINY, mixed_precision="fp16")).mixed_precision == "no"
 
 
 def test_progress(whole, data, tmp_path, capsys, monkeypatch):
@@ -407,7 +431,8 @@ def test_progress(whole, data, tmp_path, capsys, monkeypatch):
     one = dataclasses.replace(TINY, epochs=1)
     train(data, tmp_path / "a", one, quiet=True)
     assert capsys.readouterr().out == ""
-    fresh = shutil.copytree(data, tmp_path / "fresh", ignore=shutil.ignore_patterns(".micacl-cache"))    # has to be decoded first
+    # has to be decoded first
+    fresh = shutil.copytree(data, tmp_path / "fresh", ignore=shutil.ignore_patterns(".micacl-cache"))
     train(fresh, tmp_path / "b", one)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and lines[0].startswith("epoch 1  loss ")
@@ -420,7 +445,8 @@ def test_progress(whole, data, tmp_path, capsys, monkeypatch):
 def test_prediction_does_not_depend_on_the_batch(whole, data, tmp_path):
     model, config, _ = load_run(whole[0])
     d, accelerator = prepare_data(data, tmp_path, TINY, quiet=True), make_accelerator(TINY)
-    a, b = (predict(model, accelerator.prepare(make_loader(d.tests["test"], dataclasses.replace(config, batch_size=n), cache=d.cache)), accelerator) for n in (1, 14))
+    a, b = (predict(model, accelerator.prepare(make_loader(d.tests["test"], dataclasses.replace(config, batch_size=n),
+                                                           cache=d.cache)), accelerator) for n in (1, 14))
     assert a["index"].tolist() == list(range(14))
     np.testing.assert_allclose(a["logits"], b["logits"], atol=1e-5)
 
@@ -428,7 +454,8 @@ def test_prediction_does_not_depend_on_the_batch(whole, data, tmp_path):
 # ---- MCCL in the loss
 
 def test_which_way_the_two_losses_pull_the_features():
-    "benchmarks/why_mccl.py: a loss pulls its own way, and its negative the other; MCCL and cross entropy somewhere between."
+    """benchmarks/why_mccl.py: a loss pulls its own way, and its negative the other; MCCL and cross entropy
+    somewhere between."""
     from why_mccl import pull
     torch.manual_seed(0)
     fc, bag, y = torch.nn.Linear(16, 7), torch.randn(40, 16), torch.arange(40) % 7
@@ -458,18 +485,21 @@ def test_lambda_rises_over_the_warm_up(monkeypatch):
         c, net = Config(epochs=3, batch_size=4, mccl_dim=4, mccl_scales=(1,), **options), Net()
         accelerator, objective = make_accelerator(c), Watch(c, [3] * 7, 4)
         loader = torch.utils.data.DataLoader(Points(), 4)
-        for epoch in range(3): train_epoch(net, objective, loader, make_optimizer(net, objective, c), epoch, c, accelerator)
+        for epoch in range(3):
+            train_epoch(net, objective, loader, make_optimizer(net, objective, c), epoch, c, accelerator)
         return list(seen)
     assert ramps(mccl_warmup=2.0) == pytest.approx([min(1, k / 10) for k in range(15)])
     assert ramps() == [1.0] * 15
 
 
 def test_options_reach_the_loss():
-    c = Config(mccl_scales=(1, 2), mccl_form="printed", mccl_dim=8, mccl_class_weight="none", mccl_temperature="class", mccl_centres=False, tau0=.1)
+    c = Config(mccl_scales=(1, 2), mccl_form="printed", mccl_dim=8, mccl_class_weight="none", mccl_temperature="class",
+               mccl_centres=False, tau0=.1)
     mccl = Objective(c, [8, 4], 16).mccl
     torch.testing.assert_close(mccl.W.double(), torch.ones(2).double())
     torch.testing.assert_close(mccl.tau.double(), torch.tensor([.1, .15]).double())
-    assert mccl.scales == (1, 2) and mccl.project(torch.randn(3, 16), 1).shape == (3, 8) and len(list(mccl.parameters())) == 2
+    assert (mccl.scales == (1, 2) and mccl.project(torch.randn(3, 16), 1).shape == (3, 8)
+            and len(list(mccl.parameters())) == 2)
     assert len(list(Objective(dataclasses.replace(c, mccl_centres=True), [8, 4], 16).mccl.parameters())) == 4
     assert Objective(dataclasses.replace(c, mccl_weight=0.0), [8, 4], 16).mccl is None
 
@@ -477,7 +507,8 @@ def test_options_reach_the_loss():
 def test_mccl_can_look_at_the_instances():
     class Whole(NamedTuple): logits: torch.Tensor; bag: torch.Tensor; instances: torch.Tensor; weights: torch.Tensor
     torch.manual_seed(0)
-    out, y = Whole(torch.zeros(6, 2), torch.randn(6, 16), torch.randn(6, 4, 8), torch.rand(6, 4).softmax(1)), torch.tensor([0, 0, 1, 1, 0, 1])
+    out, y = Whole(torch.zeros(6, 2), torch.randn(6, 16), torch.randn(6, 4, 8),
+                   torch.rand(6, 4).softmax(1)), torch.tensor([0, 0, 1, 1, 0, 1])
     loss = Objective(Config(mccl_on="instances", mccl_dim=8), [3, 3], 16, 8)
     mean = torch.stack([sum(out.weights[i, n] * out.instances[i, n] for n in range(4)) for i in range(6)])
     torch.testing.assert_close(loss(out, y)["mccl"], loss.mccl(mean, y))

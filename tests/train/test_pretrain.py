@@ -8,12 +8,14 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from micacl.nn.backbone import build_backbone, read_weights, weights_path
 from micacl.core import MicaclError, derive_seed
-from micacl.train.pretrain import (UnitHead, augment, data_card, fit, forget_time, load_regressor, new_model, predict_units,
+from micacl.train.pretrain import (UnitHead, augment, data_card, fit, forget_time, load_regressor, new_model,
+                                   predict_units,
                              pretrain, probe, r_squared, recolour, render_stream, to_instances, unit_loss)
 from micacl.data.synfew.generate import GENERATOR, UNITS, unit_stream
 
 LOG = json.loads((Path(__file__).parents[2] / "results" / "pretrain-r3d_small.json").read_text(encoding="utf-8"))
-TINY = dict(n=24, epochs=1, n_clips=8, clip_epochs=1, size=32, n_frames=2, batch_size=8, n_held_out=8, workers=1, quiet=True)
+TINY = dict(n=24, epochs=1, n_clips=8, clip_epochs=1, size=32, n_frames=2, batch_size=8, n_held_out=8, workers=1,
+            quiet=True)
 
 
 # ---- loss and R²
@@ -26,12 +28,14 @@ def test_r_squared_is_sklearns():
     torch.manual_seed(0)
     y = torch.rand(50, 4); p = y + 0.3 * torch.randn(50, 4)
     assert r_squared(p, y).tolist() == pytest.approx(r2_score(y, p, multioutput="raw_values").tolist(), abs=1e-5)
-    assert 1 - unit_loss(p, y, y.std(0, unbiased=False)).item() == pytest.approx(r_squared(p, y).mean().item(), abs=1e-5)
+    assert 1 - unit_loss(p, y, y.std(0, unbiased=False)).item() == pytest.approx(r_squared(p, y).mean().item(),
+        abs=1e-5)
 
 
 def test_head_starts_at_the_mean():
     head = UnitHead(3, 2)
-    with torch.no_grad(): head.linear.weight.zero_(); head.linear.bias.zero_(); head.mean += torch.tensor([.2, .4]); head.std *= .5
+    with torch.no_grad():
+        head.linear.weight.zero_(); head.linear.bias.zero_(); head.mean += torch.tensor([.2, .4]); head.std *= .5
     assert head(torch.rand(1, 3)).tolist() == [pytest.approx([.2, .4])]
     with torch.no_grad(): head.linear.bias += 1
     assert head(torch.rand(1, 3)).tolist() == [pytest.approx([.7, .9])]
@@ -41,9 +45,11 @@ def test_probe_is_sklearns_ridge():
     frames, units = render_stream(3, 40, size=32, n_frames=1)
     encoder = build_backbone("r3d_small").eval()
     train, held = (frames[:30], units[:30]), (frames[30:], units[30:] + 0.01 * torch.rand(10, 15))
-    Z = predict_units(encoder, frames).double(); Z = ((Z - Z[:30].mean(0)) / Z[:30].std(0).clamp(min=1e-8)).numpy()   # some features are dead
+    Z = predict_units(encoder, frames).double()
+    Z = ((Z - Z[:30].mean(0)) / Z[:30].std(0).clamp(min=1e-8)).numpy()   # some features are dead
     expected = Ridge(alpha=1e-2 * 30).fit(Z[:30], units[:30]).predict(Z[30:])
-    assert probe(encoder, train, held).tolist() == pytest.approx(r2_score(held[1], expected, multioutput="raw_values").tolist(), rel=1e-3, abs=1e-3)
+    assert probe(encoder, train, held).tolist() == pytest.approx(r2_score(held[1], expected,
+        multioutput="raw_values").tolist(), rel=1e-3, abs=1e-3)
 
 
 # ---- data
@@ -51,7 +57,8 @@ def test_targets_are_the_mean_over_frames():
     frames, units = render_stream(5, 3, size=32, n_frames=4)
     assert frames.shape == (3, 4, 32, 32, 3) and frames.dtype == torch.uint8 and units.shape == (3, 15)
     shown, truth = unit_stream(5, 2, 32, 4)
-    assert np.array_equal(frames[2].numpy(), shown) and units[2].tolist() == pytest.approx(truth.mean(0).tolist(), abs=1e-6)
+    assert (np.array_equal(frames[2].numpy(), shown) and units[2].tolist() == pytest.approx(truth.mean(0).tolist(),
+        abs=1e-6))
 
 
 def test_processes_change_nothing():
@@ -80,7 +87,8 @@ def test_pictures_leave_time_alone_and_clips_do_not():
     frames, units = render_stream(3, 8, size=32, n_frames=2)
     for L, used in ((1, False), (2, True)):
         model = new_model(units)
-        fit(model, (frames[:, :L], units), (frames, units), epochs=2, batch_size=4, lr=1e-3, weight_decay=.01, seed=0, report=lambda line: None)
+        fit(model, (frames[:, :L], units), (frames, units), epochs=2, batch_size=4, lr=1e-3, weight_decay=.01, seed=0,
+            report=lambda line: None)
         outer = model[0].net[4][0].weight[:, :, 0::2]
         assert bool(outer.abs().max() > 0) == used
 
@@ -108,7 +116,8 @@ def test_crop_stays_inside_the_picture():
     ramp = torch.arange(16).mul(10).byte().view(1, 1, 16, 1, 1).expand(8, 1, 16, 16, 3)
     out = augment(ramp, torch.Generator().manual_seed(0), jitter=0.)[:, 0, 0] * 255
     assert torch.allclose(out.std(-1), torch.zeros(8, 16), atol=1e-3) and (out.diff(dim=1) > 0).all()
-    steps = out.diff(dim=1).mean((1, 2))                                           # 10 a row uncropped, 9 at the tightest crop
+    # 10 a row uncropped, 9 at the tightest crop
+    steps = out.diff(dim=1).mean((1, 2))
     assert 8.9 <= steps.min() and steps.max() <= 10.01 and steps.std() > 0.05
 
 
@@ -133,7 +142,8 @@ def test_same_seed_same_bits(tmp_path):
     written = json.loads((tmp_path / "a" / "pretrain-r3d_small.json").read_text(encoding="utf-8"))
     assert written["sha256"] == a["sha256"] and set(written["r2"]) == set(UNITS)
     assert build_backbone("r3d_small", tmp_path / "a" / "r3d_small.safetensors").dim == 128
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pretrain-r3d_small.json", "r3d_small.md", "r3d_small.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pretrain-r3d_small.json", "r3d_small.md",
+        "r3d_small.safetensors"]
 
 
 def test_training_learns(tmp_path):
@@ -141,7 +151,9 @@ def test_training_learns(tmp_path):
     assert log["pictures"][-1]["loss"] < 0.95 * log["pictures"][0]["loss"]
 
 
-@pytest.mark.parametrize("change,line", [(dict(n=4), "at least one batch"), (dict(n_clips=7), "n_clips: expected at least"), (dict(epochs=0), "epochs: expected 1 or more")])
+@pytest.mark.parametrize("change,line", [(dict(n=4), "at least one batch"),
+                                         (dict(n_clips=7), "n_clips: expected at least"),
+                                         (dict(epochs=0), "epochs: expected 1 or more")])
 def test_impossible_parameters(tmp_path, change, line):
     with pytest.raises(MicaclError, match=line): pretrain(tmp_path / "x", **{**TINY, **change})
     assert not (tmp_path / "x").exists()
@@ -167,9 +179,11 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_killed_pretraining_leaves_no_process_behind(tmp_path):
     (tmp_path / "x.py").write_text(KILLED)
-    p = subprocess.Popen([sys.executable, tmp_path / "x.py"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    p = subprocess.Popen([sys.executable, tmp_path / "x.py"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         start_new_session=True)
     try: out, _ = p.communicate(timeout=60)          # until the last process that holds the pipe has ended
-    except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL); pytest.fail("drawing processes live on without their parent")
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, signal.SIGKILL); pytest.fail("drawing processes live on without their parent")
     assert p.returncode == -signal.SIGKILL, out
 
 

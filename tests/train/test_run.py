@@ -13,7 +13,8 @@ from torch import nn
 from micacl.train import run as runs
 from micacl.core import MicaclError, write_json
 from micacl.train.config import Config
-from micacl.train.run import (check_same, find_checkpoint, hold_folder, kept, load_checkpoint, load_run, open_run, read_config, read_tensors,
+from micacl.train.run import (check_same, find_checkpoint, hold_folder, kept, load_checkpoint, load_run, open_run,
+                              read_config, read_tensors,
                          save_checkpoint, write_tensors)
 
 
@@ -21,7 +22,8 @@ def parts(seed=0):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     loss = nn.Linear(2, 2)
-    return net, loss, torch.optim.AdamW([dict(params=net.parameters(), weight_decay=.1), dict(params=loss.parameters())], lr=1e-2)
+    return net, loss, torch.optim.AdamW([dict(params=net.parameters(), weight_decay=.1),
+                                         dict(params=loss.parameters())], lr=1e-2)
 
 
 def step(net, loss, optimizer, seed):
@@ -30,7 +32,8 @@ def step(net, loss, optimizer, seed):
 
 
 def same(a, b):
-    return all(torch.equal(p, q) for m, n in zip(a[:2], b[:2]) for p, q in zip(m.state_dict().values(), n.state_dict().values()))
+    return all(torch.equal(p, q) for m, n in zip(a[:2], b[:2]) for p,
+               q in zip(m.state_dict().values(), n.state_dict().values()))
 
 
 def test_a_resumed_optimiser_continues_to_the_bit(tmp_path):
@@ -49,7 +52,9 @@ def test_the_records_of_a_run_and_a_line_that_was_cut(tmp_path):
     assert runs.read_history(tmp_path) == [dict(epoch=1, loss=.5), dict(epoch=2, loss=None)]
     for text in ('{"epoch": 1}\n{"epoch": 2, "lo', "[1]\n", "\xff"):
         (tmp_path / "metrics.jsonl").write_text(text, encoding="latin-1")
-        with pytest.raises(MicaclError, match="metrics.jsonl: expected a record .* for each epoch, found something else") as e: runs.read_history(tmp_path)
+        with pytest.raises(MicaclError,
+                           match="metrics.jsonl: expected a record .* for each epoch, found something else") as e:
+            runs.read_history(tmp_path)
         assert "\n" not in str(e.value)
 
 
@@ -80,7 +85,8 @@ def test_a_kill_at_any_step_of_saving_leaves_a_whole_checkpoint(tmp_path, monkey
         m.setattr(Path, "mkdir", deadly(Path.mkdir)); m.setattr(os, "replace", deadly(os.replace))
         try: save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None)); died = False
         except Killed: died = True
-    assert died == (when < 10), "the list of steps has changed: adapt the range"   # 3 rmtree, 1 mkdir, 4 files, 2 renames
+    # 3 rmtree, 1 mkdir, 4 files, 2 renames
+    assert died == (when < 10), "the list of steps has changed: adapt the range"
     for _ in range(2):      # and again after the next save, which has to clean up
         b = parts(1)
         epoch = load_checkpoint(tmp_path, *b)["epoch"]
@@ -108,7 +114,8 @@ def test_damaged_weights_are_named_in_one_line(tmp_path, content):
 
 # ---- the folder
 
-HOLD = "import sys, time; from pathlib import Path; from micacl.train.run import hold_folder\nwith hold_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = ("import sys, time; from pathlib import Path; from micacl.train.run import hold_folder\nwith "
+        "hold_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):
@@ -132,19 +139,25 @@ def test_a_run_is_not_overwritten(tmp_path):
     assert open_run(tmp_path, None, False) == Config()
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(MicaclError, match="metrics.jsonl.*resume"): open_run(tmp_path, Config(), False)
-    write_json(tmp_path / "config.json", dict(config=Config(lr=0.5).to_dict(), classes=["a"], dataset="csv", data="/x", fold=None, train_counts=[1], train_clips="0"))
+    write_json(tmp_path / "config.json", dict(config=Config(lr=0.5).to_dict(), classes=["a"], dataset="csv", data="/x",
+                                              fold=None, train_counts=[1], train_clips="0"))
     assert open_run(tmp_path, None, True) == Config(lr=0.5)
     with pytest.raises(MicaclError, match="epochs"): open_run(tmp_path, Config(epochs=0), True)
 
 
 @pytest.mark.parametrize("change", [dict(lr=0.1), dict(seed=1), dict(epochs=11), dict(mccl_scales=(1, 2))])
 def test_only_the_same_run_is_resumed(change):
-    describe = lambda config, **kw: dict(dict(config=config.to_dict(), dataset="csv", fold=1, classes=["a"], train_clips="0"), **kw)
+    describe = lambda config, **kw: dict(dict(config=config.to_dict(), dataset="csv", fold=1, classes=["a"],
+                                              train_clips="0"), **kw)
     check_same("run", describe(Config()), describe(Config(workers=3)))
-    check_same("run", dict(describe(Config()), config=dict(Config().to_dict(), mccl_scales=[1, 2, 4])), describe(Config()))   # JSON knows no tuples
-    with pytest.raises(MicaclError, match=next(iter(change))): check_same("run", describe(Config()), describe(dataclasses.replace(Config(), **change)))
+    # JSON knows no tuples
+    check_same("run", dict(describe(Config()), config=dict(Config().to_dict(), mccl_scales=[1, 2, 4])),
+               describe(Config()))
+    with pytest.raises(MicaclError, match=next(iter(change))):
+        check_same("run", describe(Config()), describe(dataclasses.replace(Config(), **change)))
     for kw in (dict(fold=2), dict(train_clips="1"), dict(classes=["b"]), dict(dataset="dfew")):
-        with pytest.raises(MicaclError, match=next(iter(kw))): check_same("run", describe(Config()), describe(Config(), **kw))
+        with pytest.raises(MicaclError, match=next(iter(kw))):
+            check_same("run", describe(Config()), describe(Config(), **kw))
 
 
 def test_nothing_to_load(tmp_path):
@@ -178,14 +191,17 @@ def test_a_second_kill_after_a_first_one_between_the_renamings(tmp_path, monkeyp
 
 # ---- what a kill or a stranger leaves
 
-INFO = dict(config=Config().to_dict(), classes=["a", "b"], dataset="csv", data="/x", fold=None, train_counts=[1, 1], train_clips="0")
+INFO = dict(config=Config().to_dict(), classes=["a", "b"], dataset="csv", data="/x", fold=None, train_counts=[1, 1],
+            train_clips="0")
 
 
 def test_what_a_killed_run_left_is_swept_and_the_rest_is_not(tmp_path):
     a = parts(); step(*a, 0)
     save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
-    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old"); (tmp_path / "checkpoint.new").mkdir()      # killed between the renamings of an unfinished save
-    for name in (".model.safetensors.abc.tmp", ".results.json.abc.tmp", ".mine.tmp", "notes.tmp"): (tmp_path / name).touch()
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    (tmp_path / "checkpoint.new").mkdir()      # killed between the renamings of an unfinished save
+    for name in (".model.safetensors.abc.tmp", ".results.json.abc.tmp", ".mine.tmp", "notes.tmp"):
+        (tmp_path / name).touch()
     write_json(tmp_path / "config.json", INFO)
     open_run(tmp_path, None, True)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.tmp", "checkpoint", "config.json", "notes.tmp"]
@@ -218,10 +234,13 @@ def test_a_checkpoint_without_its_state_is_not_taken_for_none(tmp_path):
     save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None))
     assert kept(tmp_path).startswith("2 finished epochs are kept")
     (tmp_path / "checkpoint" / "state.json").unlink()
-    with pytest.raises(MicaclError, match="state.json.*starts again from the first epoch"): load_checkpoint(tmp_path, *parts())
+    with pytest.raises(MicaclError, match="state.json.*starts again from the first epoch"):
+        load_checkpoint(tmp_path, *parts())
 
 
-@pytest.mark.parametrize("state", [[], dict(epoch=1), dict(epoch="1", history=[], scaler=None), dict(epoch=True, history=[], scaler=None), dict(epoch=-1, history=[], scaler=None), dict(epoch=1, history={}, scaler=None)])
+@pytest.mark.parametrize("state", [[], dict(epoch=1), dict(epoch="1", history=[], scaler=None),
+                                   dict(epoch=True, history=[], scaler=None), dict(epoch=-1, history=[], scaler=None),
+                                   dict(epoch=1, history={}, scaler=None)])
 def test_a_state_that_nobody_saved(tmp_path, state):
     a = parts(); step(*a, 0)
     save_checkpoint(tmp_path, *a, state)
@@ -231,7 +250,9 @@ def test_a_state_that_nobody_saved(tmp_path, state):
 def test_weights_of_another_model_are_one_line(tmp_path):
     a = parts(); step(*a, 0)
     save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
-    for file, tensors in (("model.safetensors", {"x": torch.ones(3)}), ("optimizer.safetensors", {"many.words.here": torch.ones(1)}), ("optimizer.safetensors", {"x": torch.ones(1)})):
+    for file, tensors in (("model.safetensors", {"x": torch.ones(3)}),
+                          ("optimizer.safetensors", {"many.words.here": torch.ones(1)}),
+                          ("optimizer.safetensors", {"x": torch.ones(1)})):
         write_tensors(tmp_path / "checkpoint" / file, tensors)
         with pytest.raises(MicaclError, match="found a damaged one") as e: load_checkpoint(tmp_path, *parts())
         assert "\n" not in str(e.value) and len(str(e.value)) < 500 + len(str(tmp_path))
@@ -253,15 +274,21 @@ def test_a_configuration_that_runs_write_is_read(tmp_path):
     assert read_config(tmp_path)[0] == config and read_config(tmp_path)[1]["classes"] == ["a", "b"]
 
 
-@pytest.mark.parametrize("change", [dict(n_instances=10**9), dict(n_instances=4.5), dict(n_instances=True), dict(wian_layers=10**6), dict(epochs="3"), dict(pretrained=1), dict(lr=None), dict(lr="fast"),
-                                    dict(kernels=[10**9]), dict(kernels=3), dict(kernels=[1] * 99), dict(mccl_scales=["a"]), dict(model=["micacl"]), dict(model="vit"), dict(seed=-1), dict(nobody=1)])
+@pytest.mark.parametrize("change", [dict(n_instances=10**9), dict(n_instances=4.5), dict(n_instances=True),
+                                    dict(wian_layers=10**6), dict(epochs="3"), dict(pretrained=1), dict(lr=None),
+                                    dict(lr="fast"),
+                                    dict(kernels=[10**9]), dict(kernels=3), dict(kernels=[1] * 99),
+                                    dict(mccl_scales=["a"]), dict(model=["micacl"]), dict(model="vit"), dict(seed=-1),
+                                    dict(nobody=1)])
 def test_a_configuration_that_no_run_writes_is_one_line(tmp_path, change):
     write_json(tmp_path / "config.json", {**INFO, "config": {**Config().to_dict(), **change}})
     with pytest.raises(MicaclError, match="config.json: expected") as e: read_config(tmp_path)
     assert next(iter(change)) in str(e.value) and "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("info", [[], 3, {}, {**INFO, "classes": 3}, {**INFO, "classes": []}, {**INFO, "classes": [1, 2]}, {**INFO, "config": []}, {k: v for k, v in INFO.items() if k != "train_clips"}])
+@pytest.mark.parametrize("info", [[], 3, {}, {**INFO, "classes": 3}, {**INFO, "classes": []},
+                                  {**INFO, "classes": [1, 2]}, {**INFO, "config": []},
+                                  {k: v for k, v in INFO.items() if k != "train_clips"}])
 def test_a_description_that_no_run_writes_is_one_line(tmp_path, info):
     write_json(tmp_path / "config.json", info)
     with pytest.raises(MicaclError, match="config.json: expected") as e: read_config(tmp_path)

@@ -35,7 +35,8 @@ class Symbol:
     @property
     def anchor(self): return self.name.lower()    # as nbdev writes them in _modidx.py
     @property
-    def url(self): return f"{REPO}/blob/main/micacl/{self.module}.py" + (f"#L{self.line}-L{self.end}" if self.line else "")
+    def url(self):
+        return f"{REPO}/blob/main/micacl/{self.module}.py" + (f"#L{self.line}-L{self.end}" if self.line else "")
     @property
     def short(self): return self.name.rsplit(".", 1)[-1]
 
@@ -43,7 +44,8 @@ class Symbol:
         "The call as Python would write it, one parameter a line where it is long."
         if self.kind in ("constant", "property"): return self.code or self.short
         parts = [f"{p.lead}{p.name}{f': {p.type}' if p.type else ''}{(f' = {p.default}' if p.type else f'={p.default}') if p.default else ''}" for p in self.params]
-        if 0 <= self.keyword_from < len(parts) and not any(p.lead == "*" for p in self.params): parts.insert(self.keyword_from, "*")
+        if 0 <= self.keyword_from < len(parts) and not any(p.lead == "*" for p in self.params):
+            parts.insert(self.keyword_from, "*")
         back = f" -> {self.returns.type}" if self.returns and self.returns.type else ""
         one = f"{self.short}({', '.join(parts)}){back}"
         return one if len(one) <= width else f"{self.short}(\n    " + ",\n    ".join(parts) + f",\n){back}"
@@ -77,8 +79,10 @@ def parameters(node, comments, alone):
     keyword_from = len(rows) if a.kwonlyargs else -1
     rows += [(x, d, "") for x, d in zip(a.kwonlyargs, a.kw_defaults)]
     if a.kwarg: rows.append((a.kwarg, None, "**"))
-    params = [Param(x.arg, text(x.annotation), text(d), docment(x.end_lineno if d is None else d.end_lineno, comments, alone), lead) for x, d, lead in rows]
-    if params and params[0].name in ("self", "cls") and not params[0].lead: params, keyword_from = params[1:], max(keyword_from - 1, -1)
+    params = [Param(x.arg, text(x.annotation), text(d), docment(x.end_lineno if d is None else d.end_lineno, comments,
+                                                                alone), lead) for x, d, lead in rows]
+    if params and params[0].name in ("self", "cls") and not params[0].lead:
+        params, keyword_from = params[1:], max(keyword_from - 1, -1)
     return params, keyword_from
 
 
@@ -89,18 +93,24 @@ def read_function(node, module, comments, alone, prefix=""):
     # a signature on one line has no room for comments: one there belongs to the body
     for p in params:
         if node.lineno == first: p.doc = ""
-    back = docment(node.returns.end_lineno, comments, set()) if node.returns is not None and node.lineno != first else ""
-    kind = "property" if any(m in ("property", "functools.cached_property", "cached_property") for m in marks) else "method" if prefix else "function"
+    back = (docment(node.returns.end_lineno, comments, set()) if node.returns is not None and node.lineno != first
+            else "")
+    kind = ("property" if any(m in ("property", "functools.cached_property", "cached_property") for m in marks)
+            else "method" if prefix else "function")
     returns = Param("returns", text(node.returns), "", back) if node.returns is not None else None
-    return Symbol(prefix + node.name, module, kind, ast.get_docstring(node) or "", params, returns, line=node.lineno, end=node.end_lineno, keyword_from=keyword_from)
+    return Symbol(prefix + node.name, module, kind, ast.get_docstring(node) or "", params, returns, line=node.lineno,
+                  end=node.end_lineno, keyword_from=keyword_from)
 
 
 def read_class(node, module, comments, alone):
-    s = Symbol(node.name, module, "class", ast.get_docstring(node) or "", bases=", ".join(text(b) for b in node.bases), line=node.lineno, end=node.end_lineno)
+    s = Symbol(node.name, module, "class", ast.get_docstring(node) or "", bases=", ".join(text(b) for b in node.bases),
+               line=node.lineno, end=node.end_lineno)
     marks = [text(d) for d in node.decorator_list]
-    if any(m.startswith(("dataclass", "dataclasses.dataclass")) for m in marks) or s.bases in ("NamedTuple", "typing.NamedTuple"):
+    if any(m.startswith(("dataclass", "dataclasses.dataclass")) for m in marks) or s.bases in ("NamedTuple",
+        "typing.NamedTuple"):
         s.kind = "dataclass"
-        s.params = [Param(n.target.id, text(n.annotation), text(n.value), docment(n.end_lineno, comments, alone)) for n in node.body
+        s.params = [Param(n.target.id, text(n.annotation), text(n.value), docment(n.end_lineno, comments, alone))
+                    for n in node.body
                     if isinstance(n, ast.AnnAssign) and not text(n.annotation).startswith("ClassVar")]
     for n in node.body:
         if not isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
@@ -115,15 +125,18 @@ def read_source(source, module):
     comments, alone = comments_of(source)
     lines, out = source.splitlines(), {}
     for n in ast.parse(source).body:
-        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)): out[n.name] = read_function(n, module, comments, alone)
+        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            out[n.name] = read_function(n, module, comments, alone)
         elif isinstance(n, ast.ClassDef): out[n.name] = read_class(n, module, comments, alone)
         elif isinstance(n, (ast.Assign, ast.AnnAssign)):
             for target in n.targets if isinstance(n, ast.Assign) else [n.target]:
                 for t in target.elts if isinstance(target, ast.Tuple) else [target]:
                     if isinstance(t, ast.Name) and not t.id.startswith("_"):
                         code = "\n".join(lines[n.lineno - 1:n.end_lineno])
-                        above = " ".join(comments[k] for k in sorted(alone) if k == n.lineno - 1 and not comments[k].startswith(("%%", "|")))
-                        out[t.id] = Symbol(t.id, module, "constant", comments.get(n.end_lineno, above), code=code, line=n.lineno, end=n.end_lineno)
+                        above = " ".join(comments[k] for k in sorted(alone) if k == n.lineno - 1
+                                         and not comments[k].startswith(("%%", "|")))
+                        out[t.id] = Symbol(t.id, module, "constant", comments.get(n.end_lineno, above), code=code,
+                                           line=n.lineno, end=n.end_lineno)
     return out
 
 
@@ -144,7 +157,8 @@ def modules(folder=ROOT / "micacl"):
         if path.stem.startswith("_"): continue
         source = path.read_text(encoding="utf-8")
         tree, found = ast.parse(source), read_source(source, path.stem)
-        public = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and text(n.targets[0]) == "__all__"), None)
+        public = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)
+                       and text(n.targets[0]) == "__all__"), None)
         symbols = [s for n, s in found.items() if n != "__all__" and (public is None or n in public)]
         out[path.stem] = Module(path.stem, ast.get_docstring(tree) or "", symbols)
     return out

@@ -1,4 +1,5 @@
-"Pictures as files with names made from what they hold: the same picture is stored once, and a browser may keep it for ever."
+"""Pictures as files with names made from what they hold: the same picture is stored once, and a browser may keep it
+for ever."""
 import base64
 import hashlib
 import io
@@ -24,7 +25,8 @@ class Assets:
             size = im.size
             if ext == "png" and not getattr(im, "is_animated", False):
                 buffer = io.BytesIO()
-                im.convert("RGBA" if "A" in im.getbands() or "transparency" in im.info else "RGB").save(buffer, "WEBP", lossless=True, quality=50, method=3)
+                im.convert("RGBA" if "A" in im.getbands() or "transparency" in im.info else "RGB").save(buffer, "WEBP",
+                    lossless=True, quality=50, method=3)
                 if len(buffer.getvalue()) < len(data): data, ext = buffer.getvalue(), "webp"
         name = f"{key}.{ext}"
         (self.folder / name).write_bytes(data)

@@ -13,7 +13,8 @@ REPO = "https://github.com/micacl/micacl"
 DOCS = "https://micacl.github.io/micacl/"
 COLAB = "https://colab.research.google.com/github/micacl/micacl/blob/main/"
 # name of the part, and the first chapter that belongs to it
-PARTS = [("The data", "00"), ("The input", "01a"), ("The network", "04"), ("Losses and heads", "07a"), ("Models and training", "08"), ("The long tail", "11"),
+PARTS = [("The data", "00"), ("The input", "01a"), ("The network", "04"), ("Losses and heads", "07a"),
+         ("Models and training", "08"), ("The long tail", "11"),
          ("Pictures and reports", "12"), ("In use", "13"), ("What was found", "19"), ("Teaching", "30")]
 OPENING = re.compile(r"\A\s*#\s+(?P<title>[^\n]+)\n*(?:>\s*(?P<lead>[^\n]+)\n*)?(?:\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\s*)?")
 
@@ -70,14 +71,16 @@ def truth(directives, name, default):
     return default if v is None else v.strip().lower() not in ("false", "no", "0")
 
 
-HOUSEKEEPING = re.compile(r"^\s*%(?:load_ext|autoreload|reload_ext|matplotlib|config)\b.*\n?", re.M)      # as nbdev's clean_magics, which reads its settings anew for each cell
+# as nbdev's clean_magics, which reads its settings anew for each cell
+HOUSEKEEPING = re.compile(r"^\s*%(?:load_ext|autoreload|reload_ext|matplotlib|config)\b.*\n?", re.M)
 
 
 def exported_names(source):
     "Top-level functions and classes with public names."
     try: body = ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.M)).body
     except SyntaxError: return []
-    return [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+    return [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and not n.name.startswith("_")]
 
 
 def shown_doc(source):   # `show_doc(x.y, ...)` alone in a cell -> "x.y"
@@ -88,13 +91,16 @@ def shown_doc(source):   # `show_doc(x.y, ...)` alone in a cell -> "x.y"
 def read_cell(c):
     "One cell after nbdev's processors, or None where its directives hide it."
     d = c.directives_ if c.cell_type == "code" else {}
-    if c.cell_type not in ("code", "markdown") or {"hide", "default_exp"} & d.keys() or not truth(d, "include", True): return None
-    cell = Cell(c.cell_type, c.get("id", ""), c.source.strip("\n"), c.get("outputs", []), alt=d.get("fig-alt", "").strip())
+    if c.cell_type not in ("code", "markdown") or {"hide", "default_exp"} & d.keys() or not truth(d, "include", True):
+        return None
+    cell = Cell(c.cell_type, c.get("id", ""), c.source.strip("\n"), c.get("outputs", []),
+                alt=d.get("fig-alt", "").strip())
     if cell.kind == "markdown": return cell if cell.source.strip() else None
     cell.source = HOUSEKEEPING.sub("", cell.source).strip("\n")
     cell.show_code = truth(d, "echo", True) and not {"hide_input", "export", "exporti"} & d.keys()
     cell.show_outputs = truth(d, "output", True) and "hide_output" not in d
-    if "code-fold" in d and truth(d, "code-fold", False): cell.fold = d.get("code-summary", "Show the code").strip("\"' ")
+    if "code-fold" in d and truth(d, "code-fold", False):
+        cell.fold = d.get("code-summary", "Show the code").strip("\"' ")
     if name := shown_doc(cell.source): cell.symbols, cell.show_code, cell.outputs = [name], False, []
     elif {"export", "exports"} & d.keys(): cell.symbols = exported_names(cell.source)
     if not cell.source.strip(): cell.show_code = False
@@ -104,15 +110,18 @@ def read_cell(c):
 def read_page(path, url, **kw):
     "A notebook as a page."
     nb = NBProcessor(path, procs=[strip_ansi, hide_line, filter_stream_, rm_header_dash], process=True).nb
-    module = next((c.directives_["default_exp"].strip() for c in nb.cells if c.cell_type == "code" and "default_exp" in c.directives_), "")
+    module = next((c.directives_["default_exp"].strip() for c in nb.cells if c.cell_type == "code"
+                   and "default_exp" in c.directives_), "")
     cells = [x for c in nb.cells if (x := read_cell(c))]
     opening = OPENING.match(cells[0].source) if cells else None
     title, lead = (opening["title"].strip(), (opening["lead"] or "").strip()) if opening else (path.stem, "")
     if opening: cells[0].source = cells[0].source[opening.end():]
     source = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     chapter = m[1] if (m := re.match(r"(\d+[a-z]*)_", path.stem)) else ""
-    minutes = next((m[1] for c in cells[:6] if c.kind == "markdown" and (m := re.search(r"\*Minutes:?\*:?\s*(?:about\s*)?(\d+)", c.source))), "")
-    return Page(source, url, title, lead, cells=cells, module=module, minutes=minutes, colab=source, **{"chapter": chapter, **kw})
+    minutes = next((m[1] for c in cells[:6] if c.kind == "markdown"
+                    and (m := re.search(r"\*Minutes:?\*:?\s*(?:about\s*)?(\d+)", c.source))), "")
+    return Page(source, url, title, lead, cells=cells, module=module, minutes=minutes, colab=source,
+                **{"chapter": chapter, **kw})
 
 
 def chapters(nbs=NBS):
@@ -125,4 +134,5 @@ def chapters(nbs=NBS):
 
 def sheets(nbs=NBS):
     "The students' copies of the lab sheets."
-    return [read_page(p, f"lab/{stem(p.stem)}.html", kind="lab", part="Lab sheets", chapter="") for p in sorted((nbs / "lab" / "student").glob("*.ipynb"))]
+    return [read_page(p, f"lab/{stem(p.stem)}.html", kind="lab", part="Lab sheets", chapter="")
+            for p in sorted((nbs / "lab" / "student").glob("*.ipynb"))]

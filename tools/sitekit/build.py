@@ -50,9 +50,12 @@ def front(page, pages, text):
     page.data["words"], page.data["source"] = text.render(first.source), first.source
     moving = ROOT / "nbs/images/seven.webp"
     if moving.exists():
-        page.data["moving"], page.data["still"] = text.assets.add(moving.read_bytes(), "image/webp"), text.assets.still(moving.read_bytes())
+        page.data["moving"], page.data["still"] = text.assets.add(moving.read_bytes(),
+            "image/webp"), text.assets.still(moving.read_bytes())
     page.cells = rest
-    for c in rest: c.source = re.sub(r"(?m)^\|\s*page\s*\|.*\n(?:\|.*\n?)+", "\n<!-- parts -->\n", c.source) if c.kind == "markdown" else c.source
+    for c in rest:
+        c.source = (re.sub(r"(?m)^\|\s*page\s*\|.*\n(?:\|.*\n?)+", "\n<!-- parts -->\n", c.source)
+                    if c.kind == "markdown" else c.source)
     page.data["first"] = next((p for p in pages if p.kind == "chapter"), page)
     page.data["lab"] = next((p for p in pages if p.kind == "lab"), page)
 
@@ -69,7 +72,9 @@ def search_index(texts):
         if page.part == "API reference": rows.append([page.url, page.title, page.title, page.lead]); continue
         for anchor, heading, words, *kind in [*text.sections, *text.entries]:
             words = section_text([page.lead, *words] if not anchor else words)
-            if heading or words: rows.append([page.url + (f"#{anchor}" if anchor else ""), kind[0] if kind else page.title, heading, words])
+            if heading or words:
+                rows.append([page.url + (f"#{anchor}" if anchor else ""), kind[0] if kind else page.title, heading,
+                             words])
     return rows
 
 
@@ -77,22 +82,27 @@ def llms(pages):
     home = next(p for p in pages if p.kind == "home")
     lines = [f"# {home.title}", "", f"> {home.lead}", ""]
     parts = {"Start": [home], **site(pages), "API reference": [p for p in pages if p.part == "API reference"]}
-    for part, some in parts.items(): lines += [f"## {part}", "", *(f"- [{p.title}]({DOCS}{p.url}.md)" + (f": {p.lead}" if p.lead else "") for p in some), ""]
+    for part, some in parts.items():
+        lines += [f"## {part}", "", *(f"- [{p.title}]({DOCS}{p.url}.md)" + (f": {p.lead}" if p.lead else "")
+                                      for p in some), ""]
     return "\n".join(lines)
 
 
 def build(out, only=None):
-    "Write the site into the folder `out`, or `only` some of its pages; returns what it holds in numbers, and in words what is wrong and what is worth knowing."
+    """Write the site into the folder `out`, or `only` some of its pages; returns what it holds in numbers, and in
+    words what is wrong and what is worth knowing."""
     out = Path(out)
     if out.exists() and any(out.iterdir()) and not (out / ".nojekyll").exists():
-        raise FileExistsError(f"{out}: expected an empty folder or an older site, found something else; name another folder with --out")
+        raise FileExistsError(f"{out}: expected an empty folder or an older site, found something else; name another "
+                              "folder with --out")
     shutil.rmtree(out, ignore_errors=True)
     put(out / ".nojekyll", "")
     modules, book, lab = api.modules(), chapters(), sheets()
     made = extras.plan(modules, book)
     pages = [*book, *lab, *made]
     clash = {p.url for p in pages if sum(q.url == p.url for q in pages) > 1}
-    if clash: raise ValueError(f"two pages have the same address: {', '.join(sorted(clash))}; rename one of the notebooks")
+    if clash:
+        raise ValueError(f"two pages have the same address: {', '.join(sorted(clash))}; rename one of the notebooks")
     links, assets, figures, texts = Links(pages, modules), Assets(out), [], []
     for page in pages:
         if only and page.url not in only: continue
@@ -108,12 +118,14 @@ def build(out, only=None):
         page.toc = text.toc
     write(out, pages, texts)
     files = [p for p in out.rglob("*") if p.is_file()]
-    return dict(pages=len(texts), equations=sum(t.equations for _, t in texts), figures=len(figures), pictures=len(list((out / "img").iterdir())),
+    return dict(pages=len(texts), equations=sum(t.equations for _, t in texts), figures=len(figures),
+                pictures=len(list((out / "img").iterdir())),
                 megabytes=round(sum(p.stat().st_size for p in files) / 1e6, 2)), links.problems, links.notes
 
 
 def write(out, pages, texts):
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    env = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True,
+                             lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     static = {p.name: p.read_bytes() for p in sorted((HERE / "static").iterdir()) if p.is_file()}
     index = json.dumps(search_index(texts), ensure_ascii=False, separators=(",", ":"))
     put(out / "search.js", f"window.SEARCH={index}")
@@ -123,15 +135,18 @@ def write(out, pages, texts):
     parts = site(pages)
     for page, text in texts:
         k = pages.index(page)
-        around = dict(page=page, parts=parts, modules=[p for p in pages if p.part == "API reference"], root=root_of(page.url), version=version, repo=REPO, colab=COLAB, docs=DOCS,
+        around = dict(page=page, parts=parts, modules=[p for p in pages if p.part == "API reference"],
+                      root=root_of(page.url), version=version, repo=REPO, colab=COLAB, docs=DOCS,
                       previous=pages[k - 1] if k else None, following=pages[k + 1] if k + 1 < len(pages) else None,
                       lead=text.line(page.lead))
-        if page.kind == "home": page.body = page.body.replace("<!-- parts -->", env.get_template("parts.html").render(around))
+        if page.kind == "home":
+            page.body = page.body.replace("<!-- parts -->", env.get_template("parts.html").render(around))
         put(out / page.url, env.get_template("home.html" if page.kind == "home" else "page.html").render(around))
         put(out / (page.url + ".md"), for_programs(page, text.links, parts))
         if page.kind == "lab": shutil.copyfile(ROOT / page.source, out / "lab" / Path(page.source).name)
     put(out / "llms.txt", llms(pages))
-    put(out / "404.html", env.get_template("404.html").render(docs=DOCS))      # shown at any address, so its links are absolute
+    # shown at any address, so its links are absolute
+    put(out / "404.html", env.get_template("404.html").render(docs=DOCS))
 
 
 def for_programs(page, links, parts):
@@ -143,7 +158,8 @@ def for_programs(page, links, parts):
         return f"{m[1]}({root_of(page.url)}{target}.md{'#' + anchor if anchor else ''})"
     body = page.markdown
     if page.kind == "home":
-        listed = "\n".join(f"- **{part}**\n" + "\n".join(f"    - [{p.title}]({p.url}.md): {p.lead}" for p in some) for part, some in parts.items())
+        listed = "\n".join(f"- **{part}**\n" + "\n".join(f"    - [{p.title}]({p.url}.md): {p.lead}" for p in some)
+                           for part, some in parts.items())
         body = page.data["source"].strip() + "\n\n" + body.replace("<!-- parts -->", listed)
     body = re.sub(r"(\])\(([^()\s]+)\)", swap, body)
     return f"# {page.title}\n\n" + (f"> {page.lead}\n\n" if page.lead else "") + body.strip() + "\n"

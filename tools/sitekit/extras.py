@@ -15,14 +15,20 @@ def made(**kw): return Page(**{"part": "Reference", "kind": "page", "colab": "nb
 def plan(modules, chapters):
     "The pages themselves; their bodies are filled in later."
     home = {p.module: p for p in chapters if p.module}
-    pages = [made(source="nbs/glossary.md", url="glossary.html", title="Glossary", lead="The signs of the equations, the names in the code, and the words of the field, side by side.")] if (ROOT / "nbs/glossary.md").exists() else []
-    pages += [made(source="results", url="gallery.html", title="Gallery", lead="The figures of the book, and the files that its numbers come from."),
-              made(source="CITATION.cff", url="cite.html", title="How to cite", lead="The paper, and this book about it."),
-              made(source="micacl", url="api/index.html", title="API reference", lead="Every public name of the library, module by module, with what its parameters mean.")]
+    pages = ([made(source="nbs/glossary.md", url="glossary.html", title="Glossary",
+                   lead="The signs of the equations, the names in the code, and the words of the field, side by side.")]
+                   if (ROOT / "nbs/glossary.md").exists() else [])
+    pages += [made(source="results", url="gallery.html", title="Gallery",
+                   lead="The figures of the book, and the files that its numbers come from."),
+              made(source="CITATION.cff", url="cite.html", title="How to cite",
+                   lead="The paper, and this book about it."),
+              made(source="micacl", url="api/index.html", title="API reference",
+                   lead="Every public name of the library, module by module, with what its parameters mean.")]
     keys = sorted(modules, key=lambda m: [p.module for p in chapters].index(m) if m in home else 10 ** 6)
     for m in keys:
         chapter = home.get(m)
-        pages.append(made(source=f"micacl/{m}.py", url=f"api/{m}.html", title=f"micacl.{m}", lead=modules[m].lead, module="", part="API reference", data=dict(module=m, chapter=chapter),
+        pages.append(made(source=f"micacl/{m}.py", url=f"api/{m}.html", title=f"micacl.{m}", lead=modules[m].lead,
+                          module="", part="API reference", data=dict(module=m, chapter=chapter),
                           colab=chapter.source if chapter else "nbs/index.ipynb"))
     return pages
 
@@ -31,7 +37,9 @@ def module_page(page, text, module):
     entries, chapter = Entries(text), page.data["chapter"]
     text.ids.update(text.links.anchor(s) for s in module.symbols)
     out, md = [], []
-    if chapter: out.append(f'<p>Explained in the chapter <a href="{text.root}{chapter.url}">{html.escape(chapter.title)}</a>.</p>')
+    if chapter:
+        out.append(f'<p>Explained in the chapter <a '
+                   f'href="{text.root}{chapter.url}">{html.escape(chapter.title)}</a>.</p>')
     out.append(f'<pre class="code"><code>{code_html(f"from micacl.{module.name} import " + ", ".join(s.name for s in module.symbols[:3]) + (", ..." if len(module.symbols) > 3 else ""), "python")}</code></pre>' if module.symbols else "<p>This module has no public names.</p>")
     for s in module.symbols:
         text.ids.discard(text.links.anchor(s))
@@ -46,8 +54,11 @@ def api_index(page, text, pages, modules):
     for p in pages:
         if p.part != "API reference": continue
         m = modules[p.data["module"]]
-        names = ", ".join(f'<a href="{text.root}{p.url}#{text.links.anchor(s)}"><code>{html.escape(s.name)}</code></a>' for s in m.symbols)
-        rows += f'<section class="module"><h2 id="{text.unique(m.name)}"><a href="{text.root}{p.url}"><code>micacl.{m.name}</code></a></h2><p>{html.escape(p.lead)}</p><p class="names">{names}</p></section>'
+        names = ", ".join(f'<a href="{text.root}{p.url}#{text.links.anchor(s)}"><code>{html.escape(s.name)}</code></a>'
+                          for s in m.symbols)
+        rows += (f'<section class="module"><h2 id="{text.unique(m.name)}"><a '
+                 f'href="{text.root}{p.url}"><code>micacl.{m.name}</code></a></h2><p>{html.escape(p.lead)}</p><p '
+                 f'class="names">{names}</p></section>')
         md.append(f"- [micacl.{m.name}]({text.root}{p.url}.md): {p.lead}")
     page.body, page.markdown = f'<div class="modules">{rows}</div>', "\n".join(md)
 
@@ -58,12 +69,17 @@ def results_table():
     for path in sorted((ROOT / "results").glob("*.json")):
         d = json.loads(path.read_text(encoding="utf-8"))
         machine = d.get("machine", "")
-        if isinstance(machine, dict): machine = ", ".join(str(x) for x in (f"{machine['cpu_cores']} CPU cores" if "cpu_cores" in machine else "", machine.get("gpu", ""), machine.get("system", ""), f"torch {machine['torch']}" if "torch" in machine else "") if x)
+        if isinstance(machine, dict):
+            machine = ", ".join(str(x) for x in (f"{machine['cpu_cores']} CPU cores" if "cpu_cores" in machine else "",
+                                                 machine.get("gpu", ""), machine.get("system", ""),
+                                                 f"torch {machine['torch']}" if "torch" in machine else "") if x)
         cells = [d.get("command", ""), d.get("commit", ""), machine]
         commit = f'<a href="{REPO}/commit/{cells[1]}"><code>{cells[1]}</code></a>' if cells[1] else ""
-        rows += f'<tr><th scope="row"><a href="{REPO}/blob/main/results/{path.name}">{path.stem}</a></th><td><code>{html.escape(cells[0])}</code></td><td>{commit}</td><td>{html.escape(machine)}</td></tr>'
+        rows += (f'<tr><th scope="row"><a '
+                 f'href="{REPO}/blob/main/results/{path.name}">{path.stem}</a></th><td><code>{html.escape(cells[0])}</code></td><td>{commit}</td><td>{html.escape(machine)}</td></tr>')
         md.append("| " + " | ".join([path.stem, *cells]) + " |")
-    return ('<div class="scroll"><table><thead><tr><th scope="col">file</th><th scope="col">made by</th><th scope="col">commit</th><th scope="col">machine</th></tr></thead>'
+    return ('<div class="scroll"><table><thead><tr><th scope="col">file</th><th scope="col">made by</th><th '
+            'scope="col">commit</th><th scope="col">machine</th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"), "\n".join(md)
 
 
@@ -78,15 +94,19 @@ def gallery(page, text, figures):
         text.toc.append((2, anchor, title))
         out.append(f'<h2 id="{anchor}">{title}</h2><ul class="gallery">')
         for f in some:
-            f["notice"] = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", f["notice"] or f["alt"])      # one link is enough: to the page itself
+            # one link is enough: to the page itself
+            f["notice"] = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", f["notice"] or f["alt"])
             line = text.line(f["notice"])
-            out.append(f'<li><a href="{f["page"].url}#{f["anchor"]}"><img src="{f["url"]}" alt="{html.escape(f["alt"])}" width="{f["width"]}" height="{f["height"]}" loading="lazy" decoding="async"></a>'
+            out.append(f'<li><a href="{f["page"].url}#{f["anchor"]}"><img src="{f["url"]}" '
+                       f'alt="{html.escape(f["alt"])}" width="{f["width"]}" height="{f["height"]}" loading="lazy" '
+                       'decoding="async"></a>'
                        f'<p><a href="{f["page"].url}#{f["anchor"]}">{html.escape(f["page"].title)}</a>{": " + line if line else ""}</p></li>')
             md.append(f'![{f["alt"]}]({f["url"]})\n\n[{f["page"].title}]({f["page"].url}#{f["anchor"]}): {f["notice"]}')
         out.append("</ul>")
     anchor = text.unique("numbers")
     text.toc.append((2, anchor, "The numbers"))
-    out.append(f'<h2 id="{anchor}">The numbers</h2><p>Every figure that compares methods is read from a file in <code>results/</code>. Each file says how it was made.</p>{table}')
+    out.append(f'<h2 id="{anchor}">The numbers</h2><p>Every figure that compares methods is read from a file in '
+               f'<code>results/</code>. Each file says how it was made.</p>{table}')
     page.body, page.markdown = "\n".join(out), "\n\n".join([*md, table_md])
 
 
@@ -94,7 +114,8 @@ def cite(page, text):
     "The paper and the book, from CITATION.cff."
     paper, book = bibtex((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     bibs = [("The paper", "What this book reproduces is the authors' work. If you use the method, cite them.", paper),
-            ("This book", "If you use the library, SynFEW, the lab sheets or the measurements, name this book too.", book)]
+            ("This book", "If you use the library, SynFEW, the lab sheets or the measurements, name this book too.",
+             book)]
     page.markdown = "\n\n".join(f"## {t}\n\n{s}\n\n```bibtex\n{b}\n```" for t, s, b in bibs)
     page.body = text.render(page.markdown)
 
@@ -104,9 +125,13 @@ def bibtex(source):
     d = yaml.safe_load(source)
     paper, = d["references"]
     names = lambda authors: " and ".join(f"{{{a['name']}}}" if "name" in a else a["family-names"] for a in authors)
-    entry = lambda key, **fields: f"@{key},\n" + ",\n".join(f"  {k:9} = {{{v}}}" for k, v in fields.items() if v) + "\n}"
-    return (entry("inproceedings{cui2025micacl", title=paper["title"], author=names(paper["authors"]), booktitle=paper["collection-title"], year=paper["year"], note=paper["identifiers"][0]["value"], url=paper["url"]),
-            entry("software{micacl", title=d["title"], author=names(d["authors"]), version=d["version"], year=str(d.get("date-released", ""))[:4], url=d["repository-code"]))
+    entry = lambda key, **fields: f"@{key},\n" + ",\n".join(f"  {k:9} = {{{v}}}" for k,
+                                                            v in fields.items() if v) + "\n}"
+    return (entry("inproceedings{cui2025micacl", title=paper["title"], author=names(paper["authors"]),
+                  booktitle=paper["collection-title"], year=paper["year"], note=paper["identifiers"][0]["value"],
+                  url=paper["url"]),
+            entry("software{micacl", title=d["title"], author=names(d["authors"]), version=d["version"],
+                  year=str(d.get("date-released", ""))[:4], url=d["repository-code"]))
 
 
 def glossary(page, text):

@@ -1,4 +1,5 @@
-"Where a link leads: notebooks become pages, names of the library their entries, files of the repository their place on GitHub."
+"""Where a link leads: notebooks become pages, names of the library their entries, files of the repository their
+place on GitHub."""
 import posixpath
 import re
 
@@ -44,12 +45,14 @@ class Links:
 
     def module_of(self, code):
         name = code.strip()
-        return name.removeprefix("micacl.") if name.removeprefix("micacl.") in self.modules and name.startswith("micacl.") else None
+        return (name.removeprefix("micacl.") if name.removeprefix("micacl.") in self.modules
+                and name.startswith("micacl.") else None)
 
     def resolve(self, href, page):
         "A link as it stands in a source -> as it stands in the site (from the root), or None if it leads outside."
         target, _, anchor = href.partition("#")
-        anchor = f"#{slug(anchor.replace('%20', ' '))}" if anchor and not re.fullmatch(r"[\w.\-]+", anchor) else f"#{anchor.lower()}" if anchor else ""
+        anchor = f"#{slug(anchor.replace('%20', ' '))}" if anchor and not re.fullmatch(r"[\w.\-]+",
+            anchor) else f"#{anchor.lower()}" if anchor else ""
         if not target: return page.url + anchor if anchor else page.url
         if target.startswith(DOCS):
             url = target.removeprefix(DOCS).removesuffix(".md") or "index.html"
@@ -65,5 +68,7 @@ class Links:
         "Files of the repository that are no pages."
         if re.match(r"[a-z]+:", href): return href
         path = posixpath.normpath(posixpath.join(posixpath.dirname(page.source), href.partition("#")[0]))
-        if not (ROOT / path).exists(): self.problems.append(f"{page.source}: the link to {href!r} leads nowhere; expected a notebook or a file of the repository")
+        if not (ROOT / path).exists():
+            self.problems.append(f"{page.source}: the link to {href!r} leads nowhere; expected a notebook or a file of "
+                                 "the repository")
         return f"{REPO}/{'tree' if (ROOT / path).is_dir() else 'blob'}/main/{path}"

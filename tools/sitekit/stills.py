@@ -16,16 +16,19 @@ STILLS, NBS = Path(__file__).parent / "stills", Path(__file__).parents[2] / "nbs
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def has_widget(cell): return cell.cell_type == "code" and any(VIEW in o.get("data", {}) for o in cell.get("outputs", []))
+def has_widget(cell):
+    return cell.cell_type == "code" and any(VIEW in o.get("data", {}) for o in cell.get("outputs", []))
 
 
 def slides(cell): return cell.cell_type == "code" and ("@interact" in cell.source or "interact(" in cell.source)
 
 
 def print_of(path):
-    "Of the code of a notebook. It stands beside the stills; where it differs, they are out of date, and the site says so."
+    """Of the code of a notebook.
+    It stands beside the stills; where it differs, they are out of date, and the site says so."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return hashlib.sha256("".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode()).hexdigest()[:16]
+    return hashlib.sha256("".join("".join(c["source"]) for c in cells
+                                  if c["cell_type"] == "code").encode()).hexdigest()[:16]
 
 
 def picture(model, state):
@@ -55,7 +58,8 @@ def take(path):
     for name in old.values(): (STILLS / name).unlink(missing_ok=True)
     found = dict(code=stamp)
     for c in nb.cells:
-        model = next((o["data"][VIEW]["model_id"] for o in c.get("outputs", []) if VIEW in o.get("data", {})), None) if c.id in want else None
+        model = (next((o["data"][VIEW]["model_id"] for o in c.get("outputs", []) if VIEW in o.get("data", {})), None)
+                 if c.id in want else None)
         if not model or not (data := picture(model, state)): continue
         buffer, name = io.BytesIO(), f"{path.stem}-{c.id}.webp"
         Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=6)

@@ -18,7 +18,8 @@ from .links import slug
 
 FORMAT = HtmlFormatter(nowrap=True)
 TEX = math_core.LatexToMathML()
-NAMED = {"predict": r"Predict before you run", "notice": r"What to notice", "objectives": r"Objectives", "road": r"Where we are on the road", "summary": r"Summary",
+NAMED = {"predict": r"Predict before you run", "notice": r"What to notice", "objectives": r"Objectives",
+         "road": r"Where we are on the road", "summary": r"Summary",
          "exercises": r"Exercises", "differs": r"Where this differs[^<.:*]*", "prerequisites": r"Prerequisites"}
 RUN_IN = re.compile(r"\A(?:<strong>|<em>)(" + "|".join(NAMED.values()) + r")[.:?]?")
 IN_TOC = ("objectives", "summary", "exercises", "differs")
@@ -42,12 +43,14 @@ def code_html(source, language="ipython"):
 
 def said(tex):
     "An equation as one would type it into a search: log n_c for \\log n_c."
-    return re.sub(r"[\\{}&]|\s+", lambda m: " " if m[0].isspace() else "", re.sub(r"\\(?:mathrm|mathcal|mathbb|mathbf|text|operatorname|t?frac|dfrac|left|right|[bB]igg?[lr]?|qquad|quad|[,;!])(?![a-zA-Z])", " ", tex)).strip()
+    return re.sub(r"[\\{}&]|\s+", lambda m: " " if m[0].isspace() else "",
+                  re.sub(r"\\(?:mathrm|mathcal|mathbb|mathbf|text|operatorname|t?frac|dfrac|left|right|[bB]igg?[lr]?|qquad|quad|[,;!])(?![a-zA-Z])", " ", tex)).strip()
 
 
 def plain(tokens):
     "The words of inline tokens."
-    return "".join(t.content if t.type in ("text", "code_inline") else said(t.content) if t.type.startswith("math") else " " if t.type == "softbreak" else plain(t.children) if t.children else "" for t in tokens)
+    return "".join(t.content if t.type in ("text", "code_inline") else said(t.content) if t.type.startswith("math")
+                   else " " if t.type == "softbreak" else plain(t.children) if t.children else "" for t in tokens)
 
 
 class Text:
@@ -58,7 +61,8 @@ class Text:
         self.sections, self.entries = [["", page.title, []]], []       # for the search: [anchor, heading, words]
         self.md = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
         self.md.use(dollarmath_plugin, double_inline=True, renderer=self.math)
-        for name in ("link_open", "code_inline", "fence", "image", "table_open", "table_close"): self.md.renderer.rules[name] = getattr(self, name)
+        for name in ("link_open", "code_inline", "fence", "image", "table_open", "table_close"):
+            self.md.renderer.rules[name] = getattr(self, name)
 
     # --- parts of a text
     def math(self, content, options):
@@ -83,7 +87,8 @@ class Text:
 
     def code_inline(self, tokens, i, options, env):
         content = f"<code>{html.escape(tokens[i].content)}</code>"
-        if env.get("plain") or sum({"link_open": 1, "link_close": -1}.get(t.type, 0) for t in tokens[:i]): return content
+        if env.get("plain") or sum({"link_open": 1, "link_close": -1}.get(t.type, 0) for t in tokens[:i]):
+            return content
         symbol, module = self.links.find(tokens[i].content, self.page), self.links.module_of(tokens[i].content)
         url = self.links.entry(symbol) if symbol else f"api/{module}.html" if module else None
         return f'<a class="name" href="{self.relative(url)}">{content}</a>' if url else content
@@ -94,8 +99,12 @@ class Text:
     def image(self, tokens, i, options, env):
         t = tokens[i]
         path = ((ROOT / self.page.source).parent / t.attrGet("src")).resolve()
-        if not path.is_file(): raise FileNotFoundError(f"{self.page.source}: expected a picture at {t.attrGet('src')!r}, found no such file")
-        url, w, h = self.assets.add(path.read_bytes(), next(k for k, v in KINDS.items() if v == path.suffix.lstrip(".").replace("jpeg", "jpg")))
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.page.source}: expected a picture at {t.attrGet('src')!r}, found no "
+                                    "such file")
+        url, w, h = self.assets.add(path.read_bytes(), next(k for k,
+                                                            v in KINDS.items()
+                                                            if v == path.suffix.lstrip(".").replace("jpeg", "jpg")))
         size = f' width="{w}" height="{h}"' if w else ""
         return f'<img src="{self.root}{url}" alt="{html.escape(plain(t.children))}"{size} loading="lazy">'
 
@@ -104,7 +113,8 @@ class Text:
 
     # --- before rendering
     def prepare(self, tokens):
-        "Headings get a level without gaps (one h1, made by the template) and an anchor; empty header cells are no headers; the search listens."
+        """Headings get a level without gaps (one h1, made by the template) and an anchor; empty header cells are no
+        headers; the search listens."""
         heading = False
         for k, t in enumerate(tokens):
             if t.type == "heading_open":
@@ -120,7 +130,9 @@ class Text:
                     n, label = self.equations, self.md.renderer.renderInline(children, self.md.options, {"plain": True})
                     self.equations = n
                     self.toc.append((self.level, anchor, label))
-                inline.children.append(Token("html_inline", "", 0, content=f'<a class="anchor" href="#{anchor}" aria-label="Link to this section">#</a>'))
+                inline.children.append(Token("html_inline", "", 0,
+                                             content=f'<a class="anchor" href="#{anchor}" aria-label="Link to this '
+                                                     'section">#</a>'))
             elif t.type == "heading_close": heading = False
             elif t.type == "inline" and not heading: self.sections[-1][2].append(plain(t.children))
             elif t.type == "th_open" and not tokens[k + 1].content.strip(): t.tag = tokens[k + 2].tag = "td"
@@ -140,7 +152,8 @@ class Text:
         "Markdown of a cell -> HTML; paragraphs that open with a name of ours get a class, and some an anchor."
         tokens = self.md.parse(source.replace(" ± ", "\u00a0±\u00a0"))
         self.prepare(tokens)
-        return re.sub(r"<p>(?=<(?:strong|em)>)(.*?)</p>(\n<[uo]l)?", self.name_paragraph, self.md.renderer.render(tokens, self.md.options, {}), flags=re.S)
+        return re.sub(r"<p>(?=<(?:strong|em)>)(.*?)</p>(\n<[uo]l)?", self.name_paragraph,
+                      self.md.renderer.render(tokens, self.md.options, {}), flags=re.S)
 
     def line(self, source):
         "A line of markdown without a paragraph around it."

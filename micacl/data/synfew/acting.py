@@ -55,10 +55,12 @@ def draw_peaks(
     step: float = 0.125,  # s from frame to frame
 ) -> list:                # of (a, b, r, f, h), see `envelope`
     "Place one apex, or two, somewhere in the clip."
-    width = min(seconds, max(1.2 * step, seconds * stream.uniform(*apex)))     # never so narrow that it falls between two frames
+    # never so narrow that it falls between two frames
+    width = min(seconds, max(1.2 * step, seconds * stream.uniform(*apex)))
     place, first, gap, height, two = stream.uniform(size=5)
     rise = stream.uniform(*onset); fall = rise * stream.uniform(*SLOWER)
-    peak = lambda a, w, h: (a, a + w, min(rise, w), min(fall, w), h)   # a short apex moves fast, or it would not reach its height
+    # a short apex moves fast, or it would not reach its height
+    peak = lambda a, w, h: (a, a + w, min(rise, w), min(fall, w), h)
     if two >= 0.25 or width < 4 * step: return [peak(place * (seconds - width), width, 1.0)]
     first, gap, low = width * (0.4 + 0.2 * first), (seconds - width) * (0.3 + 0.3 * gap), 0.75 + 0.25 * height
     start = place * (seconds - width - gap)
@@ -96,7 +98,8 @@ def add_nuisance(
     end, talk, blink, other = t[0] + t[-1], streams("talk"), streams("blink"), streams("distract")
     on, amount, rate, phase, centre, half = talk.uniform(size=6)
     if on < 0.5:
-        wave = ease(np.abs(2.0 * ((t * (3.0 + 3.0 * rate) + phase) % 1.0) - 1.0)) * ease(2.0 * _bump(t, end * centre, end * (0.4 + half)))
+        wave = ease(np.abs(2.0 * ((t * (3.0 + 3.0 * rate) + phase) % 1.0) - 1.0)) * ease(2.0 * _bump(t, end * centre,
+            end * (0.4 + half)))
         _add(units, 25, (0.25 + 0.35 * amount) * wave); _add(units, 26, (0.1 + 0.25 * amount) * wave)
     blinks = blink.integers(0, 2 + int(end / 3))
     for _ in range(blinks): _add(units, 45, _bump(t, blink.uniform(0, end), blink.uniform(0.08, 0.14)))
@@ -104,7 +107,8 @@ def add_nuisance(
     for _ in range(distractors):
         unit, amount, where, half = other.uniform(size=4)
         centre = t[free[int(where * len(free))]] if len(free) else end * where
-        _add(units, int(UNITS[int(unit * (len(UNITS) - 1))][2:]), (0.15 + 0.35 * amount) * _bump(t, centre, 0.3 + 0.3 * half) * (1.0 - e))
+        _add(units, int(UNITS[int(unit * (len(UNITS) - 1))][2:]),
+             (0.15 + 0.35 * amount) * _bump(t, centre, 0.3 + 0.3 * half) * (1.0 - e))
     return dict(talking=int(on < 0.5), blinks=blinks, distractors=distractors)
 
 # %% ../../../nbs/synfew/acting.ipynb #4d2d2872
@@ -116,7 +120,8 @@ def draw_pose(
     n, spread = len(t), np.array([11.0, 6.0, 4.0])
     pose = np.clip(stream.normal(0, 1, 3), -2.2, 2.2) * spread * np.ones((n, 1))
     for _ in range(stream.integers(1, 3)):
-        start, length, step = stream.uniform(-0.2, 0.8) * n, stream.uniform(0.3, 0.8) * n, np.clip(stream.normal(0, 1, 3), -2, 2)
+        start, length, step = stream.uniform(-0.2, 0.8) * n, stream.uniform(0.3,
+            0.8) * n, np.clip(stream.normal(0, 1, 3), -2, 2)
         pose = pose + 0.4 * spread * step * ease((t - start) / length)[:, None]
     return pose
 
@@ -125,8 +130,11 @@ def _factors(face, scene) -> dict:
     "The chief properties of who and where, plain enough for a column of a table."
     mean = lambda colour: round(sum(map(float, colour)) / 3, 4)
     return dict(skin=mean(face.skin), face_width=round(face.width, 4), jaw=round(face.jaw, 4), age=round(face.age, 4),
-                hair_style=face.hair_style, glasses=face.glasses, beard=face.beard, occluder=scene.occluder[0] if scene.occluder else "none", light=round(scene.light[0], 4), ambient=round(scene.ambient, 4),
-                background=mean(map(mean, zip(*scene.background))), blur=round(scene.blur, 4), noise=round(scene.noise, 4))
+                hair_style=face.hair_style, glasses=face.glasses, beard=face.beard,
+                occluder=scene.occluder[0] if scene.occluder else "none", light=round(scene.light[0], 4),
+                ambient=round(scene.ambient, 4),
+                background=mean(map(mean, zip(*scene.background))), blur=round(scene.blur, 4),
+                noise=round(scene.noise, 4))
 
 # %% ../../../nbs/synfew/acting.ipynb #6101455d
 @dataclass
@@ -167,18 +175,21 @@ def sample_clip(
     "Everything about clip `index`, before drawing. It depends on the arguments only, never on other clips."
     own = derive_seed(seed, "clip", index)
     streams = lambda name: Stream(own, name)
-    n, fps = max(2, round(n_frames * (0.5 + 0.5 * sum(map(float, streams("length").uniform(size=2)))))), Fraction(n_frames) / int(SECONDS)
+    n, fps = max(2, round(n_frames * (0.5 + 0.5 * sum(map(float,
+                                                          streams("length").uniform(size=2)))))), Fraction(n_frames) / int(SECONDS)
     frame, step = np.arange(n) + 0.5, 1 / float(fps)
     t, units = frame * step, np.zeros((n, len(UNITS)))
     peaks = lambda name, c: draw_peaks(streams(name), n * step, apex, ONSET[EMOTIONS[c]], step)
     own_peaks = peaks("timing", label)
     e = envelope(t, own_peaks)
     add_expression(units, streams("expression"), t, EMOTIONS[label], strength, own_peaks)
-    if second >= 0: add_expression(units, streams("second"), t, EMOTIONS[second], strength * blend, peaks("second timing", second))
+    if second >= 0:
+        add_expression(units, streams("second"), t, EMOTIONS[second], strength * blend, peaks("second timing", second))
     factors = dict(peaks=len(own_peaks), **add_nuisance(units, streams, t, e))
     if not PROTOTYPES[EMOTIONS[label]]: e = 0.0 * e
     pose = np.round(draw_pose(streams("pose"), frame) * 64) / 64
-    face, scene = random_face(Stream(seed, "face", index if identity is None else identity)), random_scene(streams("scene"))
+    face, scene = random_face(Stream(seed, "face", index if identity is None
+                                     else identity)), random_scene(streams("scene"))
     factors = dict(factors, yaw=float(pose[0, 0]), crf=streams("compression").integers(18, 32), **_factors(face, scene))
     return Sample(own, label, face, scene, np.round(units * 256) / 256, e > LEVEL * e.max(), e, pose,
                   streams("asymmetry").normal(0, 0.2, len(UNITS)).clip(-1, 1), fps, factors["crf"], factors)
@@ -199,4 +210,5 @@ def unit_stream(
     units = np.round(256 * active * np.clip(first + (0.5 * (last - 0.5)) * ramp, 0, 1)) / 256
     pose = np.round(64 * draw_pose(streams("pose"), t)) / 64
     asymmetry = streams("asymmetry").normal(0, 0.2, len(UNITS)).clip(-1, 1)
-    return render(random_face(streams("face")), units, pose, random_scene(streams("scene")), size=size, asymmetry=asymmetry), units
+    return render(random_face(streams("face")), units, pose, random_scene(streams("scene")), size=size,
+                  asymmetry=asymmetry), units

@@ -11,12 +11,14 @@ __all__ = ['HAIR_STYLES', 'GLASSES', 'BEARDS', 'render', 'random_face', 'UNITS',
 # %% ../../../nbs/synfew/faces.ipynb #7866baa5
 import numpy as np
 from ...core import MicaclError
-from .paint import (SKIN, Canvas, Scene, background, blur, bump, cover, grain_offsets, grain_tile, grid, lambert, linear, mix, occlude,
+from .paint import (SKIN, Canvas, Scene, background, blur, bump, cover, grain_offsets, grain_tile,
+                                      grid, lambert, linear, mix, occlude,
                           outline, positive, ramp, random_colour, random_scene, sincos, stroke, wave)
 from .parts import UNITS, UNIT_NAMES, Face, brow, cheek, eye, forehead, geometry, mouth, nose, per_pixel
 
 # %% ../../../nbs/synfew/faces.ipynb #cb91c3c4
-_all_ = ["UNITS", "UNIT_NAMES", "Face", "Scene", "random_scene", "geometry"]     # all that drawing takes can be had from this module
+# all that drawing takes can be had from this module
+_all_ = ["UNITS", "UNIT_NAMES", "Face", "Scene", "random_scene", "geometry"]
 
 # %% ../../../nbs/synfew/faces.ipynb #3ade165a
 HAIR_STYLES = ("bald", "short", "receding", "fringe", "long", "bob", "curly", "tied", "scarf")
@@ -24,8 +26,10 @@ GLASSES = ("none", "round", "square")
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")
 
 #          how far the hair stands out above and at the sides, how low it falls; y of the hairline and of the temples
-_STYLE = {"short": (0.10, 0.03, 0.45, -0.64, -0.08), "receding": (0.05, 0.02, 0.35, -0.76, -0.12), "fringe": (0.12, 0.05, 0.5, -0.36, 0.05),
-          "long": (0.10, 0.09, 1.9, -0.66, 0.05), "bob": (0.12, 0.13, 1.0, -0.62, 0.05), "curly": (0.24, 0.24, 0.75, -0.60, -0.05),
+_STYLE = {"short": (0.10, 0.03, 0.45, -0.64, -0.08), "receding": (0.05, 0.02, 0.35, -0.76, -0.12),
+          "fringe": (0.12, 0.05, 0.5, -0.36, 0.05),
+          "long": (0.10, 0.09, 1.9, -0.66, 0.05), "bob": (0.12, 0.13, 1.0, -0.62, 0.05),
+          "curly": (0.24, 0.24, 0.75, -0.60, -0.05),
           "tied": (0.04, 0.01, 0.2, -0.68, -0.15), "scarf": (0.08, 0.10, 1.6, -0.62, 0.35)}
 
 # %% ../../../nbs/synfew/faces.ipynb #b231d0de
@@ -37,8 +41,10 @@ def _strands(x, y, face):
 
 def _body(rgb, low, x, y, face, px):
     "Neck and shoulders, in the rows `low` of the picture."
-    rgb[:, :, low] += cover(np.maximum(x - 0.40 - 0.4*positive(y - 0.95), 0.5 - y), px*2)*(linear(*face.skin)*(0.42 + 0.2*ramp(y, 0.9, 1.2)) - rgb[:, :, low])
-    rgb[:, :, low] += cover(1.16 - 0.22*bump((x - 0.75)*(x - 0.75)*2) - y, px*2)*(linear(*face.cloth)*0.7 - rgb[:, :, low])
+    rgb[:, :, low] += cover(np.maximum(x - 0.40 - 0.4*positive(y - 0.95), 0.5 - y),
+                            px*2)*(linear(*face.skin)*(0.42 + 0.2*ramp(y, 0.9, 1.2)) - rgb[:, :, low])
+    rgb[:, :, low] += cover(1.16 - 0.22*bump((x - 0.75)*(x - 0.75)*2) - y,
+                            px*2)*(linear(*face.cloth)*0.7 - rgb[:, :, low])
 
 def _behind(rgb, X, Y, face, cos, px):
     "What is behind the face: body, hair that falls, ears."
@@ -52,7 +58,8 @@ def _behind(rgb, X, Y, face, cos, px):
         d = outline(X, np.clip(Y, -9, 0)*(1/(1 + above*v)) + positive(Y), face.width + side*v, bottom)
         if face.hair_style == "curly": d = d + 0.025*wave(X*3.1 + 0.3)*wave(Y*3.7)
         m = cover(d, px*1.5 + 0.02)
-        if bottom > 0.9: m[:, low] *= 1 - cover(x - 0.47 + 0.08*y, px*1.5 + 0.03)*ramp(y, 0.5, 0.6)     # the neck stays free
+        if bottom > 0.9:
+            m[:, low] *= 1 - cover(x - 0.47 + 0.08*y, px*1.5 + 0.03)*ramp(y, 0.5, 0.6)     # the neck stays free
         strand = 0.62 + 0.10*_strands(X, Y, face)*(1 - 0.3*Y)
         rgb += m*(strand*linear(*(face.cloth if face.hair_style == "scarf" else face.hair)) - rgb)
         if bottom > 0.9: return                                             # this hair covers the ears
@@ -69,13 +76,16 @@ def _hair(c, face):
     scarf = face.hair_style == "scarf"
     with c.window(-9, 9, -9, max(temple, line) + 0.15) as w:
         ax = np.abs(w.x - (0 if scarf else 0.10*face.parting))
-        if face.hair_style == "fringe": edge = line + 0.03*wave(w.x*2.3 + face.parting) + (temple - line)*ramp(ax, face.width - 0.20, face.width - 0.02)
+        if face.hair_style == "fringe":
+            edge = (line + 0.03*wave(w.x*2.3 + face.parting) + (temple - line)*ramp(ax, face.width - 0.20,
+                face.width - 0.02))
         else: edge = line - 0.05 + 0.10*ramp(ax, 0.0, 0.3) + (temple - line)*ramp(ax, face.width - 0.28, face.width)
         if face.hair_style == "receding": edge = edge - 0.13*bump((ax - 0.30)*(ax - 0.30)*30)
         d = w.y - edge
         w.shade(0.24*cover(d - 0.04, 0.09))
         m = cover(d, w.px*1.5 + (0.01 if scarf else 0.04))
-        w.head = np.clip(w.head*50, 0, 1)                                   # no rim of skin between this hair and the hair behind
+        # no rim of skin between this hair and the hair behind
+        w.head = np.clip(w.head*50, 0, 1)
         w.relief += 0.03*m
         w.paint(m, linear(*(face.cloth if scarf else face.hair))*(1 + 0.16*_strands(w.x, w.y, face)))
 
@@ -88,7 +98,8 @@ def _beard(c, face, g):
         cy, ly = y - 0.90 - g.jaw[0], y - g.centre[0] + g.gap_up[0] + g.lip_up[0] + 0.035
         mask = cover(np.maximum(np.abs(ly - 0.35*ax*ax) - 0.042 + 0.10*ax, ax - 0.30), 0.05)
         if face.beard != "moustache": mask = np.maximum(mask, cover(np.sqrt(ax*ax*1.5 + cy*cy + 1e-6) - 0.22, 0.14))
-        if face.beard in ("stubble", "full"): mask = np.maximum(mask, ramp(y - 0.79 + 1.5*ax*ax, 0.0, 0.18)*ramp(y, 0.05, 0.35))
+        if face.beard in ("stubble", "full"):
+            mask = np.maximum(mask, ramp(y - 0.79 + 1.5*ax*ax, 0.0, 0.18)*ramp(y, 0.05, 0.35))
         w.paint((0.35 if face.beard == "stubble" else 0.88)*mask, 0.8*linear(*face.hair)*tuft)
 
 def _glasses(c, face):
@@ -109,7 +120,8 @@ def _glasses(c, face):
 
 # %% ../../../nbs/synfew/faces.ipynb #f58fabd0
 def _head(face, pose, scene, size):
-    "Picture coordinates without roll (X, Y), depth z, head coordinates (x, y), sines and cosines of the pose, width of a pixel."
+    """Picture coordinates without roll (X, Y), depth z, head coordinates (x, y), sines and cosines of the pose,
+    width of a pixel."""
     (sy, sp, sr), (cy, cp, cr) = (t.T[:, :, None, None] for t in sincos(pose))
     u, v = grid(size)
     k = np.float32(0.92/scene.scale); px = float(k)*2/size              # head units in half a picture, in a pixel
@@ -128,7 +140,8 @@ def _frames(face, g, pose, scene, size, back):
     _behind(rgb, X, Y, face, cos, px)
     low = Y - g.jaw[0]*ramp(Y, 0.4, 1.1)                                # a dropped jaw makes the face longer
     bone = 1 - 0.10*(face.cheek - 0.4)*bump((low - 0.36)*(low - 0.36)*4)
-    d = outline((X - 0.30*sin[0]*ramp(Y, -0.1, 1.0))*bone, low, face.width, face.length, 0.15 + 0.65*face.jaw, 0.30 - 0.20*face.jaw)
+    d = outline((X - 0.30*sin[0]*ramp(Y, -0.1, 1.0))*bone, low, face.width, face.length, 0.15 + 0.65*face.jaw,
+                0.30 - 0.20*face.jaw)
     head = cover(d, px*1.5)
     rgb += head*(linear(*face.skin) - rgb)
     c = Canvas(x, y, rgb, np.ones_like(x), 0.62*z, head, px, sin)
@@ -149,14 +162,20 @@ def render(face: Face,         # who
            pose,               # (F,3) yaw to the right, pitch up, roll clockwise, in degrees, at most 45
            scene: Scene,       # how it is filmed
            size=64,            # pixels
-           asymmetry=None,     # (15,) in -1..1: a unit's strength times 1 - a on the left of the picture, 1 + a on the right
+           # (15,) in -1..1: a unit's strength times 1 - a on the left of the picture, 1 + a on the right
+           asymmetry=None,
            ) -> np.ndarray:    # (F,size,size,3) uint8
-    "Draw a clip. The same arguments give the same bytes on every machine, and a frame does not depend on its neighbours."
+    """Draw a clip. The same arguments give the same bytes on every machine, and a frame does not depend on its
+    neighbours."""
     units, pose = _check(units, pose, size, asymmetry)
-    out, g, back = np.empty((len(units), size, size, 3), np.uint8), geometry(face, units, asymmetry), background(scene, size)
-    at, tile = grain_offsets(np.concatenate([units, pose], 1)), grain_tile(size + 63, scene.seed) if scene.noise else None
-    step = max(1, 2**17//size**2)                                       # as many frames at a time as keep numpy busy and fit the cache
-    np.empty(2**24, np.uint8)                                           # freed at once: glibc then keeps memory between steps (a quarter of the time)
+    out, g, back = np.empty((len(units), size, size, 3), np.uint8), geometry(face, units, asymmetry), background(scene,
+        size)
+    at, tile = grain_offsets(np.concatenate([units, pose], 1)), grain_tile(size + 63,
+        scene.seed) if scene.noise else None
+    # as many frames at a time as keep numpy busy and fit the cache
+    step = max(1, 2**17//size**2)
+    # freed at once: glibc then keeps memory between steps (a quarter of the time)
+    np.empty(2**24, np.uint8)
     for k in range(0, len(units), step):
         some = slice(k, k + step)
         rgb = _frames(face, per_pixel(g, some, asymmetry is None), pose[some], scene, size, back)
@@ -171,29 +190,45 @@ def render(face: Face,         # who
 # %% ../../../nbs/synfew/faces.ipynb #d42b79ee
 def _check(units, pose, size, asymmetry):
     units, pose, n = np.asarray(units, np.float32), np.asarray(pose, np.float32), len(UNITS)
-    if units.ndim != 2 or units.shape[1] != n: raise MicaclError(f"render: units must have shape (frames, {n}), found {units.shape}; one column for each entry of UNITS")
-    if pose.shape != (len(units), 3): raise MicaclError(f"render: pose must have shape ({len(units)}, 3) = yaw, pitch, roll of each frame, found {pose.shape}")
-    if not ((units >= 0) & (units <= 1)).all(): raise MicaclError("render: units must lie in 0..1; clip them, for example with numpy.clip")
-    if not (np.abs(pose) <= 45).all(): raise MicaclError("render: pose must lie within -45..45 degrees; faces are drawn from the front")
-    if size != int(size) or size < 16: raise MicaclError(f"render: size must be a whole number of at least 16 pixels, found {size}")
+    if units.ndim != 2 or units.shape[1] != n:
+        raise MicaclError(f"render: units must have shape (frames, {n}), found {units.shape}; one column for each "
+                          "entry of UNITS")
+    if pose.shape != (len(units), 3):
+        raise MicaclError(f"render: pose must have shape ({len(units)}, 3) = yaw, pitch, roll of each frame, found "
+                          f"{pose.shape}")
+    if not ((units >= 0) & (units <= 1)).all():
+        raise MicaclError("render: units must lie in 0..1; clip them, for example with numpy.clip")
+    if not (np.abs(pose) <= 45).all():
+        raise MicaclError("render: pose must lie within -45..45 degrees; faces are drawn from the front")
+    if size != int(size) or size < 16:
+        raise MicaclError(f"render: size must be a whole number of at least 16 pixels, found {size}")
     if asymmetry is not None and not (np.shape(asymmetry) == (n,) and (np.abs(asymmetry) <= 1).all()):
-        raise MicaclError(f"render: asymmetry must have shape ({n},) and lie in -1..1, found shape {np.shape(asymmetry)}")
+        raise MicaclError(f"render: asymmetry must have shape ({n},) and lie in -1..1, found shape "
+                          f"{np.shape(asymmetry)}")
     return units, pose
 
 # %% ../../../nbs/synfew/faces.ipynb #ce6e8b88
-_HAIR = ((0.07, 0.06, 0.06), (0.12, 0.08, 0.06), (0.24, 0.15, 0.09), (0.40, 0.26, 0.15), (0.66, 0.50, 0.30), (0.48, 0.22, 0.11), (0.52, 0.51, 0.50), (0.78, 0.77, 0.75))
-_IRIS = ((0.22, 0.13, 0.08), (0.32, 0.20, 0.11), (0.42, 0.33, 0.18), (0.33, 0.42, 0.31), (0.33, 0.45, 0.56), (0.45, 0.50, 0.53))
+_HAIR = ((0.07, 0.06, 0.06), (0.12, 0.08, 0.06), (0.24, 0.15, 0.09), (0.40, 0.26, 0.15), (0.66, 0.50, 0.30),
+         (0.48, 0.22, 0.11), (0.52, 0.51, 0.50), (0.78, 0.77, 0.75))
+_IRIS = ((0.22, 0.13, 0.08), (0.32, 0.20, 0.11), (0.42, 0.33, 0.18), (0.33, 0.42, 0.31), (0.33, 0.45, 0.56),
+         (0.45, 0.50, 0.53))
 
 # %% ../../../nbs/synfew/faces.ipynb #189a31fc
 def random_face(stream,          # a `micacl.core.Stream`
                 ) -> Face:       # every property drawn independently of all others, and of any label
     "A person at random."
-    u, pick = stream.uniform, lambda options, weights=None: options[stream.choice(len(options) if weights is None else weights)]
+    u, pick = stream.uniform, lambda options, weights=None: options[stream.choice(len(options) if weights is None
+        else weights)]
     k = u(0, len(SKIN) - 1); tone, warmth, shade = int(k), u(-0.02, 0.02), u(0.9, 1.1)
-    return Face(width=u(0.635, 0.735), length=u(0.93, 1.06), jaw=u(0, 1), cheek=u(0, 1), eye_x=u(0.285, 0.335), eye_size=u(0.132, 0.165),
-        eye_open=u(0.046, 0.068), eye_tilt=u(-0.012, 0.035), brow_y=u(-0.225, -0.185), brow_arch=u(0.015, 0.065), brow_thick=u(0.016, 0.036),
-        nose_width=u(0.115, 0.175), nose_y=u(0.31, 0.38), nose_height=u(0.14, 0.26), mouth_y=u(0.575, 0.62), mouth_width=u(0.235, 0.30),
+    return Face(width=u(0.635, 0.735), length=u(0.93, 1.06), jaw=u(0, 1), cheek=u(0, 1), eye_x=u(0.285, 0.335),
+                eye_size=u(0.132, 0.165),
+        eye_open=u(0.046, 0.068), eye_tilt=u(-0.012, 0.035), brow_y=u(-0.225, -0.185), brow_arch=u(0.015, 0.065),
+        brow_thick=u(0.016, 0.036),
+        nose_width=u(0.115, 0.175), nose_y=u(0.31, 0.38), nose_height=u(0.14, 0.26), mouth_y=u(0.575, 0.62),
+        mouth_width=u(0.235, 0.30),
         mouth_rest=u(-0.016, 0.016), lip=u(0.038, 0.072), lip_red=u(0, 1), lashes=u(0, 1), age=u(0, 1)*u(0, 1),
         skin=mix([c + d for c, d in zip(SKIN[tone], (warmth, 0, -warmth))], SKIN[tone + 1], k - tone), iris=pick(_IRIS),
-        hair=tuple(c*shade for c in pick(_HAIR)), hair_style=pick(HAIR_STYLES, [.09, .17, .09, .14, .15, .11, .11, .08, .06]), hair_volume=u(0, 1), parting=u(-1, 1),
-        beard=pick(BEARDS, [.70, .10, .06, .06, .08]), glasses=pick(GLASSES, [.76, .12, .12]), frame=random_colour(stream, 0.05, 0.25, 0.06), cloth=random_colour(stream, 0.12, 0.7, 0.15))
+        hair=tuple(c*shade for c in pick(_HAIR)), hair_style=pick(HAIR_STYLES,
+            [.09, .17, .09, .14, .15, .11, .11, .08, .06]), hair_volume=u(0, 1), parting=u(-1, 1),
+        beard=pick(BEARDS, [.70, .10, .06, .06, .08]), glasses=pick(GLASSES, [.76, .12, .12]),
+        frame=random_colour(stream, 0.05, 0.25, 0.06), cloth=random_colour(stream, 0.12, 0.7, 0.15))

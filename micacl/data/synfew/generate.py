@@ -56,11 +56,14 @@ def decode(
     file,             # a path, or an open file
 ) -> np.ndarray:      # planes (F,3H/2,W) uint8
     "All frames of a video, exactly as they are stored, before any conversion to RGB."
-    with av.open(file if hasattr(file, "read") else str(file)) as box: return np.stack([f.to_ndarray(format="yuv420p") for f in box.decode(video=0)])
+    with av.open(file if hasattr(file, "read") else str(file)) as box:
+        return np.stack([f.to_ndarray(format="yuv420p") for f in box.decode(video=0)])
 
 # %% ../../../nbs/synfew/generate.ipynb #6187a2fd
-_all_ = ["UNITS", "render", "Sample", "sample_clip", "unit_stream", "PROFILES", "TAILS", "CONFUSION", "label_counts", "vote_probabilities",
-         "Act", "draw_act", "Row", "plan_split", "NEUTRAL", "SPLITS"]                      # of lower chapters, offered here as well
+_all_ = ["UNITS", "render", "Sample", "sample_clip", "unit_stream", "PROFILES", "TAILS", "CONFUSION", "label_counts",
+         "vote_probabilities",
+         # of lower chapters, offered here as well
+         "Act", "draw_act", "Row", "plan_split", "NEUTRAL", "SPLITS"]
 
 @dataclass(frozen=True)
 class _Job:
@@ -83,21 +86,28 @@ def _make_clip(task):
     "Write one clip unless it is there. Returns its line of clips.csv as a dictionary, its votes and its Truth."
     job, row = task
     act = draw_act(job.seed, row.index, row.label, job.strength)
-    clip = sample_clip(job.seed, row.index, act.emotion, act.strength, act.second, act.blend, row.identity, job.n_frames, job.apex)
+    clip = sample_clip(job.seed, row.index, act.emotion, act.strength, act.second, act.blend, row.identity,
+                       job.n_frames, job.apex)
     path = Path(job.root, "clips", f"{row.clip}.mp4")
     try:
         if not path.exists():
             data = encode(clip.frames(job.size), clip.crf, clip.fps)
             with atomic_write(path, "wb") as f: f.write(data)
-    except OSError as e: raise MicaclError(f"{path}: the clip could not be written ({e}); mend that and run the same command again, it goes on where it stopped") from None
-    line = dict(clip=row.clip, path=f"clips/{row.clip}.mp4", label=EMOTIONS[row.label], clean_label=EMOTIONS[act.emotion], split=row.split, fold=row.fold,
-                identity=row.identity, n_frames=clip.n_frames, seed=clip.seed, strength=act.strength, second=EMOTIONS[act.second] if act.second >= 0 else "",
+    except OSError as e:
+        raise MicaclError(f"{path}: the clip could not be written ({e}); mend that and run the same command again, it "
+                          "goes on where it stopped") from None
+    line = dict(clip=row.clip, path=f"clips/{row.clip}.mp4", label=EMOTIONS[row.label],
+                clean_label=EMOTIONS[act.emotion], split=row.split, fold=row.fold,
+                identity=row.identity, n_frames=clip.n_frames, seed=clip.seed, strength=act.strength,
+                second=EMOTIONS[act.second] if act.second >= 0 else "",
                 blend=act.blend, apex_share=round(float(clip.apex.mean()), 3), **clip.factors)
-    return line, act.votes, Truth(clip.units.astype(np.float32), clip.apex, np.round(clip.envelope, 3).astype(np.float32), clip.pose.astype(np.float32))
+    return line, act.votes, Truth(clip.units.astype(np.float32), clip.apex,
+                                  np.round(clip.envelope, 3).astype(np.float32), clip.pose.astype(np.float32))
 
 # %% ../../../nbs/synfew/generate.ipynb #e7c1a0d5
 def end_with_parent():
-    "Called in a worker process: end when the main process has ended, even by kill -9. Otherwise workers would wait for it for ever."
+    """Called in a worker process: end when the main process has ended, even by kill -9.
+    Otherwise workers would wait for it for ever."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
@@ -110,9 +120,11 @@ def side_by_side(
     "`map` over several processes. They are spawned, so that it works alike on Linux, macOS, Windows and in notebooks."
     if workers == 1: yield from map(f, items); return
     try:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool: yield from pool.map(f, items, chunksize=chunksize)
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+            yield from pool.map(f, items, chunksize=chunksize)
     except BrokenProcessPool:
-        raise MicaclError("workers: a process ended early; in a script put the call under if __name__ == '__main__', or give workers=1") from None
+        raise MicaclError("workers: a process ended early; in a script put the call under if __name__ == '__main__', "
+                          "or give workers=1") from None
 
 def _bar(iterable, total, progress):
     if not progress: return iterable
@@ -128,33 +140,43 @@ def _check(p, workers):
     want(p["profile"] in PROFILES, "profile", f"one of {', '.join(PROFILES)}")
     want(p["imbalance"] is None or 1 <= p["imbalance"] < float("inf"), "imbalance", "a ratio of 1 or more, or nothing")
     want(p["tail"] in TAILS, "tail", f"one of {', '.join(TAILS)}")
-    want(p["tail"] == "exponential" or p["imbalance"] is not None, "tail", "an imbalance to go with the shape of its tail")
-    want(whole("n_train") and 14 <= p["n_train"] < 10**6, "n_train", "14 clips (two of each class) or more, below a million")
-    want(whole("n_test") and (p["n_test"] == 0 or 7 <= p["n_test"] < 10**6), "n_test", "7 clips or more, below a million, or 0 for no test sets")
+    want(p["tail"] == "exponential" or p["imbalance"] is not None, "tail",
+         "an imbalance to go with the shape of its tail")
+    want(whole("n_train") and 14 <= p["n_train"] < 10**6, "n_train",
+         "14 clips (two of each class) or more, below a million")
+    want(whole("n_test") and (p["n_test"] == 0 or 7 <= p["n_test"] < 10**6), "n_test",
+         "7 clips or more, below a million, or 0 for no test sets")
     want(whole("n_frames") and p["n_frames"] >= 4, "n_frames", "4 or more")
     want(whole("size") and p["size"] >= 32 and p["size"] % 4 == 0, "size", "a multiple of 4 pixels, 32 or more")
     want(whole("seed") and p["seed"] >= 0, "seed", "a whole number, 0 or more")
-    want(len(p["apex"]) == 2 and 0 < p["apex"][0] <= p["apex"][1] <= 1, "apex", "two shares, 0 < smallest <= largest <= 1")
-    want(len(p["strength"]) == 2 and 0 < p["strength"][0] <= p["strength"][1] <= 1, "strength", "two strengths, 0 < weakest <= strongest <= 1")
+    want(len(p["apex"]) == 2 and 0 < p["apex"][0] <= p["apex"][1] <= 1, "apex",
+         "two shares, 0 < smallest <= largest <= 1")
+    want(len(p["strength"]) == 2 and 0 < p["strength"][0] <= p["strength"][1] <= 1, "strength",
+         "two strengths, 0 < weakest <= strongest <= 1")
     want(workers is None or workers >= 1, "workers", "1 or more")
 
 # %% ../../../nbs/synfew/generate.ipynb #e7c1a0d6
 def _look(out, parameters) -> bool:
     "True if the folder holds this set, complete; an error if it holds something else."
-    if out.exists() and not out.is_dir(): raise MicaclError(f"{out}: expected a folder, found a file; give another path")
+    if out.exists() and not out.is_dir():
+        raise MicaclError(f"{out}: expected a folder, found a file; give another path")
     found = sorted(f.name for f in out.iterdir() if not f.name.startswith(".")) if out.exists() else []
     marks = [out / name for name in ("synfew.json", "synfew.partial.json") if name in found]
-    if found and not marks: raise MicaclError(f"{out}: expected an empty folder or a SynFEW set, found {found[0]}; give another path")
+    if found and not marks:
+        raise MicaclError(f"{out}: expected an empty folder or a SynFEW set, found {found[0]}; give another path")
     if marks:
         old = read_json(marks[0])
         old = old.get("parameters") or {} if isinstance(old, dict) else {}
         differ = [f"{k}={old.get(k)} there and {v} here" for k, v in parameters.items() if old.get(k) != v]
-        if differ: raise MicaclError(f"{out}: holds a SynFEW set made differently ({', '.join(differ)}); give another path, or delete that set")
+        if differ:
+            raise MicaclError(f"{out}: holds a SynFEW set made differently ({', '.join(differ)}); give another path, "
+                              "or delete that set")
     return bool(marks) and marks[0].name == "synfew.json"
 
 # %% ../../../nbs/synfew/generate.ipynb #ec448d91
 def _write_tables(out, rows, results):
-    "clips.csv, votes.csv and truth.npz, from the rows of the plan and what `_make_clip` returns for them. Returns the wrong training labels' share."
+    """clips.csv, votes.csv and truth.npz, from the rows of the plan and what `_make_clip` returns for them.
+    Returns the wrong training labels' share."""
     wrong, truth = [], []
     with atomic_write(out / "clips.csv") as f, atomic_write(out / "votes.csv") as g:
         table, votes = None, csv.writer(g, lineterminator="\n")
@@ -165,8 +187,10 @@ def _write_tables(out, rows, results):
             if line["split"] == "train": wrong.append(line["label"] != line["clean_label"])
     units, apex, envelope, pose = map(np.concatenate, zip(*truth))
     start = np.cumsum([0] + [len(t.apex) for t in truth]).astype(np.int64)
-    columns = dict(zip(UNITS, units.T)) | dict(apex=apex, envelope=envelope) | dict(zip(("yaw", "pitch", "roll"), pose.T))
-    with atomic_write(out / "truth.npz", "wb") as f: np.savez_compressed(f, clip=np.array([r.clip for r in rows]), start=start, **columns)
+    columns = (dict(zip(UNITS, units.T)) | dict(apex=apex,
+                                                envelope=envelope) | dict(zip(("yaw", "pitch", "roll"), pose.T)))
+    with atomic_write(out / "truth.npz", "wb") as f:
+        np.savez_compressed(f, clip=np.array([r.clip for r in rows]), start=start, **columns)
     return float(np.mean(wrong))
 
 # %% ../../../nbs/synfew/generate.ipynb #11089eb8
@@ -181,25 +205,32 @@ def generate(
     n_frames: int = 24,        # typical length of a clip, three seconds
     size: int = 64,            # pixels
     seed: int = 0,             # same seed, same set
-    workers: int | None = None,       # processes; None: as many as there are cores, at most 8. The set does not depend on it
+    # processes; None: as many as there are cores, at most 8. The set does not depend on it
+    workers: int | None = None,
     progress: bool = True,     # show a bar
     apex=(0.3, 0.6),           # range of the share of a clip that is apex
     strength=STRENGTH,         # range of the strength of an expression
     tail: str = "exponential", # shape that goes with `imbalance`: exponential, step or pareto
 ) -> dict:                     # what synfew.json holds
     "Make a SynFEW data set, or go on with one that was interrupted."
-    p = dict(generator=GENERATOR, profile=profile, imbalance=imbalance and float(imbalance), tail=tail, n_train=n_train, n_test=n_test, n_frames=n_frames,
+    p = dict(generator=GENERATOR, profile=profile, imbalance=imbalance and float(imbalance), tail=tail, n_train=n_train,
+             n_test=n_test, n_frames=n_frames,
              size=size, seed=seed, apex=list(apex), strength=list(strength))
     _check(p, workers)
     out, rows = Path(out), []
     counts = dict(train=label_counts(n_train, profile, imbalance, tail=tail))
-    if n_test: counts.update(test=label_counts(n_test, profile, imbalance, 1, tail), test_balanced=label_counts(n_test, "balanced", None, 1))
+    if n_test:
+        counts.update(test=label_counts(n_test, profile, imbalance, 1, tail),
+                      test_balanced=label_counts(n_test, "balanced", None, 1))
     for split, n_c in counts.items(): rows += plan_split(seed, split, n_c, len(rows) + 1)
     if _look(out, p) and not _missing(out, rows): return read_json(out / "synfew.json")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".lock"): return _generate(out, p, rows, counts, workers, progress)        # whoever comes second waits
-    except OSError as e: raise MicaclError(f"{e.filename or out}: the set could not be written ({e.strerror or e}); mend that and run the same command again, it goes on where it stopped") from None
+        with FileLock(out / ".lock"):
+            return _generate(out, p, rows, counts, workers, progress)        # whoever comes second waits
+    except OSError as e:
+        raise MicaclError(f"{e.filename or out}: the set could not be written ({e.strerror or e}); mend that and run "
+                          "the same command again, it goes on where it stopped") from None
 
 # %% ../../../nbs/synfew/generate.ipynb #e7c1a0d7
 def _missing(out, rows): return sum(not (out / "clips" / f"{r.clip}.mp4").exists() for r in rows)
@@ -209,14 +240,19 @@ def _generate(out, p, rows, counts, workers, progress):
     missing = _missing(out, rows)
     if _look(out, p) and not missing: return read_json(out / "synfew.json")
     (out / "clips").mkdir(exist_ok=True)
-    for left in [*out.glob(".*.tmp"), *out.glob("clips/.*.tmp")]: left.unlink(missing_ok=True)        # of a run that was killed
+    for left in [*out.glob(".*.tmp"), *out.glob("clips/.*.tmp")]:
+        left.unlink(missing_ok=True)        # of a run that was killed
     write_json(out / "synfew.partial.json", dict(parameters=p))
     (out / "synfew.json").unlink(missing_ok=True)
-    workers = workers or (1 if missing < 100 else min(os.cpu_count() or 1, 8))   # a process costs half a second to start
+    # a process costs half a second to start
+    workers = workers or (1 if missing < 100 else min(os.cpu_count() or 1, 8))
     job = _Job(str(out), p["seed"], p["size"], p["n_frames"], tuple(p["apex"]), tuple(p["strength"]))
-    wrong = _write_tables(out, rows, _bar(side_by_side(_make_clip, [(job, r) for r in rows], workers), len(rows), progress))
-    info = dict(format=2, version=VERSION, generator=GENERATOR, seed=p["seed"], profile=p["profile"], parameters=p, classes=EMOTIONS, units=UNITS, apex_level=LEVEL,
-                counts={s: dict(zip(EMOTIONS, c.tolist())) for s, c in counts.items()}, label_noise=round(wrong, 4), command=_command(p))
+    wrong = _write_tables(out, rows, _bar(side_by_side(_make_clip, [(job, r) for r in rows], workers), len(rows),
+                                          progress))
+    info = dict(format=2, version=VERSION, generator=GENERATOR, seed=p["seed"], profile=p["profile"], parameters=p,
+                classes=EMOTIONS, units=UNITS, apex_level=LEVEL,
+                counts={s: dict(zip(EMOTIONS, c.tolist())) for s, c in counts.items()}, label_noise=round(wrong, 4),
+                command=_command(p))
     with atomic_write(out / "README.md") as f: f.write(data_card(info))
     write_json(out / "synfew.json", info); (out / "synfew.partial.json").unlink()
     return read_json(out / "synfew.json")
@@ -224,10 +260,13 @@ def _generate(out, p, rows, counts, workers, progress):
 # %% ../../../nbs/synfew/generate.ipynb #c2a782ea
 def _command(p):
     "The command line that makes the set again."
-    flags = dict(profile=p["profile"], imbalance=p["imbalance"], tail=p["tail"] if p["imbalance"] else None, train=p["n_train"], test=p["n_test"],
+    flags = dict(profile=p["profile"], imbalance=p["imbalance"], tail=p["tail"] if p["imbalance"] else None,
+                 train=p["n_train"], test=p["n_test"],
                  frames=p["n_frames"], size=p["size"], seed=p["seed"])
     pairs = [(k, p[k]) for k, usual in (("apex", [0.3, 0.6]), ("strength", list(STRENGTH))) if p[k] != usual]
-    return " ".join(["micacl synfew OUT"] + [f"--{k} {v}" for k, v in flags.items() if v is not None] + [f"--{k} {a} {b}" for k, (a, b) in pairs])
+    return " ".join(["micacl synfew OUT"] + [f"--{k} {v}" for k,
+                                             v in flags.items() if v is not None] + [f"--{k} {a} {b}" for k,
+                                                 (a, b) in pairs])
 
 # %% ../../../nbs/synfew/generate.ipynb #0b9caa91
 _CARD = """# {version}: Synthetic Facial Expressions in the Wild
@@ -268,14 +307,19 @@ def data_card(
 ) -> str:         # Markdown
     "The data card of a set, filled from its parameters and counts."
     p, counts = info["parameters"], info["counts"]
-    table = "\n".join(f"| {s} | " + " | ".join(str(c[e]) for e in EMOTIONS) + f" | {sum(c.values())} |" for s, c in counts.items())
-    return _CARD.format(version=info["version"], generator=info["generator"], command=info["command"], heads=" | ".join(EMOTIONS), rule="---|" * 8, table=table, noise=info["label_noise"],
-                        size=p["size"], n_frames=p["n_frames"], fps=Fraction(p["n_frames"]) / 3, units=", ".join(f"`{u}`" for u in UNITS), level=info["apex_level"])
+    table = "\n".join(f"| {s} | " + " | ".join(str(c[e]) for e in EMOTIONS) + f" | {sum(c.values())} |" for s,
+                      c in counts.items())
+    return _CARD.format(version=info["version"], generator=info["generator"], command=info["command"],
+                        heads=" | ".join(EMOTIONS), rule="---|" * 8, table=table, noise=info["label_noise"],
+                        size=p["size"], n_frames=p["n_frames"], fps=Fraction(p["n_frames"]) / 3,
+                        units=", ".join(f"`{u}`" for u in UNITS), level=info["apex_level"])
 
 # %% ../../../nbs/synfew/generate.ipynb #507af6aa
 def _need(root, name):
     path = Path(root, name)
-    if not path.is_file(): raise MicaclError(f"{path}: expected a file of a complete SynFEW set, found none; make it with generate, or check the path")
+    if not path.is_file():
+        raise MicaclError(f"{path}: expected a file of a complete SynFEW set, found none; make it with generate, or "
+                          "check the path")
     return path
 
 def read_clips(
@@ -296,14 +340,18 @@ def read_truth(
 ) -> dict:
     "Clip id -> `Truth`."
     with np.load(_need(root, "truth.npz"), allow_pickle=False) as z: c = {k: z[k] for k in z.files}
-    if "envelope" not in c: raise MicaclError(f"{root}: expected a set made by {VERSION}, found the truth file of an older edition; make the set again")
+    if "envelope" not in c:
+        raise MicaclError(f"{root}: expected a set made by {VERSION}, found the truth file of an older edition; make "
+                          "the set again")
     units, pose = np.stack([c[u] for u in UNITS], 1), np.stack([c[k] for k in ("yaw", "pitch", "roll")], 1)
-    return {str(n): Truth(units[a:b], c["apex"][a:b], c["envelope"][a:b], pose[a:b]) for n, a, b in zip(c["clip"], c["start"][:-1], c["start"][1:])}
+    return {str(n): Truth(units[a:b], c["apex"][a:b], c["envelope"][a:b], pose[a:b]) for n, a,
+            b in zip(c["clip"], c["start"][:-1], c["start"][1:])}
 
 def digest(
     root,    # folder of a complete set
 ) -> str:
     "SHA-256 over the lines of clips.csv and every decoded frame: equal for equal sets."
     total = hashlib.sha256()
-    for row in read_clips(root): total.update(repr(sorted(row.items())).encode()); total.update(decode(Path(root, row["path"])).tobytes())
+    for row in read_clips(root):
+        total.update(repr(sorted(row.items())).encode()); total.update(decode(Path(root, row["path"])).tobytes())
     return total.hexdigest()

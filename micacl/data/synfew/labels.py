@@ -25,7 +25,8 @@ TAILS = dict(exponential=lambda k, ratio: ratio ** (-k / 6), step=lambda k, rati
 def label_counts(
     n: int,                     # clips to share out
     profile: str = "dfew",      # a name in PROFILES
-    imbalance: float | None = None,    # if given, this ratio of largest to smallest class instead of the profile's shares
+    # if given, this ratio of largest to smallest class instead of the profile's shares
+    imbalance: float | None = None,
     least: int = 2,             # clips that every class gets at least
     tail: str = "exponential",  # shape that goes with `imbalance`, a name in TAILS
 ) -> np.ndarray:                # (7,) int64, sums to n
@@ -89,7 +90,8 @@ def draw_act(
             emotion = SHOWN[int(9 * what)]
             sigma = 0.0 if emotion == NEUTRAL else round(strength[0] + (strength[1] - strength[0]) * how, 3)
             others = [c for c in range(7) if c not in (emotion, NEUTRAL)]
-            second, blend = (others[int(5 * other)], round(0.2 + mix, 3)) if mix < 0.25 and emotion != NEUTRAL else (-1, 0.0)
+            second, blend = ((others[int(5 * other)], round(0.2 + mix, 3)) if mix < 0.25 and emotion != NEUTRAL
+                             else (-1, 0.0))
             edges = np.cumsum(vote_probabilities(emotion, sigma, second, blend))
             votes = np.bincount(np.searchsorted(edges[:-1], say, side="right"), minlength=7)
             if votes[label] == votes.max() and (votes == votes.max()).sum() == 1:

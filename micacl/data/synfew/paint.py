@@ -140,15 +140,18 @@ class Canvas:
 
 # %% ../../../nbs/synfew/paint.ipynb #7303c03a
 def _window(self, x0, x1, y0, y1, depth=0.0):
-    "The pixels which show a box; `depth` is how far the thing stands out of the head, so how far it shifts when the head turns."
+    """The pixels which show a box; `depth` is how far the thing stands out of the head, so how far it shifts when
+    the head turns."""
     if self.bounds is None: self.bounds = self.x.min(0), self.x.max(0), self.y.min(0), self.y.max(0)
     (xl, xh, yl, yh), m = self.bounds, 2*self.px
     dx, dy = depth*self.sin[0], -depth*self.sin[1]
     hit = (xh > x0 - m + dx.min()) & (xl < x1 + m + dx.max()) & (yh > y0 - m + dy.min()) & (yl < y1 + m + dy.max())
     r, q = np.flatnonzero(hit.any(1)), np.flatnonzero(hit.any(0))
     s = (Ellipsis, slice(r[0], r[-1] + 1), slice(q[0], q[-1] + 1)) if len(r) else (Ellipsis, slice(0), slice(0))
-    w = Canvas(self.x[s] - dx, self.y[s] - dy, self.rgb[s].copy(), self.dark[s].copy(), self.relief[s].copy(), self.head[s].copy(), self.px, self.sin)
-    yield w                                                               # a small copy in one piece is quicker to work on
+    w = Canvas(self.x[s] - dx, self.y[s] - dy, self.rgb[s].copy(), self.dark[s].copy(), self.relief[s].copy(),
+               self.head[s].copy(), self.px, self.sin)
+    # a small copy in one piece is quicker to work on
+    yield w
     self.rgb[s], self.dark[s], self.relief[s] = w.rgb, w.dark, w.relief
 
 Canvas.window = contextmanager(_window)
@@ -158,7 +161,8 @@ def background(scene, size):
     "What is behind the face, (3,1,size,size)."
     (u, v), (a, b) = grid(size), (linear(*c) for c in scene.background)
     back = a + (b - a)*((v + 1)*0.5) + 0*u
-    for x, y, r, colour in scene.blobs: back += 0.8*bump(((u - x)*(u - x) + (v - y)*(v - y))*(1/(r*r)))*(linear(*colour) - back)
+    for x, y, r, colour in scene.blobs:
+        back += 0.8*bump(((u - x)*(u - x) + (v - y)*(v - y))*(1/(r*r)))*(linear(*colour) - back)
     return back
 
 # %% ../../../nbs/synfew/paint.ipynb #c8a5d1c4
@@ -172,7 +176,8 @@ def occlude(rgb, scene, px):
     elif kind == "scarf": d, shade = 0.08*wave(u*0.45 + x0) - y + 0.03, 0.7 + 0.3*wave(u*0.8 + v*1.3)
     elif kind == "microphone":
         x, y = u - np.float32(0.45*x0), v - np.float32(0.92)
-        d, shade = np.sqrt(x*x + y*y + 1e-6) - 0.19*size, 0.6 + 0.8*bump((x + 0.06)*(x + 0.06)*25 + (y + 0.08)*(y + 0.08)*25)
+        d, shade = np.sqrt(x*x + y*y + 1e-6) - 0.19*size, 0.6 + 0.8*bump((x + 0.06)*(x + 0.06)*25 + (y + 0.08)
+            *(y + 0.08)*25)
     else:                                                               # a hand: palm and four fingers
         a, b, shade = x*dx + y*dy, y*dx - x*dy, 0.9
         d = np.sqrt(a*a*0.8 + b*b + 1e-6) - 0.24*size
@@ -213,7 +218,9 @@ def grain_offsets(rows):       # (F,k) what each frame shows
     return np.stack([key & np.uint32(63), key >> np.uint32(8) & np.uint32(63)], 1).astype(int)
 
 # %% ../../../nbs/synfew/paint.ipynb #8ca6d2b6
-SKIN = ((0.96, 0.83, 0.75), (0.90, 0.74, 0.63), (0.82, 0.63, 0.49), (0.70, 0.50, 0.37), (0.55, 0.38, 0.28), (0.43, 0.29, 0.22), (0.33, 0.22, 0.17))   # skin tones, light to dark
+# skin tones, light to dark
+SKIN = ((0.96, 0.83, 0.75), (0.90, 0.74, 0.63), (0.82, 0.63, 0.49), (0.70, 0.50, 0.37), (0.55, 0.38, 0.28),
+        (0.43, 0.29, 0.22), (0.33, 0.22, 0.17))
 
 def mix(a, b, t):
     "The colour at t between a (t = 0) and b (t = 1)."
@@ -234,8 +241,12 @@ def random_scene(stream,         # a `micacl.core.Stream`
     kind = OCCLUDERS[stream.choice([.80, .06, .05, .05, .04])]
     skin = mix(SKIN[stream.choice(len(SKIN))], (0.6, 0.4, 0.3), 0.15)
     colour = skin if kind == "hand" else random_colour(stream, 0.08, 0.5)
-    return Scene(light=tuple(float(v) for v in light), strength=strength, ambient=u(0.95, 1.25) - 0.8*strength, light_colour=(1 + warm, 1.0, 1 - warm),
+    return Scene(light=tuple(float(v) for v in light), strength=strength, ambient=u(0.95, 1.25) - 0.8*strength,
+                 light_colour=(1 + warm, 1.0, 1 - warm),
         background=(random_colour(stream, 0.1, 0.8), random_colour(stream, 0.1, 0.8)),
-        blobs=tuple((u(-1, 1), u(-1, 1), u(0.3, 0.9), random_colour(stream, 0.05, 0.95)) for _ in range(stream.integers(0, 5))),
-        occluder=() if kind == "none" else (kind, side*u(0.5, 0.8), u(0.6, 0.95), -side*u(0.2, 0.6), -0.8, u(0.8, 1.15), colour),
-        blur=0.013*u()*u(), noise=0.022*u()*u(), shift=(u(-0.07, 0.07), u(-0.05, 0.05)), scale=u(0.94, 1.08), seed=stream.integers(0, 2**31))
+        blobs=tuple((u(-1, 1), u(-1, 1), u(0.3, 0.9), random_colour(stream, 0.05, 0.95))
+                    for _ in range(stream.integers(0, 5))),
+        occluder=() if kind == "none" else (kind, side*u(0.5, 0.8), u(0.6, 0.95), -side*u(0.2, 0.6), -0.8, u(0.8, 1.15),
+                                            colour),
+        blur=0.013*u()*u(), noise=0.022*u()*u(), shift=(u(-0.07, 0.07), u(-0.05, 0.05)), scale=u(0.94, 1.08),
+        seed=stream.integers(0, 2**31))

@@ -77,7 +77,8 @@ def _upper(g, face, A):
     "Lids, brows, cheeks."
     up = face.eye_open*1.15*positive(1 + 0.95*A[5] - 0.38*A[7] - 0.15*A[6] - 0.12*A[9] - 0.15*A[4])
     low = face.eye_open*0.80*np.clip(1 + 0.15*A[5] - 0.75*A[7] - 0.60*A[6] - 0.35*A[9], 0.05, 2)
-    g.lid_low, g.lid_up = low, up - (up + low*0.85)*A[45]               # a blink: the upper lid comes down to the lower one
+    # a blink: the upper lid comes down to the lower one
+    g.lid_low, g.lid_up = low, up - (up + low*0.85)*A[45]
     g.brow_in = face.brow_y - 0.115*A[1] - 0.03*A[2] + 0.095*A[4] + 0.045*A[9]
     g.brow_mid = face.brow_y - 2*face.brow_arch - 0.035*A[1] - 0.12*A[2] + 0.085*A[4] + 0.02*A[9]
     g.brow_out = face.brow_y + 0.02 + 0.015*A[1] - 0.115*A[2] + 0.02*A[4]
@@ -139,7 +140,8 @@ def forehead(c, face, g):
     with c.window(-0.13, 0.13, -0.34, 0.0) as w:
         y = w.y + 0.17
         tall = bump(y*y*56)
-        w.shade(np.clip(0.6*frown + 0.12*face.age, 0, 0.65)*tall*stroke(np.abs(w.x) - 0.042 + 0.12*y, 0.005, w.px*1.5 + 0.012))
+        w.shade(np.clip(0.6*frown + 0.12*face.age, 0, 0.65)*tall*stroke(np.abs(w.x) - 0.042 + 0.12*y, 0.005,
+            w.px*1.5 + 0.012))
         w.relief += 0.03*frown*bump(w.x*w.x*120 + y*y*70)
 
 # %% ../../../nbs/synfew/parts.ipynb #c56f664f
@@ -200,7 +202,8 @@ def nose(c, face, g):
     h, nw, wrinkle = face.nose_height, face.nose_width, g.mid9[0]
     base = face.nose_y - 0.04*wrinkle
     with c.window(-0.46, 0.46, -0.28, face.nose_y + 0.22) as w:
-        along = ramp(w.y, -0.26, face.nose_y)                          # it stands out more towards the tip, so it shifts more
+        # it stands out more towards the tip, so it shifts more
+        along = ramp(w.y, -0.26, face.nose_y)
         x, y = w.x - 0.9*h*along*w.sin[0], w.y + 0.7*h*along*w.sin[1] - base
         x2, ax, soft = x*x, np.abs(x), w.px*1.5
         wide = 0.078 + 0.045*along
@@ -212,7 +215,8 @@ def nose(c, face, g):
         dy = y - 0.022
         w.shade(0.26*bump(x2*(0.9/(nw*nw)) + dy*dy*380))               # shadow under the nose
         wx2, dy = wx*wx, y - 0.002
-        w.shade(0.34*stroke(np.sqrt(wx2 + wy*wy*0.8 + 1e-6) - 0.052, 0.004, soft + 0.016)*ramp(ax, nw*0.70, nw)*ramp(y, -0.085, -0.03))
+        w.shade(0.34*stroke(np.sqrt(wx2 + wy*wy*0.8 + 1e-6) - 0.052, 0.004, soft + 0.016)*ramp(ax, nw*0.70, nw)*ramp(y,
+            -0.085, -0.03))
         wx = ax - nw*0.43
         w.shade(0.72*cover(np.sqrt(wx*wx*0.45 + dy*dy*2.6 + 1e-6) - 0.026, soft + 0.014))
         wx, dy = ax - 0.105, w.y - 0.04
@@ -242,7 +246,8 @@ def cheek(c, face, g, s, side):
 def _curves(w, g):
     "The curves of the mouth over the pixels of a window."
     right = None if g.symmetric else (w.x > 0).astype(np.float32)
-    m = SimpleNamespace(w=sides(g.mouth_w, right), corner=sides(g.corner, right), down=sides(g.au15, right), stretch=sides(g.au20, right))
+    m = SimpleNamespace(w=sides(g.mouth_w, right), corner=sides(g.corner, right), down=sides(g.au15, right),
+                        stretch=sides(g.au20, right))
     m.pull = np.clip(sides(g.au12, right) + m.down + 0.7*m.stretch, 0, 1)
     m.ax, m.x2, m.soft, m.deep, m.gap = np.abs(w.x), w.x*w.x, w.px*1.5, g.gap_low[0], g.gap_up[0] + g.gap_low[0]
     m.t = m.ax/m.w
@@ -251,7 +256,8 @@ def _curves(w, g):
     lens, belly, yc = 0.45*m.q + 0.55*np.sqrt(m.q), 0.6 + 0.4*m.q, g.centre[0]
     line = yc + (m.corner - yc)*m.t2
     m.roof, m.floor = line - g.gap_up[0]*lens, line + m.deep*lens                       # edges of the opening
-    m.yt = w.y - (m.roof - g.lip_up[0]*lens*belly*(1 - 0.28*bump(m.x2*180)))            # below the upper lip's edge, with Cupid's bow
+    # below the upper lip's edge, with Cupid's bow
+    m.yt = w.y - (m.roof - g.lip_up[0]*lens*belly*(1 - 0.28*bump(m.x2*180)))
     m.yb = w.y - (m.floor + g.lip_low[0]*lens*belly)                                    # below the lower lip's edge
     m.yl, m.wide = w.y - line, cover(m.t - 1, m.soft*3.7)
     return m
@@ -267,7 +273,8 @@ def _around(w, face, g, m):
     w.shade(0.45*press*bump((dx - 0.03)*(dx - 0.03)*600 + dy*dy*120))
     w.shade(0.24*press*(bump((yb - 0.025)*(yb - 0.025)*1500) + bump((yt + 0.025)*(yt + 0.025)*1500))*m.q)
     w.shade(0.45*m.stretch*stroke(dx - 0.035 - 0.5*dy*dy, 0.004, m.soft + 0.016)*bump(dy*dy*160))
-    w.shade((0.50*m.down + 0.06*face.age)*stroke(dx - 0.02 - 0.25*dy, 0.004, m.soft + 0.018)*bump((dy - 0.08)*(dy - 0.08)*100))
+    w.shade((0.50*m.down + 0.06*face.age)*stroke(dx - 0.02 - 0.25*dy, 0.004,
+                                                 m.soft + 0.018)*bump((dy - 0.08)*(dy - 0.08)*100))
     cy = w.y - face.length + 0.16 - g.jaw[0]
     w.relief += 0.045*bump(m.x2*22 + cy*cy*45)
     w.shade(0.20*g.mid15[0]*bump(m.x2*40 + (cy + 0.05)*(cy + 0.05)*300))
@@ -276,9 +283,11 @@ def _lips(w, face, m):
     "Both lips; the upper one turns away from the light, so it is darker."
     mt, mb = (m.yt + w.y - m.roof)*0.5, (m.yb + w.y - m.floor)*0.5
     w.relief += (0.030*bump(mb*mb*500) + 0.018*bump(mt*mt*700))*m.q
-    lips = np.maximum(cover(np.maximum(-m.yt, w.y - m.roof), m.soft + 0.012), cover(np.maximum(m.floor - w.y, m.yb), m.soft + 0.012))
+    lips = np.maximum(cover(np.maximum(-m.yt, w.y - m.roof), m.soft + 0.012),
+                      cover(np.maximum(m.floor - w.y, m.yb), m.soft + 0.012))
     red = np.array([0.86, 0.58 - 0.22*face.lip_red, 0.58 - 0.18*face.lip_red], np.float32).reshape(3, 1, 1, 1)
-    w.paint(0.85*m.wide*lips, linear(*face.skin)*red + 0.025*face.lip_red*np.array([1, 0, 0.2], np.float32).reshape(3, 1, 1, 1))
+    w.paint(0.85*m.wide*lips, linear(*face.skin)*red + 0.025*face.lip_red*np.array([1, 0, 0.2], np.float32).reshape(3,
+        1, 1, 1))
     w.shade(0.20*m.wide*cover(np.maximum(-m.yt, m.yl), m.soft + 0.012))
 
 # %% ../../../nbs/synfew/parts.ipynb #b3ffa4e7
@@ -291,10 +300,12 @@ def _between(w, g, m):
     inner += (ramp(m.deep, 0.10, 0.22)*cover(ty*ty*9 + m.t2*0.36 - 0.10, 0.12))*(linear(0.56, 0.26, 0.26) - inner)
     teeth = cover(w.y - m.roof - 0.055, m.soft + 0.01)*cover(m.t - 0.80, 0.25)
     inner += (0.92*teeth)*(linear(0.88, 0.85, 0.80)*(arch*arch) - inner)
-    teeth = np.clip(g.mid16[0] + 0.25*g.mid20[0], 0, 1)*cover(m.floor - 0.052 - w.y, m.soft + 0.01)*cover(m.t - 0.66, 0.25)
+    teeth = np.clip(g.mid16[0] + 0.25*g.mid20[0], 0, 1)*cover(m.floor - 0.052 - w.y, m.soft + 0.01)*cover(m.t - 0.66,
+        0.25)
     inner += (0.85*teeth)*(linear(0.80, 0.76, 0.70)*(arch*arch) - inner)
     w.paint(part, inner)
-    w.shade((1 - ramp(m.gap, 0.01, 0.05))*(0.72 - 0.25*m.t2)*cover(m.t - 1.0, m.soft*3.7 + 0.04)*stroke(m.yl, 0.005, m.soft + 0.006))
+    w.shade((1 - ramp(m.gap, 0.01, 0.05))*(0.72 - 0.25*m.t2)*cover(m.t - 1.0, m.soft*3.7 + 0.04)*stroke(m.yl, 0.005,
+        m.soft + 0.006))
 
 def mouth(c, face, g):
     "Lips around a line whose ends are pulled, what is between them, the skin around them, the chin."
