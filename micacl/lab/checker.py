@@ -173,8 +173,7 @@ def check(
     number: str,   # of the exercise, such as "2.1"
     fn,            # your function
 ):
-    """Shape, then value, then gradient; prints one line, or raises `CheckFailed` with what to mend.
-    Not the `check` of chapter 02, of a data set."""
+    """Shape, then value, then gradient; prints one line, or raises `CheckFailed` with what to mend."""
     ex = find_exercise(number)
     if not callable(fn):
         raise CheckFailed(f"{number} call: expected a function, found {type(fn).__name__}. Pass the function itself, "

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 import numpy as np
-from ..core import EMOTIONS, MicaclError, _numbers, read_json
-from ..metrics import _mean, _recall_of
+from ..core import EMOTIONS, MicaclError, number_array, read_json
+from ..metrics import mean_present, matrix_recalls
 from .html import tag
 
 # %% ../../nbs/library/tables.ipynb #7cefb7d8
@@ -126,12 +126,12 @@ def row_of(
     note: str = "", # how it came about
 ) -> Row:
     "The scores of one confusion matrix."
-    M, square = _numbers(matrix), (len(classes),) * 2
+    M, square = number_array(matrix), (len(classes),) * 2
     if M is None or M.shape != square or (M < 0).any() or (M != np.floor(M)).any():
         raise MicaclError(f"{name or 'matrix'}: expected counts {square}, one row a class, found {matrix!r:.60}")
     M = M.astype(np.int64)
-    r, n = _recall_of(M), M.sum()
-    return Row(name, 100 * float(_mean(r)), 100 * float(M.trace() / n) if n else float("nan"),
+    r, n = matrix_recalls(M), M.sum()
+    return Row(name, 100 * float(mean_present(r)), 100 * float(M.trace() / n) if n else float("nan"),
                dict(zip(classes, (100 * r).tolist())), note=note)
 
 def mean_row(rows, name: str, note: str = "") -> Row:

@@ -10,7 +10,7 @@ __all__ = ['SCORES', 'pack_labels', 'unpack_labels', 'summarise_runs', 'compare_
 # %% ../../nbs/library/summaries.ipynb #bd835045
 import numpy as np
 from ..core import MicaclError, check_labels, frequency_groups
-from ..metrics import _mean, _recall_of, paired_difference
+from ..metrics import mean_present, matrix_recalls, paired_difference
 
 # %% ../../nbs/library/summaries.ipynb #bbd56d87
 _ALPHABET = np.array(list("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
@@ -64,9 +64,9 @@ def _over_folds(runs, test, folds):   # -> each fold's UAR and WAR over the seed
                       if len(ts) == len(folds)])
     if not len(whole): return dict(folds=own, pooled=None)
     # (S,C), (S,)
-    r, war = _recall_of(whole), whole.trace(axis1=1, axis2=2) / whole.sum((1, 2))
+    r, war = matrix_recalls(whole), whole.trace(axis1=1, axis2=2) / whole.sum((1, 2))
     return dict(folds=own, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()), confusion=whole.sum(0).tolist(),
-                                       uar=_spread(_mean(r)), war=_spread(war),
+                                       uar=_spread(mean_present(r)), war=_spread(war),
                                        recall={c: _spread(r[:, i]) for i, c in enumerate(runs[0]["classes"])}))
 
 # %% ../../nbs/library/summaries.ipynb #f3c035e2
