@@ -1,4 +1,4 @@
-"""The seven emotions, class counts, seeds and safe files: what every other chapter uses.
+"""The seven emotions, one kind of error, checks of labels and counts, seeds with names, exact random numbers and files that are written whole: what every module uses.
 
 Docs: https://micacl.github.io/micacl/library/core.html.md"""
 
@@ -6,8 +6,7 @@ Docs: https://micacl.github.io/micacl/library/core.html.md"""
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'MicaclError', 'check_labels', 'number_array', 'check_array', 'check_number', 'check_counts',
-           'class_counts', 'frequency_groups', 'derive_seed', 'seed_everything', 'Stream', 'atomic_write', 'to_plain',
-           'write_json', 'read_json']
+           'derive_seed', 'seed_everything', 'Stream', 'atomic_write', 'to_plain', 'write_json', 'read_json']
 
 # %% ../nbs/library/core.ipynb #fdcc5487
 import contextlib, hashlib, json, math, numbers, os, random, stat
@@ -20,7 +19,7 @@ EMOTIONS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 
 # %% ../nbs/library/core.ipynb #98940fe2
 class MicaclError(Exception):
-    "Something the user can mend. Its text is one line: where, what was expected, what was found, what to do."
+    "Something the user can correct. Its text is one line: where, what was expected, what was found, what to do."
     def __init__(self, message: str): super().__init__(" ".join(str(message).split()))
 
 # %% ../nbs/library/core.ipynb #37c3a63a
@@ -109,26 +108,6 @@ def check_counts(
     if n_classes not in (None, len(a)):
         raise MicaclError(f"{who}: expected {n_classes} class {'counts' if whole else 'numbers'}, found {len(a)}")
     return a.astype(float)
-
-# %% ../nbs/library/core.ipynb #48bb831c
-def class_counts(
-    labels,           # (n,) integer labels, 0 .. n_classes-1
-    n_classes: int,   # C, the number of classes; classes with no clip get 0
-) -> np.ndarray:      # (C,) int64, n_c
-    "Count the clips of each class."
-    return np.bincount(check_labels(labels, check_number(n_classes, "n_classes", 1, 2**31, True)), minlength=n_classes)
-
-# %% ../nbs/library/core.ipynb #8ee39c93
-def frequency_groups(
-    n_c,           # (C,) training clips per class
-) -> dict:         # {"head": [...], "medium": [...], "tail": [...]}, class indices in ascending order
-    "Split classes by thirds of their rank in the training counts; all are medium when the counts are equal."
-    n_c = check_counts(n_c, zeros=True)
-    C, order = len(n_c), np.argsort(-n_c, kind="stable")
-    if C < 3 or n_c.max() == n_c.min(): head, tail = order[:0], order[:0]
-    else: head, tail = order[:math.ceil(C / 3)], order[C - C // 3:]
-    medium = [c for c in range(C) if c not in head and c not in tail]
-    return dict(head=sorted(map(int, head)), medium=medium, tail=sorted(map(int, tail)))
 
 # %% ../nbs/library/core.ipynb #9e09a473
 def derive_seed(
@@ -236,4 +215,4 @@ def read_json(
     except OSError as e:
         raise MicaclError(f"{path}: expected a JSON file, found none that can be read ({e.strerror}); check the path") from None
     except (ValueError, RecursionError) as e:
-        raise MicaclError(f"{path}: expected JSON, found something else ({e}); the file is damaged, make it anew") from None
+        raise MicaclError(f"{path}: expected JSON, found something else ({e}); the file is damaged, make it again") from None

@@ -15,7 +15,8 @@ __all__ = ['long_tailed', 'class_groups', 'g_mean', 'reversed_shares', 'shifted_
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ..core import MicaclError, check_array, check_counts, check_labels, check_number, derive_seed, frequency_groups
+from ..core import MicaclError, check_array, check_counts, check_labels, check_number, derive_seed
+from ..metrics import frequency_groups
 from ..mccl import MCCL
 from .losses import LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LDAM, LogitAdjusted, WeightedCE, adjust_logits, build_loss, log_prior
 from .contrast import BCL, CONTRASTS, SupCon

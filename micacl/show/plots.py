@@ -15,7 +15,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
-from ..core import MicaclError, check_counts, frequency_groups
+from ..core import MicaclError, check_counts
+from ..metrics import frequency_groups
 
 # %% ../../nbs/library/plots.ipynb #5d473481
 OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73",
@@ -65,10 +66,10 @@ def label_axes(
     ax,                                            # axes of matplotlib
     title: str = "", xlabel: str = "", ylabel: str = "",
 ):
-    "Title and labels in the style of the book."
     "Title and axis labels; what comes from files is text, never a formula."
     ax.set_title(drawable_text(title), loc="left", fontsize=11, fontweight="bold", color=INK)
-    ax.set_xlabel(drawable_text(xlabel), fontsize=9.5, color=INK); ax.set_ylabel(drawable_text(ylabel), fontsize=9.5, color=INK)
+    ax.set_xlabel(drawable_text(xlabel), fontsize=9.5, color=INK)
+    ax.set_ylabel(drawable_text(ylabel), fontsize=9.5, color=INK)
 
 def drawable_text(
     s,        # a name of any kind

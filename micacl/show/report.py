@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from ..metrics import paired_difference as method_difference
+from ..metrics import paired_difference
 from ..core import MicaclError, Stream, atomic_write, read_json
 from ..train.config import Config
 from ..data.synfew.generate import generate, read_truth
@@ -92,9 +92,9 @@ def run_difference(
     draws: int = 2000,  # resampled test sets
     seed: int = 0,      # same seed, same interval
 ) -> tuple:             # (difference of the UARs, lower end, upper end of the 95 % interval)
-    """UAR of the first minus UAR of the second, with an interval over the clips they share: that of `metrics`, for
-    one run of each."""
-    r = method_difference(y, [first], [second], int(np.max(y)) + 1, draws=draws, seed=seed)
+    """UAR of the first minus UAR of the second, with an interval over the clips they share: `paired_difference` of
+    `metrics`, for one run of each."""
+    r = paired_difference(y, [first], [second], int(np.max(y)) + 1, draws=draws, seed=seed)
     return (r["difference"], *r["interval"])
 
 # %% ../../nbs/library/report.ipynb #2a45fb14

@@ -9,7 +9,8 @@ __all__ = ['SCORES', 'pack_labels', 'unpack_labels', 'summarise_runs', 'compare_
 
 # %% ../../nbs/library/summaries.ipynb #bd835045
 import numpy as np
-from ..core import MicaclError, check_labels, frequency_groups
+from ..core import MicaclError, check_labels
+from ..metrics import frequency_groups
 from ..metrics import mean_present, matrix_recalls, paired_difference
 
 # %% ../../nbs/library/summaries.ipynb #bbd56d87

@@ -28,7 +28,7 @@ def label_counts(
     # if given, this ratio of largest to smallest class instead of the profile's shares
     imbalance: float | None = None,
     least: int = 2,             # clips that every class gets at least
-    tail: str = "exponential",  # shape that goes with `imbalance`, a name in TAILS
+    tail: str = "exponential",  # shape that goes with `imbalance`, a name in TAIL_SHAPES
 ) -> np.ndarray:                # (7,) int64, sums to n
     "How many clips each class gets."
     if n < 7 * least: raise MicaclError(f"label_counts: expected {7 * least} clips or more, found {n}")
