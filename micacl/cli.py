@@ -317,7 +317,7 @@ COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=E
 
 def main(
     argv=None,   # arguments; default: those of the process
-) -> int:        # exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 stopped by Ctrl-C
+) -> int:        # exit status: 0 done, 1 an error that the user can correct, 2 wrong usage, 130 stopped by Ctrl-C
     "The `micacl` command."
     argv = list(sys.argv[1:] if argv is None else argv)
     command, status = None, 0

@@ -213,6 +213,8 @@ def read_json(
     "What a JSON file holds; `MicaclError` names a file that is missing or broken."
     try: return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as e:
-        raise MicaclError(f"{path}: expected a JSON file, found none that can be read ({e.strerror}); check the path") from None
+        raise MicaclError(f"{path}: expected a JSON file, found none that can be read ({e.strerror}); "
+                          "check the path") from None
     except (ValueError, RecursionError) as e:
-        raise MicaclError(f"{path}: expected JSON, found something else ({e}); the file is damaged, make it again") from None
+        raise MicaclError(f"{path}: expected JSON, found something else ({e}); the file is damaged, "
+                          "make it again") from None

@@ -105,7 +105,8 @@ def group_recall(
     recall = check_array(recall, "group_recall: recalls", 1)
     C = len(recall)
     if groups is None: groups = frequency_groups(check_counts(train_counts, C, "train_counts", zeros=True))
-    return {name: float(mean_present(recall[check_labels(classes, C, f"group {name}")])) for name, classes in groups.items()}
+    return {name: float(mean_present(recall[check_labels(classes, C, f"group {name}")])) for name,
+            classes in groups.items()}
 
 # %% ../nbs/01_long_tail.ipynb #c9abd720
 def _bootstrap_draws(M, draws, seed):   # (C, C) -> (draws, C, C) resampled confusion matrices
@@ -143,7 +144,7 @@ def paired_difference(
     draws: int = 4000,                # resampled pairs of clips and seeds
     level: float = 0.95,              # share of the draws inside the interval
     seed: int = 0,                    # same seed, same interval
-) -> dict:                            # difference A - B, interval (2,), p (bootstrap, two-sided), p_seeds (paired t-test), by_seed (S,)
+) -> dict: # difference A - B, interval (2,), p (bootstrap, two-sided), p_seeds (paired t-test), by_seed (S,)
     "Paired bootstrap over clips and seeds of a difference in UAR."
     from scipy.stats import ttest_1samp     # likewise
     draws, level = check_number(draws, "draws", 1, 10**7, whole=True), check_number(level, "level", below=1)

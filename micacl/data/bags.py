@@ -63,11 +63,11 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, i):       # -> video (T,3,S,S) uint8, label, position in .table
         clip, c = self.table[i], self.config
         seed = derive_seed(c.seed, "augment", int(self._epoch), clip.id)
-        dice = torch.Generator().manual_seed(derive_seed(seed, "frames")) if self.train else None
+        generator = torch.Generator().manual_seed(derive_seed(seed, "frames")) if self.train else None
         n = self.cache.n_frames(clip.id) if self.cache is not None else count_frames(clip.path)
-        take = frame_indices(n, c.n_instances, c.instance_length, dice)
-        x = (resize_square(read_frames(clip.path, take), c.image_size) if self.cache is None
-             else torch.from_numpy(self.cache.frames(clip.id)[take.numpy()]).permute(0, 3, 1, 2))
+        indices = frame_indices(n, c.n_instances, c.instance_length, generator)
+        x = (resize_square(read_frames(clip.path, indices), c.image_size) if self.cache is None
+             else torch.from_numpy(self.cache.frames(clip.id)[indices.numpy()]).permute(0, 3, 1, 2))
         if self.train:
             d = draw(c, seed, *x.shape[-2:])
             if self.draws:

@@ -265,7 +265,7 @@ def read_portions(
     "The frames of a clip of any length, a portion at a time. `ClipError` as soon as one cannot be decoded."
     files = picture_files(path) if is_folder(path) else None
     n, pixels = (len(files), _read_pictures(files, [0])[0].numel() // 3) if files else _probe(path)
-    take, step = list(choose(n)), max(1, _PORTION // max(3 * pixels, 1))
-    yield len(take)
-    parts = [take[i:i + step] for i in range(0, len(take), step)]
+    chosen, step = list(choose(n)), max(1, _PORTION // max(3 * pixels, 1))
+    yield len(chosen)
+    parts = [chosen[i:i + step] for i in range(0, len(chosen), step)]
     yield from (_read_pictures(files, part) for part in parts) if files else _decode(path, parts)

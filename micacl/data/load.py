@@ -17,17 +17,18 @@ from fastprogress.fastprogress import progress_bar
 from ..core import MicaclError
 from .rows import class_places, is_hidden, plain_label
 from .table import Clip, ClipTable, Intake, Problem, carve_validation, make_folds, protocol, write_clips
-from .readers import LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, visible_entries, walk_folders
+from .readers import (LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, visible_entries,
+                                 walk_folders)
 from .custom import csv_files, read_csv
 # the whole table is at hand from here
 _all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "make_folds", "protocol", "write_clips"]
 
 # %% ../../nbs/library/load.ipynb #0dc6ef56
-def _synfew(root, take):
+def _synfew(root, intake):
     if not (root / "synfew.json").is_file():
         raise MicaclError(f"{root}: expected synfew.json, which is written last, found none: the set is incomplete; "
                           "generate it again with micacl synfew")
-    return read_csv(root, take, root / "clips.csv", "synfew")
+    return read_csv(root, intake, root / "clips.csv", "synfew")
 
 # %% ../../nbs/library/load.ipynb #865ed864
 _READERS = dict(dfew=read_dfew, ferv39k=read_ferv39k, mafw=read_mafw, synfew=_synfew, csv=read_csv)
@@ -77,17 +78,17 @@ def _asked_classes(classes):
     if names and all(isinstance(c, str) and c.strip() for c in names) and len(set(names)) == len(names): return names
     raise MicaclError(f"classes: expected different names in order, found {classes!r}")
 
-def _relabelled(table, take):
+def _relabelled(table, intake):
     "The clips of a table whose class is among those asked for; a problem for each of the others."
-    place, clips = class_places(take.classes), []
+    place, clips = class_places(intake.classes), []
     for c in table:
         name = table.classes[c.label]
         label = place.get(name, place.get(plain_label(name)))
         if label is None:
-            known = ", ".join(take.classes[:12])
-            take.bad(c.path, f"expected one of the classes {known}, found {name}; leave its row out", "label")
+            known = ", ".join(intake.classes[:12])
+            intake.bad(c.path, f"expected one of the classes {known}, found {name}; leave its row out", "label")
         else: clips.append(replace(c, label=label))
-    return ClipTable(clips, take.classes, table.root, table.dataset, take.problems, table.notes)
+    return ClipTable(clips, intake.classes, table.root, table.dataset, intake.problems, table.notes)
 
 # %% ../../nbs/library/load.ipynb #865ed868
 def _load(root, dataset, on_bad, classes=None):
@@ -96,12 +97,12 @@ def _load(root, dataset, on_bad, classes=None):
     try:
         name = dataset or _detect(root)
         if name not in _READERS: raise MicaclError(f"dataset: expected one of {', '.join(_READERS)}; found {name!r}")
-        take = Intake(root if root.is_dir() else root.parent, on_bad, name == "csv", classes)
-        table = _READERS[name](root, take)
+        intake = Intake(root if root.is_dir() else root.parent, on_bad, name == "csv", classes)
+        table = _READERS[name](root, intake)
     except OSError as e:
         raise MicaclError(f"{root}: expected a folder that can be read, found none ({_reason(e)}); check who may "
                           "read it") from None
-    if take.classes and table.classes != take.classes: table = _relabelled(table, take)
+    if intake.classes and table.classes != intake.classes: table = _relabelled(table, intake)
     table.source = root
     return table
 

@@ -20,7 +20,8 @@ from ..data.frames import ClipError
 from ..data.bags import frame_indices
 from .sharing import load_model
 from ..show.html import FreeNames
-from ..show.plots import INK, MARKERS, MUTED, OKABE_ITO, SERIES, STYLE, BookFigure, style_axes, label_axes, drawable_text
+from ..show.plots import (INK, MARKERS, MUTED, OKABE_ITO, SERIES, STYLE, BookFigure, style_axes, label_axes,
+                               drawable_text)
 from .tracking import crop_face, find_faces, follow_face, slide, stream_frames, dlib_detector, fit_picture
 
 # %% ../../nbs/library/predict.ipynb #bbb403c4
@@ -56,8 +57,9 @@ def caveat(
 ) -> str:                  # goes with every output
     "What the scores are worth."
     drawn = "trained on drawn faces (SynFEW); scores on real faces are a demonstration, not a measurement"
-    own = drawn if dataset == "synfew" else f"trained on {dataset or 'unknown data'}"
-    return (f"{own}. A score says how much a window looks like the training clips of a label; it does not say what a "
+    origin = drawn if dataset == "synfew" else f"trained on {dataset or 'unknown data'}"
+    return (f"{origin}. A score says how much a window looks like the training clips of a label; it does not say "
+            "what a "
             "person feels.")
 
 # %% ../../nbs/library/predict.ipynb #d7dd3a51
@@ -292,7 +294,8 @@ def _problem(video, e, out):
     if e.errno in _FOR_ALL: raise e
     _writable(out)
     found = f"{e.filename or video}: {e.strerror or e}"
-    return Problem(video, f"expected to read it and to write its files, found {found}; mend that and predict it again")
+    return Problem(video, f"expected to read it and to write its files, found {found}; correct that and predict "
+                          "it again")
 
 # %% ../../nbs/library/predict.ipynb #a5508550
 def predict_videos(
@@ -353,7 +356,8 @@ def upload_widget(
         with place:
             new = change["new"]                                                      # ipywidgets 7: items by name
             for upload in new.values() if isinstance(new, dict) else new:
-                try: p = predict_upload(loaded, upload, **options); display(plot_prediction(p)); print(prediction_text(p))
+                try: p = predict_upload(loaded, upload,
+                                        **options); display(plot_prediction(p)); print(prediction_text(p))
                 except (MicaclError, OSError) as e: print(e)
     button.observe(show, "value")
     return VBox([button, place])

@@ -24,7 +24,8 @@ from ..train.run import read_history
 from ..train.evaluation import recorded_clips
 from ..train.loop import train
 from .plots import plot_confusion, plot_curves, plot_long_tail, plot_recalls, plot_weights
-from .html import details, figure, html_page, inline_svg, moving_picture, note, number_table, paragraph, percent, section, tag
+from .html import (details, figure, html_page, inline_svg, moving_picture, note, number_table, paragraph,
+                              percent, section, tag)
 
 # %% ../../nbs/library/report.ipynb #f31ef075
 NAMES = dict(micacl="MICACL", m3dfel="M3DFEL", mean="mean pooling", max="max pooling", attention="attention pooling",

@@ -31,7 +31,8 @@ from .objective import Objective, make_optimizer
 _all_ = ["compare_runs", "summarise_runs"]     # of chapter 10a
 
 # %% ../../nbs/library/experiments.ipynb #8518d9c9
-SPEC_KEYS = dict(data=str, synfew=dict, base=dict, methods=dict, seeds=list, folds=list, frozen=bool, tune=dict, test=str,
+SPEC_KEYS = dict(data=str, synfew=dict, base=dict, methods=dict, seeds=list, folds=list, frozen=bool, tune=dict,
+                 test=str,
             compare=list)
 _TUNE = dict(data=str, synfew=dict, grid=dict, seeds=list, folds=list)
 
@@ -121,8 +122,9 @@ def configuration(
     return _settled(spec, method, seed, chosen)[0]
 
 def _settled(spec, method, seed, chosen=None):   # -> Config, what its choices brought along
-    own = {k: v for k, v in spec["methods"][method].items() if k != "like"}
-    fields = {**spec["base"], **(chosen or {}), **own, "seed": seed, **({"backbone_lr": 0.0} if spec["frozen"] else {})}
+    changes = {k: v for k, v in spec["methods"][method].items() if k != "like"}
+    fields = {**spec["base"], **(chosen or {}), **changes, "seed": seed,
+              **({"backbone_lr": 0.0} if spec["frozen"] else {})}
     try: return settle(config_from_dict(fields), asked=fields)
     except MicaclError as e: raise MicaclError(f"method {method}: {e}") from None
 
@@ -153,9 +155,9 @@ def one_run(folder, data, method, fold, config) -> Path:
     with np.load(work / "predictions.npz", allow_pickle=False) as z: p = {k: z[k] for k in ("split", "y", "logits")}
     tests = {}
     for name, t in r["tests"].items():
-        own = p["split"] == name
+        in_test = p["split"] == name
         tests[name] = {k: v for k, v in t.items() if k not in ("intervals", "n_per_class")}
-        tests[name].update(y=pack_labels(p["y"][own]), predicted=pack_labels(p["logits"][own].argmax(1)))
+        tests[name].update(y=pack_labels(p["y"][in_test]), predicted=pack_labels(p["logits"][in_test].argmax(1)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(method=method, seed=config.seed, fold=fold, dataset=info["dataset"], classes=info["classes"],
                           train_counts=info["train_counts"], n_train=info["n_train"],

@@ -309,7 +309,7 @@ def load_regressor(
     state, header = read_weights(path, "r3d_small")
     if header.get("units") != ",".join(UNITS):
         raise MicaclError(f"{path}: expected a head for {', '.join(UNITS)}, found {header.get('units', 'none')}; make "
-                          "it anew with `micacl pretrain`")
+                          "it again with `micacl pretrain`")
     head = UnitHead(build_backbone("r3d_small").dim)
     head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
     return nn.Sequential(build_backbone("r3d_small", path), head).eval()

@@ -59,14 +59,15 @@ def _by_seed(runs, test):   # -> {seed: {fold: scores}}
 
 def _over_folds(runs, test, folds):   # -> each fold's UAR and WAR over the seeds; the folds' matrices added up for each seed that has them all
     by = _by_seed(runs, test)
-    own = {str(k): {s: _spread([t[k][s] for t in by.values() if k in t]) for s in ("uar", "war")} for k in folds}
+    by_fold = {str(k): {s: _spread([t[k][s] for t in by.values() if k in t]) for s in ("uar", "war")} for k in folds}
     # (S,C,C)
     whole = np.array([sum(np.array(t["confusion"]) for t in ts.values()) for ts in by.values()
                       if len(ts) == len(folds)])
-    if not len(whole): return dict(folds=own, pooled=None)
+    if not len(whole): return dict(folds=by_fold, pooled=None)
     # (S,C), (S,)
     r, war = matrix_recalls(whole), whole.trace(axis1=1, axis2=2) / whole.sum((1, 2))
-    return dict(folds=own, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()), confusion=whole.sum(0).tolist(),
+    return dict(folds=by_fold, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()),
+                                           confusion=whole.sum(0).tolist(),
                                        uar=_spread(mean_present(r)), war=_spread(war),
                                        recall={c: _spread(r[:, i]) for i, c in enumerate(runs[0]["classes"])}))
 

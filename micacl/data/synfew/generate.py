@@ -1,4 +1,4 @@
-"""The built-in data set: faces that move by action units, a long tail, noisy annotators, folds of strangers, and a truth that no real set can give.
+"""The built-in data set: faces that move by action units, a long tail, noisy annotators, folds that share no person, and a truth that no real set can give.
 
 Docs: https://micacl.github.io/micacl/synfew/generate.html.md"""
 
@@ -63,7 +63,8 @@ def decode(
         return np.stack([f.to_ndarray(format="yuv420p") for f in box.decode(video=0)])
 
 # %% ../../../nbs/synfew/generate.ipynb #6187a2fd
-_all_ = ["UNITS", "render", "Sample", "sample_clip", "unit_stream", "PROFILES", "TAIL_SHAPES", "CONFUSION", "label_counts",
+_all_ = ["UNITS", "render", "Sample", "sample_clip", "unit_stream", "PROFILES", "TAIL_SHAPES", "CONFUSION",
+         "label_counts",
          "vote_probabilities",
          # of lower chapters, offered here as well
          "Act", "draw_act", "PlannedClip", "plan_split", "NEUTRAL", "SPLITS"]
@@ -97,7 +98,8 @@ def _make_clip(task):
             data = encode(clip.frames(job.size), clip.crf, clip.fps)
             with atomic_write(path, "wb") as f: f.write(data)
     except OSError as e:
-        raise MicaclError(f"{path}: the clip could not be written ({e}); mend that and run the same command again, it "
+        raise MicaclError(f"{path}: the clip could not be written ({e}); correct that and run the same command "
+                          "again, it "
                           "goes on where it stopped") from None
     line = dict(clip=row.clip, path=f"clips/{row.clip}.mp4", label=EMOTIONS[row.label],
                 clean_label=EMOTIONS[act.emotion], split=row.split, fold=row.fold,
@@ -235,7 +237,8 @@ def generate(
         with FileLock(out / ".lock"):
             return _generate(out, p, rows, counts, workers, progress)        # whoever comes second waits
     except OSError as e:
-        raise MicaclError(f"{e.filename or out}: the set could not be written ({e.strerror or e}); mend that and run "
+        raise MicaclError(f"{e.filename or out}: the set could not be written ({e.strerror or e}); correct that "
+                          "and run "
                           "the same command again, it goes on where it stopped") from None
 
 # %% ../../../nbs/synfew/generate.ipynb #e7c1a0d7
