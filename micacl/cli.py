@@ -17,7 +17,7 @@ import tyro
 import micacl
 from .core import MicaclError, write_json
 from .train.config import CHOICES, PRESETS, Config, check_value
-from .show.html import any_terminal, percent, _number
+from .show.terminal import any_terminal, percent, environment_number
 
 # %% ../nbs/library/cli.ipynb #96bb269e
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -113,7 +113,7 @@ class Train:
 
 # %% ../nbs/library/cli.ipynb #d6c18ebd
 def _first_process():        # torchrun and accelerate launch set both
-    return _number("WORLD_SIZE", 1) <= 1 or _number("RANK", 0) <= 0
+    return environment_number("WORLD_SIZE", 1) <= 1 or environment_number("RANK", 0) <= 0
 
 def _print_scores(results):
     "A line for each test set."
@@ -191,7 +191,7 @@ class Demo:
     out: Path = Path("demo")          # folder for data, runs and report
 
     def run(self):
-        from micacl.show.report import demo
+        from micacl.show.demo import demo
         report, *both = demo(self.out)
         for results in both: print(f"\n{results['model']}"); _print_scores(results)
         # as it can be typed here

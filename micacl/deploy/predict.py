@@ -19,7 +19,7 @@ from ..data.load import Problem
 from ..data.frames import ClipError
 from ..data.bags import frame_indices
 from .sharing import load_model
-from ..show.html import FreeNames
+from .filenames import FreeNames
 from ..show.plots import INK, MARKERS, MUTED, OKABE_ITO, SERIES, STYLE, BookFigure, _dress, _label, _text
 from .tracking import crop_face, find_faces, follow_face, slide, stream_frames, _dlib_detector, _fit
 

@@ -25,7 +25,7 @@ from micacl.train.config import Config
 from micacl.data.frames import ClipError
 from micacl.metrics import summarise
 from micacl.train.objective import build_model
-from micacl.show.html import FreeNames, safe_name
+from micacl.deploy.filenames import FreeNames, safe_name
 from micacl.show.report import _still_there, write_report
 from micacl.train.run import is_shared, load_run, write_tensors
 from micacl.deploy.sharing import fetch, load_model, save_pretrained

@@ -181,7 +181,7 @@ def test_figures_of_the_readme_come_from_the_results():
 
 def test_rates_of_the_demo_are_those_that_tuning_chose():
     import json
-    from micacl.show.report import demo_config
+    from micacl.show.demo import demo_config
     methods = json.loads((ROOT / "results" / "ablations.json").read_text())["methods"]
     for model, method in (("micacl", "MICACL"), ("mean", "mean pooling, plain CE")):
         config = demo_config(model)

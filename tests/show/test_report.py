@@ -14,7 +14,8 @@ from micacl.train.config import Config
 from micacl.data.load import load_table
 from micacl.metrics import instance_auc, summarise
 from micacl.show.plots import INK, plot_confusion
-from micacl.show.report import demo, paired_difference, write_report
+from micacl.show.demo import demo
+from micacl.show.report import paired_difference, write_report
 from micacl.data.synfew.generate import generate
 from micacl.train.loop import instance_truth
 
