@@ -216,7 +216,8 @@ class Table:
     caption: str = ""                 # above the table
 
     def run(self):
-        from micacl.show.tables import fold_rows, method_rows, published_rows, read_results, results_table
+        from micacl.show.tables import fold_rows, method_rows, read_results, results_table
+        from micacl.show.published import published_rows
         results = read_results(*self.runs, test=self.test)
         if self.folds and len(names := {r.method for r in results}) > 1:
             raise MicaclError(f"--folds: expected one method, found {', '.join(sorted(names))}; make a table for each")
