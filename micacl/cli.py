@@ -9,7 +9,7 @@ __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Chec
            'Experiment', 'Demo', 'Table', 'Folds', 'Predict', 'Export', 'Bench', 'main']
 
 # %% ../nbs/library/cli.ipynb #767d0523
-import contextlib, importlib, json as json_lib, shutil, sys, tempfile
+import contextlib, json as json_lib, shutil, sys, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Union
@@ -305,8 +305,7 @@ class Bench:
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
 
     def run(self):
-        # chapter 16, which comes later and is looked up when it is needed
-        bench = importlib.import_module("micacl.train.bench").bench
+        from micacl.train.speed import bench
         with tempfile.TemporaryDirectory(prefix="micacl-bench-") as folder:
             found = bench(Path(folder) / "faces", self.preset, self.batch_size, self.rounds,
                           say=lambda line: print(line, flush=True))
