@@ -261,7 +261,8 @@ class Predict:
                                                   help_behavior_hint="(default: half of the window)")] = None
 
     def run(self):
-        from micacl.deploy.predict import predict_videos, to_json
+        from micacl.deploy.predict import predict_videos
+        from micacl.deploy.prediction import to_json
         if not self.videos:
             raise MicaclError("predict: expected at least one VIDEO, found none; micacl predict RUN VIDEO")
         done, problems = predict_videos(self.run_folder, self.videos, self.out, self.json, self.plot,

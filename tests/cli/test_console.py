@@ -20,6 +20,7 @@ import micacl
 from helpers import CLASSES
 from micacl import cli
 from micacl.deploy import predict as P
+from micacl.deploy import prediction as Q
 from micacl.core import MicaclError, atomic_write, derive_seed, read_json, write_json
 from micacl.train.config import Config
 from micacl.data.frames import ClipError
@@ -390,7 +391,7 @@ def test_what_concerns_one_video(quick, run, tmp_path, monkeypatch, error, says)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_concerns_all(run, tmp_path, monkeypatch, capsys, number):
     def full(*a): raise OSError(number, os.strerror(number), "out/a.json")
-    monkeypatch.setattr(P, "write_json", full)
+    monkeypatch.setattr(Q, "write_json", full)
     videos = [str(video(tmp_path / f"{n}.mp4")) for n in "ab"]
     assert cli.main(["predict", str(run), *videos, "--no-crop", "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == f"micacl: out/a.json: {os.strerror(number)}\n"
