@@ -83,7 +83,7 @@ def quick(monkeypatch):
     "A stand-in for the picture, which takes half a second to draw."
     def save(p, file):
         with atomic_write(file, "wb") as f: f.write(b"x")
-    monkeypatch.setattr(P, "save_plot", save)
+    for module in (P, Q): monkeypatch.setattr(module, "save_plot", save)
 
 
 def said(monkeypatch, encoding, *argv, errors="strict"):
