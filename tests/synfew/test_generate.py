@@ -8,9 +8,10 @@ from micacl.data.synfew.acting import CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, S
 from micacl.core import EMOTIONS, MicaclError, Stream, class_counts, read_json
 from micacl.data.synfew.faces import UNITS, random_face
 from micacl.data.synfew.labels import TAILS
-from micacl.data.synfew.generate import (CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate,
-                                         label_counts, plan_split, read_clips,
-                           read_truth, read_votes, vote_probabilities)
+from micacl.data.synfew.generate import (
+    CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate, label_counts, plan_split,
+    read_clips, read_truth, read_votes, vote_probabilities
+)
 
 SMALL = dict(n_train=21, n_test=7, n_frames=6, size=32, progress=False)   # 35 clips
 
