@@ -106,7 +106,7 @@ def browser():
         return print("browser: SKIPPED, no Chromium found; Debian: apt-get install chromium; elsewhere: "
                      ".venv/bin/playwright install chromium")
     sh(sys.executable, "tools/site_browser.py", "--chromium", path, "--log", "_docs/browser.md")
-    sh(sys.executable, "tools/lab_browser.py", "05_geiim", "2_losses", "--chromium", path)
+    sh(sys.executable, "tools/lab_browser.py", "07_geiim", "2_losses", "--chromium", path)
 
 
 STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site,
