@@ -1,10 +1,13 @@
-"""Which clips go wrong? Some methods and training sets, several seeds, and for every clip of the balanced test set what was said and what is true.
+"""Which clips go wrong? Some methods and training sets, several seeds, and for every clip of the balanced test set what
+was said and what is true.
 
-    python benchmarks/errors.py WORK        # eight minutes on 2 cores, two where WORK holds its clips and features already: writes results/errors.json
+    # eight minutes on 2 cores, two where WORK holds its clips and features already: writes results/errors.json
+    python benchmarks/errors.py WORK
 
-The first four methods are runs of the ablations over again, with the rates that these chose. Three training sets of 1,200 clips have the same test clips: *as it is*;
-*clean*, the same clips with the label of what the face shows; *equal*, other clips, as many of each class. The backbone is frozen everywhere. nbs/findings/errors.ipynb reads
-the file.
+The first four methods are runs of the ablations over again, with the rates that these chose. Three training sets of
+1,200 clips have the same test clips: *as it is*; *clean*, the same clips with the label of what the face shows;
+*equal*, other clips, as many of each class. The backbone is frozen everywhere. nbs/findings/errors.ipynb reads the
+file.
 """
 import csv
 import sys

@@ -200,7 +200,8 @@ def test_an_interrupted_build_keeps_what_was_decoded(clips, tmp_path):
     many = ClipTable([Clip(str(i), Path(shutil.copyfile(clips[1].path, root / f"{i}.mp4")), 0) for i in range(60)],
                      root=root)
     child = os.fork()
-    if not child:                                                        # dies in the middle of a file, as if it were killed
+    # dies in the middle of a file, as if it were killed
+    if not child:
         count, write = [], K.zlib.crc32
         def dying(*a):
             count.append(1)

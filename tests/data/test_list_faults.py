@@ -15,7 +15,8 @@ from micacl.data import table as clips
 from micacl.data import custom
 from micacl.data import load as datasets
 from micacl.data import readers as lists
-from micacl.data.table import PROBLEM_KINDS, Clip, ClipTable, Intake, Problem, carve_validation, declared_classes, divided_groups, make_folds, parse_label, plain_label, write_clips
+from micacl.data.table import (PROBLEM_KINDS, Clip, ClipTable, Intake, Problem, carve_validation, declared_classes,
+                               divided_groups, make_folds, parse_label, plain_label, write_clips)
 from micacl.core import EMOTIONS, MicaclError
 from micacl.data.load import check, load_table
 from micacl.data.rows import cell_text, is_missing
@@ -61,7 +62,8 @@ def test_a_refused_row_makes_no_class(tmp_path, more, kinds):
 
 def test_rows_of_a_second_list_are_read_by_its_header(tmp_path):
     t = load_table(own(tmp_path,
-                       "path,label,split\n0.mp4,happy,train\n1.mp4,sad,test\n\ufefflabel,path,split\nsad,2.mp4,train\nhappy,3.mp4,test\n"))
+                       "path,label,split\n0.mp4,happy,train\n1.mp4,sad,test\n\ufefflabel,path,split\nsad,2.mp4,train\n"
+                       "happy,3.mp4,test\n"))
     assert [(c.id, c.label, c.split) for c in t] == [("0.mp4", 0, "train"), ("1.mp4", 1, "test"), ("2.mp4", 1, "train"),
                                                      ("3.mp4", 0, "test")]
     assert [(p.where, p.kind) for p in t.problems] == [("clips.csv:4", "row")] and "header" in t.problems[0].message
@@ -187,7 +189,8 @@ def test_what_programs_write_for_a_missing_label(tmp_path, nothing):
 
 
 def test_missing_and_float_cells_of_split_fold_and_group(tmp_path):
-    text = "path,label,split,fold,group\n0.mp4,happy,nan,1.0,1.0\n1.mp4,sad,NaN,2.0,1\n2.mp4,sad,train,nan,nan\n3.mp4,sad,train,<NA>,None\n4.mp4,sad,train,\"3,0\",x\n5.mp4,sad,test,-1.0,x\n6.mp4,sad,holdout,1,x\n"
+    text = ("path,label,split,fold,group\n0.mp4,happy,nan,1.0,1.0\n1.mp4,sad,NaN,2.0,1\n2.mp4,sad,train,nan,nan\n"
+            "3.mp4,sad,train,<NA>,None\n4.mp4,sad,train,\"3,0\",x\n5.mp4,sad,test,-1.0,x\n6.mp4,sad,holdout,1,x\n")
     t = load_table(own(tmp_path, text))
     assert [(c.split, c.fold, c.group) for c in t] == [("", 1, "1"), ("", 2, "1"), ("train", 0, ""), ("train", 0, ""),
                                                        ("train", 3, "x")]
@@ -411,7 +414,8 @@ def test_a_mafw_table_comes_back(tmp_path):
         assert got.clips == t.clips and got.classes == t.classes
     head, first = (tmp_path / "mine.csv").read_text().splitlines()[:2]
     assert (head
-            == "path,label,split,fold,group,clip,classes=anger|disgust|fear|happiness|neutral|sadness|surprise|contempt|anxiety|helplessness|disappointment")
+            == "path,label,split,fold,group,clip,classes=anger|disgust|fear|happiness|neutral|sadness|surprise|"
+               "contempt|anxiety|helplessness|disappointment")
     assert first == "data/clips/00001.mp4,contempt,,2,,00001,"
     rest = load_table(tmp_path / "mine.csv", classes=table.classes)
     assert rest.clips == got.clips
@@ -427,7 +431,8 @@ def test_seven_emotions_need_no_column(tmp_path):
 
 def test_a_declared_list_and_labels_outside_it(tmp_path):
     t = load_table(own(tmp_path,
-                       "path,label,split,classes=calm|bored|none|\"a|b\"\n0.mp4,bored,train\n1.mp4,BORED,train,\n2.mp4,0,test,\n3.mp4,none,train,\n4.mp4,a|b,train\n5.mp4,happy,train\n6.mp4,,train\n"))
+                       "path,label,split,classes=calm|bored|none|\"a|b\"\n0.mp4,bored,train\n1.mp4,BORED,train,\n"
+                       "2.mp4,0,test,\n3.mp4,none,train,\n4.mp4,a|b,train\n5.mp4,happy,train\n6.mp4,,train\n"))
     assert (t.classes == ("calm", "bored", "none", "a|b") and t.labels.tolist() == [1, 1, 0, 2, 3]
             and [p.kind for p in t.problems] == ["label"] * 2)
     for cell in ("classes=", "classes=a|a", "classes=a||b"):
@@ -645,8 +650,8 @@ def fuzz(homes, n, seed=0):
         used = {table.classes[c.label] for c in table}
         assert (used <= set(table.classes) and len({c.path for c in table}) == len(table)
                 and all(c.path.exists() for c in table))
-        if kind in ("csv", "own",
-                    "plain") and table.classes != EMOTIONS and b"classes=" not in (homes[kind] / "clips.csv").read_bytes():
+        listed = kind in ("csv", "own", "plain") and table.classes != EMOTIONS
+        if listed and b"classes=" not in (homes[kind] / "clips.csv").read_bytes():
             assert used == set(table.classes)      # no class without a clip
         if all(c.fold >= 0 for c in table):
             with contextlib.suppress(MicaclError):

@@ -341,7 +341,9 @@ def test_mafw_layouts(tmp_path, files):
 
 
 def test_synfew_layout(tmp_path):
-    csv = "clip,path,label,clean_label,split,fold,identity,n_frames,seed,pose\n00001,clips/00001.mp4,happy,happy,train,2,17,16,5,0.1\n00002,clips/00002.mp4,fear,sad,test_balanced,0,18,16,6,0.2\n"
+    csv = ("clip,path,label,clean_label,split,fold,identity,n_frames,seed,pose\n"
+           "00001,clips/00001.mp4,happy,happy,train,2,17,16,5,0.1\n"
+           "00002,clips/00002.mp4,fear,sad,test_balanced,0,18,16,6,0.2\n")
     write(tmp_path, {"clips.csv": csv, "clips/00001.mp4": b"x", "clips/00002.mp4": b"x"})
     with pytest.raises(MicaclError, match="incomplete"): load_table(tmp_path)
     write(tmp_path, {"synfew.json": "{}"})
@@ -414,7 +416,8 @@ def test_csv_bad_rows(tmp_path, row, words):
 
 def test_links_and_detours_inside_the_root_are_fine(tmp_path):
     root = own(tmp_path,
-               f"path,label,split\nlink.mp4,sad,train\nsub/../b.mp4,sad,train\n{tmp_path}/c.mp4,sad,train\nsub/d.mp4,sad,train\n", ["a.mp4", "b.mp4", "c.mp4", "sub/d.mp4"])
+               f"path,label,split\nlink.mp4,sad,train\nsub/../b.mp4,sad,train\n{tmp_path}/c.mp4,sad,train\n"
+               "sub/d.mp4,sad,train\n", ["a.mp4", "b.mp4", "c.mp4", "sub/d.mp4"])
     (root / "link.mp4").symlink_to(root / "a.mp4")
     t = load_table(root)
     assert not t.problems and not t.notes and all(c.path.exists() for c in t)
@@ -659,7 +662,8 @@ JSON_KEYS = ["advice", "classes", "counts", "dataset", "kinds", "missing", "note
 def test_check_says_what_kind_and_what_to_do(tmp_path):
     import json
     root = own(tmp_path / "own",
-               "path,label,split,fold\na.mp4,sad,train,\nb.mp4,happy,train,\nc.mp4,fear,test,\nd.mp4,fear,test,\ne.mp4,fear,test,\n../x.mp4,fear,test,\na.mp4,sad,train,\nz.mp4,sad,train,\nb.mp4,17,train,\n"
+               "path,label,split,fold\na.mp4,sad,train,\nb.mp4,happy,train,\nc.mp4,fear,test,\nd.mp4,fear,test,\n"
+               "e.mp4,fear,test,\n../x.mp4,fear,test,\na.mp4,sad,train,\nz.mp4,sad,train,\nb.mp4,17,train,\n"
                "c.mp4,sad,holdout,\n" + "".join(f"gone{i}.mp4,sad,train,\n" for i in range(30)),
                ["a.mp4", "b.mp4", "c.mp4", "e.mp4"])
     (root / "d.mp4").touch()

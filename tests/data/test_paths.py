@@ -145,7 +145,8 @@ def test_a_junction_is_a_link(tmp_path):
 # ---------------------------------------------------------------- whole lists
 
 def test_a_csv_on_windows(windows):
-    text = "path,label,split\na.mp4,happy,train\nsub\\b.mp4,sad,train\nSUB/B.MP4,sad,train\nC:\\Data\\c.mp4,sad,test\nD:\\more\\d.mp4,happy,test\n..\\e.mp4,sad,train\nC:a.mp4,sad,train\ngone.mp4,sad,train\n"
+    text = ("path,label,split\na.mp4,happy,train\nsub\\b.mp4,sad,train\nSUB/B.MP4,sad,train\nC:\\Data\\c.mp4,sad,test\n"
+            "D:\\more\\d.mp4,happy,test\n..\\e.mp4,sad,train\nC:a.mp4,sad,train\ngone.mp4,sad,train\n")
     write(windows, {"C:/data/clips.csv": text, **{f"C:/data/{n}": b"x" for n in ("a.mp4", "sub/b.mp4", "c.mp4")},
                     "D:/more/d.mp4": b"x", "C:/e.mp4": b"x"})
     for root in ("C:/data", "C:/data/clips.csv", "C:/data/"):

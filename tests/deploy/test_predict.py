@@ -1,4 +1,5 @@
-"""Predict: windows against a slow loop, streaming against decoding at once, memory, faces, broken files, what is written."""
+"""Predict: windows against a slow loop, streaming against decoding at once, memory, faces, broken files, what is
+written."""
 import csv
 import dataclasses
 import itertools
@@ -349,7 +350,8 @@ for video in sys.argv[1:]:
     try: list(stream_frames(video))
     except MicaclError as e: assert "\\n" not in str(e) and video in str(e), e
     else: raise SystemExit("taken: " + video)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1024 if sys.platform == "linux" else 2**20), time.process_time() - start)
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(used / (1024 if sys.platform == "linux" else 2**20), time.process_time() - start)
 '''
 
 

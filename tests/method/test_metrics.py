@@ -8,7 +8,8 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
 
 from micacl.core import EMOTIONS, MicaclError
-from micacl.metrics import bootstrap_interval, confusion, ece, group_recall, instance_auc, paired_difference, recalls, reliability, summarise, uar, war
+from micacl.metrics import (bootstrap_interval, confusion, ece, group_recall, instance_auc, paired_difference, recalls,
+                            reliability, summarise, uar, war)
 
 DFEW = [489, 379, 534, 435, 294, 29, 181]
 labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1,

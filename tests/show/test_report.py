@@ -1,4 +1,5 @@
-"""The report: one file without addresses, numbers equal to results.json, text from files never alive, and a run without pictures, truth or baseline."""
+"""The report: one file without addresses, numbers equal to results.json, text from files never alive, and a run without
+pictures, truth or baseline."""
 import csv, json, re
 from html.parser import HTMLParser
 from pathlib import Path

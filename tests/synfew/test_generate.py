@@ -4,7 +4,8 @@ from pathlib import Path
 import av, numpy as np, pytest
 from micacl.data.synfew import acting
 from micacl.data.synfew import generate as synfew
-from micacl.data.synfew.acting import CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, SLOWER, X60, AU, draw_peaks, ease, envelope, sample_clip, unit_stream
+from micacl.data.synfew.acting import (CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, SLOWER, X60, AU, draw_peaks, ease,
+                                       envelope, sample_clip, unit_stream)
 from micacl.core import EMOTIONS, MicaclError, Stream, class_counts, read_json
 from micacl.data.synfew.faces import UNITS, random_face
 from micacl.data.synfew.labels import TAILS

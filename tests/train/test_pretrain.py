@@ -1,4 +1,5 @@
-"""Pre-training: the loss and the augmentation by hand, repeatability, and the shipped weights on people they never saw."""
+"""Pre-training: the loss and the augmentation by hand, repeatability, and the shipped weights on people they never
+saw."""
 import json, os, signal, subprocess, sys
 from pathlib import Path
 import numpy as np

@@ -214,7 +214,8 @@ from pathlib import Path
 run = Path(sys.argv[1]); run.mkdir()
 f = open(run / ".lock", "w"); fcntl.flock(f, fcntl.LOCK_EX)
 (run / ".pid").write_text(str(os.getpid()))
-if not os.fork(): time.sleep(float(sys.argv[2])); os._exit(0)      # a loader process: it has a copy of the lock (newer versions of filelock take it away)
+if not os.fork():     # a loader process: it has a copy of the lock (newer versions of filelock take it away)
+    time.sleep(float(sys.argv[2])); os._exit(0)
 print("held", flush=True); os.kill(os.getpid(), 9)
 """
 
