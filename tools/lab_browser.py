@@ -57,8 +57,8 @@ def server(python, folder):
                     break
                 time.sleep(.25)
             else: sys.exit(f"lab_browser: JupyterLab did not start:\n{(folder / '.log').read_text()[-2000:]}")
-            yield lambda name: (f"http://127.0.0.1:{port}/lab/workspaces/{name.removesuffix('.ipynb').replace('/', '-')}"
-                                f"/tree/{name}?token={token}")
+            yield lambda name: (f"http://127.0.0.1:{port}/lab/workspaces/"
+                                f"{name.removesuffix('.ipynb').replace('/', '-')}/tree/{name}?token={token}")
         finally:
             process.terminate()
             try: process.wait(15)
@@ -169,7 +169,8 @@ def at_the_end(sheet, source, shots):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("names", nargs="*", help="sheets and chapters, such as 2_losses 07_geiim longtail/losses; all without any")
+    p.add_argument("names", nargs="*", help="sheets and chapters, such as 2_losses 07_geiim longtail/losses; all "
+                                            "without any")
     p.add_argument("--shots", type=Path, help="folder for photographs")
     p.add_argument("--chromium", help="the browser's program; without it, Playwright's own")
     p.add_argument("--server", default=sys.executable, help="the Python that has JupyterLab and micacl")

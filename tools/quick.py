@@ -32,14 +32,18 @@ def imports(path):
     "Modules that a test file imports, by their full names."
     for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(n, ast.Import): yield from (a.name for a in n.names)
-        elif isinstance(n, ast.ImportFrom) and n.module: yield from (n.module, *(f"{n.module}.{a.name}" for a in n.names))
+        elif isinstance(n, ast.ImportFrom) and n.module:
+            yield n.module
+            yield from (f"{n.module}.{a.name}" for a in n.names)
 
 
 def tests_of(module):
-    "Test files of a module: the ones named after it, or else those that import it."
+    "Test files of a module: the ones named after it, or else those that import it, or else those of its folder."
     if module.startswith("micacl.lab."): return [ROOT / "tests/lab/test_sheets.py"]
     named = sorted((ROOT / "tests").rglob(f"test_{module.split('.')[-1]}.py"))
-    return named or [p for p in sorted((ROOT / "tests").rglob("test_*.py")) if module in imports(p)]
+    folder = next((ROOT / "tests" / x for x in module.split(".")[-2::-1] if (ROOT / "tests" / x).is_dir()), None)
+    return (named or [p for p in sorted((ROOT / "tests").rglob("test_*.py")) if module in imports(p)]
+            or (sorted(folder.glob("test_*.py")) if folder else []))
 
 
 def exported(notebook):
@@ -58,7 +62,7 @@ def tests_for(name):
         return [*(tests_of(module) if module else []), ROOT / "tests/project/test_pages.py",
                 *([ROOT / "tests/lab/test_sheets.py"] if "/lab/" in name else [])]
     if path.suffix != ".py": return []
-    if top == "micacl": return tests_of(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    if top == "micacl": return tests_of(name.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
     return tests_of(path.stem) if top in ("benchmarks", "tools") else []
 
 

@@ -65,7 +65,8 @@ def test_opens_with_what_a_reader_needs_to_know(page):
     assert first["cell_type"] == "markdown"
     lines = [s for s in source(first).splitlines() if s.strip()]
     assert lines[0].startswith("# ") and lines[1].startswith("> ") and len(lines[1]) > 20
-    assert lines[2] == BADGE.format(name_of(page)), "the Colab badge belongs right under the `>` line, with this page's own address"
+    assert lines[2] == BADGE.format(name_of(page)), ("the Colab badge belongs right under the `>` line, with this "
+                                                     "page's own address")
     assert re.search(r"\*\*Objectives\.?\*\*", source(first)) and len(re.findall(r"^- ", source(first), re.M)) >= 3
     assert re.search(r"\*Prerequisites:?\*", source(first)) and MINUTES.search(source(first))
 

@@ -187,8 +187,8 @@ class Cells:
         note = (f'<figcaption>{alt}<p>Interactive: move the controls in <a href="{COLAB}{self.page.colab}">Colab</a> '
                 f'or in JupyterLab{"; this is a still picture" if still else ""}.</p></figcaption>')
         if still:
-            self.picture(cell, self.text.assets.add((self.folder / still).read_bytes(), "image/" + still.rsplit(".", 1)[1]),
-                         out, md, note)
+            data = (self.folder / still).read_bytes()
+            self.picture(cell, self.text.assets.add(data, "image/" + still.rsplit(".", 1)[1]), out, md, note)
         else:
             out.append(f'<figure class="plot widget">{note}</figure>')
             md.append(f"*Interactive figure: {cell.alt}*")

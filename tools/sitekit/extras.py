@@ -77,13 +77,15 @@ def api_index(page, text, pages, modules):
             rows += "</div></section>" if package else ""
             package, anchor = m.package, text.unique(m.package)
             text.toc.append((2, anchor, f"<code>micacl.{package}</code>"))
-            rows += f'<section class="package"><h2 id="{anchor}"><code>micacl.{package}</code></h2>'
-            rows += '<div class="modules">'
+            title = f"<code>micacl.{package}</code>"
+            if m.name == package: title = f'<a href="{text.root}{p.url}">{title}</a>'
+            rows += f'<section class="package"><h2 id="{anchor}">{title}</h2><div class="modules">'
             md.append(f"\n## micacl.{package}\n")
         names = ", ".join([*(f'<a href="{text.root}{p.url}#{text.links.anchor(s)}"><code>{html.escape(s.name)}</code>'
                              "</a>" for s in m.symbols), *(h for h, _ in elsewhere(text, m))])
-        rows += (f'<div class="module"><h3 id="{text.unique("module-" + m.name)}"><a href="{text.root}{p.url}"><code>'
-                 f'micacl.{m.name}</code></a></h3><p>{html.escape(p.lead)}</p><p class="names">{names}</p></div>')
+        heading = (f'<h3 id="{text.unique("module-" + m.name)}"><a href="{text.root}{p.url}"><code>micacl.{m.name}'
+                   "</code></a></h3>") if m.name != package else ""
+        rows += (f'<div class="module">{heading}<p>{html.escape(p.lead)}</p><p class="names">{names}</p></div>')
         md.append(f"- [micacl.{m.name}]({text.root}{p.url}.md): {p.lead}")
     page.body, page.markdown = rows + "</div></section>", "\n".join(md).strip()
 
