@@ -3,6 +3,7 @@
     python tools/quick.py       # names the changed files and their tests; python tools/check.py quick also runs them
 """
 import ast
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -28,13 +29,14 @@ def changed():
     return [f for f in dict.fromkeys(files) if (ROOT / f).is_file()]
 
 
+@functools.cache
 def imports(path):
     "Modules that a test file imports, by their full names."
+    found = set()
     for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(n, ast.Import): yield from (a.name for a in n.names)
-        elif isinstance(n, ast.ImportFrom) and n.module:
-            yield n.module
-            yield from (f"{n.module}.{a.name}" for a in n.names)
+        if isinstance(n, ast.Import): found |= {a.name for a in n.names}
+        elif isinstance(n, ast.ImportFrom) and n.module: found |= {n.module, *(f"{n.module}.{a.name}" for a in n.names)}
+    return found
 
 
 def tests_of(module):
