@@ -52,7 +52,7 @@ def speed():
     """The library adds less than half to the time that torch and torchvision take, and the command answers within a
     second."""
     code = {"torch, torchvision": "import torch, torchvision",
-            **{m: f"import micacl.{m}" for m in ("models", "longtail", "training", "report")}}
+            **{m: f"import micacl.{m}" for m in ("models", "longtail", "train.loop", "show.report")}}
     cost, wait = dict.fromkeys(code, float("inf")), float("inf")
     for _ in range(3):      # in turn, and the least of it: what else the machine does hardly counts
         for name, line in code.items():
