@@ -21,7 +21,7 @@ from ..data.cache import clip_content
 from ..train.run import read_history
 from ..train.evaluation import recorded_clips
 from .plots import plot_confusion, plot_curves, plot_long_tail, plot_recalls, plot_weights
-from .html import inline_svg, moving_picture, render
+from .html import inline_svg, moving_picture, render_template
 from .terminal import percent
 
 # %% ../../nbs/library/report.ipynb #f31ef075
@@ -242,7 +242,7 @@ def write_report(
     where = Path(data or r.info["data"])
     table = load_table(where) if data is not None else _still_there(where, r.info)
     s, dataset = r.tests[r.main], NAMES.get(r.info["dataset"], r.info["dataset"])
-    page = render("report.html", title=f"{r.name} on {dataset}", name=r.name, n_classes=len(r.classes), test=r.main,
+    page = render_template("report.html", title=f"{r.name} on {dataset}", name=r.name, n_classes=len(r.classes), test=r.main,
                   n_test=s["n_test"], uar=s["uar"], war=s["war"], baseline=base and base.name,
                   result=_result(r, base), settings=_settings(r, base), clips=_clips(r, table), tail=_tail(r),
                   curves=_curves(r), confusion=_confusion(r), recalls=_recalls(r, base), weights=_weights(r, table),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ..core import MicaclError, number_array, read_json
 from ..metrics import mean_present, matrix_recalls
-from .html import render
+from .html import render_template
 from .published import CAUTION, OWN_LIST, Row, published_rows
 
 # %% ../../nbs/library/tables.ipynb #7cefb7d8
@@ -231,7 +231,7 @@ def _latex(cells, line, notes, caption):
 
 def _html(cells, line, notes, caption):
     bodies = [cells[1:line + 1], cells[line + 1:]] if line else [cells[1:]]
-    return str(render("table.html", head=cells[0], bodies=bodies, notes=notes, caption=caption))
+    return str(render_template("table.html", head=cells[0], bodies=bodies, notes=notes, caption=caption))
 
 # %% ../../nbs/library/tables.ipynb #629b33c9
 def results_table(
