@@ -19,8 +19,8 @@ from ..data.frames import ClipError
 from ..data.bags import frame_indices
 from .sharing import load_model
 from .filenames import FreeNames
-from .prediction import Prediction, describe, plot_prediction, save_plot, write_prediction, _ENDINGS
-from .tracking import crop_face, find_faces, follow_face, slide, stream_frames, _dlib_detector, _fit
+from .prediction import Prediction, plot_prediction, prediction_text, save_plot, write_prediction, _ENDINGS
+from .tracking import crop_face, find_faces, follow_face, slide, stream_frames, dlib_detector, fit_picture
 
 # %% ../../nbs/library/predict.ipynb #d7dd3a51
 @torch.inference_mode()
@@ -38,7 +38,7 @@ def _score(model, config, held, device):
 def _crops(frames, size, crop, detect, every, seen):
     "(t, dt, (crop or None, box)) of every frame; boxes as shares of the picture."
     if not crop:
-        for t, dt, x in frames: yield t, dt, (_fit(x, size), (0.5, 0.5, min(x.shape[:2]) / x.shape[1]))
+        for t, dt, x in frames: yield t, dt, (fit_picture(x, size), (0.5, 0.5, min(x.shape[:2]) / x.shape[1]))
     else:
         for t, dt, x, b in follow_face(frames, detect, every, seen):
             yield t, dt, (None, (np.nan,) * 3) if b is None else (crop_face(x, b, size),
@@ -58,7 +58,7 @@ def predict_video(
     "Score a video, window by window, in memory that does not grow with the frames."
     model, config, info = load_model(run) if isinstance(run, (str, os.PathLike)) else run
     window, stride = _windows(window, stride, every)
-    if crop and detect is find_faces: _dlib_detector()                      # say early that it is missing
+    if crop and detect is find_faces: dlib_detector()                      # say early that it is missing
     model, notes, seen, n, rows, pictures, keep, k = model.eval().to(device), [], {}, [0], array("d"), [], 1, 0
     sizes = [2, 1, len(info["classes"]), config.n_instances, config.n_frames, 3 * config.n_frames]
     def counted():
@@ -102,7 +102,8 @@ def _problem(video, e, out):
     if e.errno in _FOR_ALL: raise e
     _writable(out)
     found = f"{e.filename or video}: {e.strerror or e}"
-    return Problem(video, f"expected to read it and to write its files, found {found}; mend that and predict it again")
+    return Problem(video, f"expected to read it and to write its files, found {found}; correct that and predict "
+                          "it again")
 
 def _writable(folder):
     try:
@@ -134,7 +135,7 @@ def predict_videos(
     loaded, videos, done, problems = load_model(run), [*map(Path, videos)], [], []
     _windows(**options); _writable(out)
     if plot is not None: _check_plot(plot, videos, out)
-    if options.get("crop", True) and options.get("detect", find_faces) is find_faces: _dlib_detector()
+    if options.get("crop", True) and options.get("detect", find_faces) is find_faces: dlib_detector()
     names = FreeNames(out, _ENDINGS, videos)
     for video in videos:
         try:
@@ -146,7 +147,7 @@ def predict_videos(
             if plot is not None: save_plot(p, plot); files.append(plot)
         except (MicaclError, OSError) as e: problems.append(_problem(video, e, out)); continue
         done.append(p)
-        if not quiet: print(describe(p)); print(f"  written: {', '.join(map(str, files))}")
+        if not quiet: print(prediction_text(p)); print(f"  written: {', '.join(map(str, files))}")
     return done, problems
 
 # %% ../../nbs/library/predict.ipynb #d012aeed
@@ -180,7 +181,8 @@ def upload_widget(
         with place:
             new = change["new"]                                                      # ipywidgets 7: items by name
             for upload in new.values() if isinstance(new, dict) else new:
-                try: p = predict_upload(loaded, upload, **options); display(plot_prediction(p)); print(describe(p))
+                try: p = predict_upload(loaded, upload,
+                                        **options); display(plot_prediction(p)); print(prediction_text(p))
                 except (MicaclError, OSError) as e: print(e)
     button.observe(show, "value")
     return VBox([button, place])

@@ -201,7 +201,7 @@ def fixed(*boxes): return lambda picture: list(boxes)
 def test_no_face_no_score(run, tmp_path):
     p = P.predict_video(run, write(tmp_path / "a.mp4", noise(60)), detect=fixed())
     assert np.isnan(p.probabilities).all() and set(p.labels) == {None} and (p.faces == 0).all()
-    assert "no face was found" in p.notes[0] and "no face" in Q.describe(p)
+    assert "no face was found" in p.notes[0] and "no face" in Q.prediction_text(p)
     assert Q.timeline(p) == [(0, 6, None, None)]
     Q.plot_prediction(p).canvas.draw()
 
@@ -264,10 +264,10 @@ def test_dlib_finds_drawn_faces():
 
 
 def test_a_missing_detector_is_named(run, tmp_path, monkeypatch):
-    T._dlib_detector.cache_clear(); monkeypatch.setitem(sys.modules, "dlib", None)
+    T.dlib_detector.cache_clear(); monkeypatch.setitem(sys.modules, "dlib", None)
     with pytest.raises(MicaclError, match=r'pip install "micacl\[predict\]".*--no-crop'):
         P.predict_video(run, write(tmp_path / "a.mp4", noise(3)))
-    T._dlib_detector.cache_clear()
+    T.dlib_detector.cache_clear()
 
 
 # ---- what is no video, or no honest one
@@ -434,7 +434,7 @@ def test_files_say_what_the_prediction_says(run, tmp_path):
     assert np.allclose([[float(r["start"]), float(r["stop"])] for r in rows], p.spans, atol=1e-3)
     from PIL import Image
     with Image.open(files[2]) as picture: said = picture.text["Description"]
-    for text in (d["note"], rows[0]["note"], Q.describe(p), said):
+    for text in (d["note"], rows[0]["note"], Q.prediction_text(p), said):
         assert ("trained on drawn faces" in text and "a demonstration, not a measurement" in text and "does not say "
                 "what a person feels" in text)
 
@@ -541,3 +541,4 @@ def test_many_windows_keep_few_pictures(run, tmp_path):
     assert (len(p.spans) > 80 and 8 <= len(p.pictures) <= 32
             and [t for t, _ in p.pictures] == sorted(t for t, _ in p.pictures))
     Q.plot_prediction(dataclasses.replace(p, classes=[f"$c_{i}$" for i in range(7)])).canvas.draw()
+

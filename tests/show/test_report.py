@@ -17,7 +17,7 @@ from micacl.data.load import load_table
 from micacl.metrics import instance_auc, summarise
 from micacl.show.plots import INK, plot_confusion
 from micacl.show.demo import demo
-from micacl.show.report import paired_difference, write_report
+from micacl.show.report import run_difference, write_report
 from micacl.data.synfew.generate import generate
 from micacl.train.loop import instance_truth
 
@@ -268,20 +268,20 @@ def test_unfinished_and_unlike_runs_are_refused_in_one_line(runs, hostile, tmp_p
 
 def test_paired_difference_by_hand_and_by_a_slow_bootstrap():
     y, a, b = [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0], [0, 1, 1, 1, 1, 1]
-    d, low, high = paired_difference(y, a, b)
+    d, low, high = run_difference(y, a, b)
     assert d == pytest.approx((2 / 4 - 1 / 2) / 2) and low < 0 < high
-    assert paired_difference(y, a, a) == (0, 0, 0) and paired_difference(y, b, a)[0] == -d
+    assert run_difference(y, a, a) == (0, 0, 0) and run_difference(y, b, a)[0] == -d
     rng = np.random.default_rng(1)
     y = rng.integers(0, 3, 90); a, b = (np.where(rng.random(90) < q, y, (y + 1) % 3) for q in (.7, .5))
     r = metrics.paired_difference(y, [a], [b], 3, draws=2000)
     # one function, with one run of each
-    assert paired_difference(y, a, b) == (r["difference"], *r["interval"])
+    assert run_difference(y, a, b) == (r["difference"], *r["interval"])
     slow = []
     for _ in range(2000):
         take = np.concatenate([rng.choice(np.flatnonzero(y == c), (y == c).sum()) for c in range(3)])
         slow.append(np.mean([np.mean((a[take] == c)[y[take] == c]) - np.mean((b[take] == c)[y[take] == c])
                              for c in range(3)]))
-    assert np.allclose(paired_difference(y, a, b)[1:], np.quantile(slow, [.025, .975]), atol=.02)
+    assert np.allclose(run_difference(y, a, b)[1:], np.quantile(slow, [.025, .975]), atol=.02)
 
 
 def test_demo_makes_everything_once_and_goes_on(tmp_path, monkeypatch, capsys):
@@ -350,3 +350,4 @@ def test_templates_load_nothing_and_switch_no_escaping_off(file):
     text = file.read_text(encoding="utf-8")
     assert not re.search(r"\|\s*safe\b|autoescape|<script|<link|https?:|\bon\w+=", text)
     assert max(map(len, text.splitlines())) <= 120
+
