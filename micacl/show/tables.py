@@ -9,7 +9,7 @@ __all__ = ['PUBLISHED', 'CAUTION', 'OWN_LIST', 'Result', 'read_results', 'Row', 
            'method_rows', 'published_rows', 'results_table', 'matrix_table']
 
 # %% ../../nbs/library/tables.ipynb #814eb959
-import csv, io, json, os
+import csv, io, os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -54,16 +54,17 @@ def _read(path):
 
 def _experiment(folder, test):
     "The runs of the specification that summary.json holds."
+    from micacl.train.config import config_from_dict
     from micacl.train.experiments import configuration
     s = _with(folder / "summary.json", "spec", "methods")
-    spec, plain, out = s["spec"], lambda c: json.loads(json.dumps(c)), []
+    spec, out = s["spec"], []
     for file in sorted((folder / "runs").glob("*.json")):
         if file.name.startswith("."): continue           # macOS puts a ._name beside a copy
         if file.name not in s.get("runs", [file.name]): continue       # of other data
         r = _with(file, "method", "seed", "fold", "config")
         if r["method"] not in s["methods"] or r["seed"] not in spec["seeds"] or r["fold"] not in spec["folds"]: continue
-        if plain(r["config"]) == plain(configuration(spec, r["method"], r["seed"],
-                                                     s["methods"][r["method"]]["chosen"]).to_dict()):
+        if config_from_dict(r["config"]) == configuration(spec, r["method"], r["seed"],
+                                                          s["methods"][r["method"]]["chosen"]):
             out.append(_result(r, file, test))
     if not out:
         raise MicaclError(f"{folder}: expected runs of its summary.json in runs/, found none; run micacl "
