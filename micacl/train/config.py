@@ -135,7 +135,7 @@ class RunSettings:
     seed: Annotated[int, Range(0, 2**63 - 1)] = 42   # all random choices follow from it
 
 @dataclass
-class Config(RunSettings, OptimSettings, LossSettings, ModelSettings, ClipSettings):   # the last one's fields come first
+class Config(RunSettings, OptimSettings, LossSettings, ModelSettings, ClipSettings):   # fields of the last come first
     "Everything that describes a training run. The defaults are the `small` preset."
     def __post_init__(self):
         for name in SETTINGS: setattr(self, name, check_value(name, getattr(self, name)))
