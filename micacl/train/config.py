@@ -177,14 +177,15 @@ def check_value(
 ):               # -> the same as plain Python: 3 for np.int64(3), a tuple for a list; a dict without what is default
     "One setting; `MicaclError` for a value of another kind, out of bounds or not among the choices."
     kind, table = SETTINGS[name]
-    if kind is not dict: return _checked(name, kind, table, value)
+    if kind is not dict: return _checked(name, SETTINGS[name], value)
     if not isinstance(value, dict): raise mismatch(name, "arguments by name", value)
     if extra := [str(k) for k in value if k not in ARGS[name]]:
         raise MicaclError(f"{name}: unknown name {', '.join(extra)[:200]}; known are {', '.join(ARGS[name])}")
-    plain = {k: _checked(f"{name}: {k}", *ARGS[name][k], value[k]) for k in ARGS[name] if k in value}
+    plain = {k: _checked(f"{name}: {k}", ARGS[name][k], value[k]) for k in ARGS[name] if k in value}
     return {k: v for k, v in plain.items() if v != getattr(table, k)}
 
-def _checked(where, kind, bounds, value):
+def _checked(where, expects, value):   # expects: (kind, Range or None)
+    kind, bounds = expects
     if hasattr(type(value), "tolist"): value = value.tolist()
     if get_origin(kind) is Literal:
         words = get_args(kind)
