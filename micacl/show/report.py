@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 from ..metrics import paired_difference as method_difference
 from ..core import MicaclError, Stream, atomic_write, read_json
-from ..train.config import Config, config_from_dict
+from ..train.config import PLACE, Config, config_from_dict
 from ..data.synfew.generate import generate, read_truth
 from ..data.load import load_table
 from ..data.bags import frame_indices, read_frames
@@ -124,7 +124,8 @@ def _what_was_run(run, base):
     "The command, what differs from the defaults, data and versions."
     i, default = run.info, Config().flat()
     own = config_from_dict(i["config"]).flat()
-    changed = ", ".join(f"{k} = {list(v) if isinstance(v, tuple) else v}" for k, v in own.items() if v != default[k])
+    changed = ", ".join(f"{PLACE[k] + '.' if k in PLACE else ''}{k} = {list(v) if isinstance(v, tuple) else v}"
+                        for k, v in own.items() if v != default[k])
     rows = [("model", f"{run.name}, {i['config']['backbone']}"), ("changed from the defaults", changed or "nothing"),
             ("data", f"{NAMES.get(i['dataset'], i['dataset'])}, {i['n_train']} clips to train on, {i['n_validation']} "
                      "to watch" + ("" if i["fold"] is None else f", fold {i['fold']} to test on")),
