@@ -82,9 +82,9 @@ class InstanceFeatures:
         weights = hashlib.blake2b(digest_size=8)
         for name, v in sorted(model.backbone.state_dict().items()):
             weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
-        c = config
-        self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(c.crop), str(c.flip),
-                    str(c.jitter), CACHE_FORMAT)
+        c, a = config, config.augment
+        self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(a.crop), str(a.flip),
+                    str(a.jitter), CACHE_FORMAT)
 
     def of(self,
         table: ClipTable,            # whose features

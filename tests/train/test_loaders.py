@@ -14,7 +14,7 @@ from micacl.train.objective import build_model
 from micacl.train.run import prepare_data, read_tensors
 from micacl.train.loop import train
 
-TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16,
+TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_args=dict(out_dim=16),
               backbone_lr=0.0)
 N_C = [400, 100, 4]
 LABELS = [0] * 400 + [1] * 100 + [2] * 4
@@ -97,7 +97,7 @@ def test_files_are_found_again_and_never_mixed_up(data, tmp_path):
     first = make().of(d.train, 0)
     assert torch.equal(make().of(d.train, 0), first) and len(list((tmp_path / "f").iterdir())) == 1
     torch.manual_seed(3)
-    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train), make(crop=.5).of(d.train, 0),
+    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train), make(augment_args=dict(crop=.5)).of(d.train, 0),
               make(build_model(dataclasses.replace(TINY, pretrained=False), 7)).of(d.train, 0)]
     assert len(list((tmp_path / "f").iterdir())) == 1 + len(others) and not any(torch.equal(o, first) for o in others)
     assert make().of(d.validation).shape[0] == len(d.validation)
