@@ -17,9 +17,11 @@ from torch import nn
 from .core import MicaclError
 from .data.bags import to_bags
 from .nn.backbone import build_backbone
-from .geiim import GEIIM, check_bag, masked_softmax
+from .geiim import GEIIM
+from .nn.pools import check_bag, masked_softmax
 from .longtail.classifiers import HEADS
-from .wian import WIAN, GatedAttentionPool, MaxPool, MeanPool, TransformerPool
+from .wian import WIAN
+from .nn.pools import GatedAttentionPool, MaxPool, MeanPool, TransformerPool
 
 # %% ../nbs/11_micacl.ipynb #9cdebee4
 class BagOutput(NamedTuple):

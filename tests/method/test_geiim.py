@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch_geometric.nn import DenseGraphConv
 from helpers import ragged_mask
 from micacl.core import MicaclError
-from micacl.geiim import (GEIIM, AdaptiveGraph, ChannelGraph, MultiscaleConv, allowed_links, data_adjacency,
-                          learned_adjacency,
-                          masked_softmax, propagate, propagate_channels, start_embedding)
+from micacl.geiim import (
+    GEIIM, AdaptiveGraph, ChannelGraph, MultiscaleConv, allowed_links, data_adjacency, learned_adjacency,
+    propagate, propagate_channels, start_embedding
+)
+from micacl.nn.pools import masked_softmax
 
 KINDS = ("learned", "data", "both")
 FORMS = ([dict(adjacency=kind) for kind in KINDS] + [dict(graph_over="channels"), dict(dilation=2),

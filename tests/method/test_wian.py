@@ -7,7 +7,8 @@ from torchmil.nn.attention import AttentionPool
 from helpers import ragged_mask
 from micacl.core import MicaclError
 from micacl.geiim import GEIIM
-from micacl.wian import GatedAttentionPool, GatedLSTM, MaxPool, MeanPool, TransformerPool, WIAN, gated_cell
+from micacl.nn.pools import GatedAttentionPool, MaxPool, MeanPool, TransformerPool
+from micacl.wian import GatedLSTM, WIAN, gated_cell
 
 POOLS = [MeanPool, MaxPool, lambda: GatedAttentionPool(8, 5)]
 GATES = ("product", "weight", "none")
