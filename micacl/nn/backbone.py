@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/backbone.html.md"""
 # %% auto #0
 __all__ = ['KINETICS', 'WEIGHTS_FORMAT', 'BACKBONES', 'LONGER', 'Backbone', 'kinetics_weights', 'torchvision_backbone',
            'conv_block', 'PlacePool', 'save_weights', 'read_weights', 'weights_path', 'small_backbone',
-           'build_backbone']
+           'build_backbone', 'as_backbone']
 
 # %% ../../nbs/05_backbone.ipynb #15bf7085
 import importlib.resources
@@ -190,3 +190,28 @@ def build_backbone(
         raise MicaclError(f"{name}: expected pretrained=True or False, found {pretrained!r}; weights files are for "
                           "r3d_small")
     return BACKBONES[name](pretrained)
+
+# %% ../../nbs/05_backbone.ipynb #b0b8c4a1
+def as_backbone(
+    encoder: nn.Module, # (M,3,L,H,W) float in 0..1 -> (M,D)
+    instance_length: int, # L
+) -> nn.Module: # the same network; `.dim` is D
+    "A network of one's own as an instance encoder: as it is if it has `dim`, else with D found by a dry run."
+    dim = getattr(encoder, "dim", None)
+    if isinstance(dim, int) and not isinstance(dim, bool): return encoder
+    return Backbone(encoder, _found_dim(encoder, instance_length), mean=[0.] * 3, std=[1.] * 3)
+
+@torch.no_grad()
+def _found_dim(encoder, L): # -> D
+    modes, clip = {m: m.training for m in encoder.modules()}, next(encoder.parameters(), torch.zeros(()))
+    encoder.eval()
+    try:
+        for size in (32, 112, 224):
+            try: x = encoder(clip.new_zeros(1, 3, L, size, size)); break
+            except Exception as e: x = f"{type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}"
+    finally:
+        for m, mode in modes.items(): m.training = mode
+    if isinstance(x, torch.Tensor) and x.ndim == 2 and len(x) == 1: return x.shape[1]
+    found = tuple(x.shape) if isinstance(x, torch.Tensor) else x if isinstance(x, str) else type(x).__name__
+    raise MicaclError(f"backbone: expected a module (M,3,L,H,W) -> (M,D), found one that made {found} of a clip "
+                      f"(1, 3, {L}, H, W) of 32, 112 and 224 pixels; if it needs another, give it an attribute dim = D")
