@@ -11,6 +11,7 @@ __all__ = ['KINETICS', 'WEIGHTS_FORMAT', 'BACKBONES', 'LONGER', 'Backbone', 'kin
 
 # %% ../../nbs/05_backbone.ipynb #15bf7085
 import importlib.resources
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 import torch
@@ -170,8 +171,10 @@ def small_backbone(
                           "pretrain`") from None
     return backbone
 
-BACKBONES = dict(r3d_small=small_backbone, **{name: partial(torchvision_backbone, name) for name in
-                                              ("r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t")})
+BACKBONES: dict[str, Callable[..., Backbone]] = dict(
+    r3d_small=small_backbone, r3d_18=partial(torchvision_backbone, "r3d_18"),
+    mc3_18=partial(torchvision_backbone, "mc3_18"), r2plus1d_18=partial(torchvision_backbone, "r2plus1d_18"),
+    swin3d_t=partial(torchvision_backbone, "swin3d_t"))
 LONGER = dict(s3d=14, mvit_v1_b=16, mvit_v2_s=16)   # torchvision's networks that need more frames, and how many
 
 def build_backbone(
@@ -181,11 +184,12 @@ def build_backbone(
     pretrained=False,
 ) -> Backbone: # (M,3,L,H,W) float in 0..1 -> (M,D); `.dim` is D
     "The instance encoder called `name`."
-    if name in LONGER:
+    if isinstance(name, str) and name in LONGER:
         raise MicaclError(f"backbone: expected one of {', '.join(BACKBONES)}, found {name!r}, which needs instances of "
                           f"{LONGER[name]} frames; build it with torchvision and pass the module, with instance_length="
                           f"{LONGER[name]}")
-    if name not in BACKBONES: raise MicaclError(f"backbone: expected one of {', '.join(BACKBONES)}, found {name!r}")
+    if not isinstance(name, str) or name not in BACKBONES:
+        raise MicaclError(f"backbone: expected one of {', '.join(BACKBONES)}, found {name!r}")
     if name != "r3d_small" and not isinstance(pretrained, bool):
         raise MicaclError(f"{name}: expected pretrained=True or False, found {pretrained!r}; weights files are for "
                           "r3d_small")

@@ -43,15 +43,19 @@ class Objective(nn.Module):
                  config: Config,    # loss, label_smoothing, contrast and mccl_*
                  class_counts,      # (C,) clips per class of the training split that was loaded
                  bag_dim: int,      # length of the bag feature
-                 instance_dim: int | None = None):   # of an instance feature, where MCCL looks at those (mccl_on)
+                 instance_dim: int | None = None,    # of an instance feature, where MCCL looks at those (mccl_on)
+                 ce: nn.Module | None = None,        # (logits, y) -> scalar, in place of the loss that config names
+                 contrast: nn.Module | None = None):   # (feature, y) -> scalar, in place of config's contrast
         super().__init__()
-        self.ce, self.weight, self.on = build_loss(config.loss, class_counts,
-                                                   config.label_smoothing), config.mccl_weight, config.mccl_on
+        self.ce = build_loss(config.loss, class_counts, config.label_smoothing) if ce is None else ce
+        self.weight, self.on = config.mccl_weight, config.mccl_on
         dim = bag_dim if self.on == "bag" else instance_dim
-        own = (config.mccl_scales, config.tau0, config.mccl_form, config.mccl_dim, config.mccl_class_weight,
-               config.mccl_temperature, config.mccl_self_pairs, config.mccl_centres)
-        self.mccl = (CONTRASTS[config.contrast](class_counts, dim, *(own if config.contrast == "mccl" else ()))
-                     if self.weight else None)
+        named = dict(scales=config.mccl_scales, tau0=config.tau0, form=config.mccl_form, out_dim=config.mccl_dim,
+                     class_weight=config.mccl_class_weight, temperature=config.mccl_temperature,
+                     self_pairs=config.mccl_self_pairs, centres=config.mccl_centres)
+        if contrast is None and self.weight:
+            contrast = CONTRASTS[config.contrast](class_counts, dim, **(named if config.contrast == "mccl" else {}))
+        self.mccl = contrast if self.weight else None
 
     def forward(self, out, y, ramp=1.0):   # BagOutput, (B,), share of lambda -> {"loss", "ce", "mccl"}, scalars
         "The loss of a batch and its two parts."
