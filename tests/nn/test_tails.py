@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from micacl.core import MicaclError
-from micacl.nn.tails import DMIN, TAILS, DMINTail, NormTail, build_tail
+from micacl.nn.tails import DMIN, DMINTail, NormTail
 
 # ---- DMIN
 
