@@ -39,14 +39,18 @@ class Objective(nn.Module):
                  config: Config,    # loss, label_smoothing, contrast, mccl_weight and mccl_args
                  class_counts,      # (C,) clips per class of the training split that was loaded
                  bag_dim: int,      # length of the bag feature
-                 instance_dim: int | None = None):   # of an instance feature, where MCCL looks at those
+                 instance_dim: int | None = None,    # of an instance feature, where MCCL looks at those
+                 ce: nn.Module | None = None,        # (logits, y) -> scalar, in place of the loss that config names
+                 contrast: nn.Module | None = None):   # (feature, y) -> scalar, in place of config's contrast
         super().__init__()
-        self.ce = build_loss(config.loss, class_counts, config.label_smoothing)
+        self.ce = build_loss(config.loss, class_counts, config.label_smoothing) if ce is None else ce
         self.weight, self.on = config.mccl_weight, config.mccl.on
         dim = bag_dim if self.on == "bag" else instance_dim
         arguments = {k: v for k, v in asdict(config.mccl).items() if k not in ("on", "warmup")}
-        self.mccl = (CONTRASTS[config.contrast](class_counts, dim, **(arguments if config.contrast == "mccl" else {}))
-                     if self.weight else None)
+        if contrast is None and self.weight:
+            arguments = arguments if config.contrast == "mccl" else {}
+            contrast = CONTRASTS[config.contrast](class_counts, dim, **arguments)
+        self.mccl = contrast if self.weight else None
 
     def forward(self, out, y, ramp=1.0):   # BagOutput, (B,), share of lambda -> {"loss", "ce", "mccl"}, scalars
         "The loss of a batch and its two parts."

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes, save as tensors_to_bytes
 import micacl
 from ..core import MicaclError, atomic_write, derive_seed, read_json, write_json
-from .config import PLACE, Config, check_config, config_from_dict, merge
+from .config import IMAGE_SIZES, PLACE, Config, check_config, config_from_dict, merge
 from ..data.load import ClipTable, carve_validation, load_table
 from ..data.cache import FrameCache, fingerprint
 from .objective import build_model
@@ -221,6 +221,8 @@ def _needs(c):   # of a Config -> choice, why, setting, the value that this sett
     if c.stage2 != "none": yield f"stage2 {c.stage2}", "changes a linear layer", "head", "linear"
     for name in ("min_lr", "warmup_lr"):
         if getattr(c.optim, name) > c.lr: yield f"lr {c.lr:g}", "is the highest rate", name, c.lr
+    if c.backbone in ("mc3_18", "r2plus1d_18", "swin3d_t") and c.image_size == Config.image_size:
+        yield f"backbone {c.backbone}", "was trained on larger frames", "image_size", IMAGE_SIZES[c.backbone]
     if c.model != "micacl": return
     if c.micacl.dependency_over == "features":
         for name in ("geiim", "wian"): yield "dependency_over features", "weighs features in both modules", name, True

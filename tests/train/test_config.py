@@ -435,6 +435,16 @@ def test_presets_and_defaults_go_together():
             {"optim_args.min_lr": 1e-6, "optim_args.warmup_lr": 1e-6},
             "lr 1e-06 is the highest rate: min_lr 1e-05 -> 1e-06",
         ),
+        (
+            dict(backbone="swin3d_t"),
+            dict(image_size=224),
+            "backbone swin3d_t was trained on larger frames: image_size 64 -> 224",
+        ),
+        (
+            dict(backbone="mc3_18"),
+            dict(image_size=112),
+            "backbone mc3_18 was trained on larger frames: image_size 64 -> 112",
+        ),
     ],
 )
 def test_a_choice_brings_along_what_it_needs_and_says_so(tmp_path, capsys, asked, changed, note):
@@ -479,6 +489,11 @@ def test_two_choices_that_contradict_each_other_are_one_line(d, words):
     with pytest.raises(MicaclError, match=words) as e:
         settle(Config(**d))
     assert "\n" not in str(e.value)
+
+
+def test_a_backbone_takes_other_sizes_that_are_asked_for():
+    for c in (Config(backbone="swin3d_t", image_size=112), Config(backbone="r3d_18"), Config()):
+        assert settle(c, {"backbone", "image_size"}) == (c, [])
 
 
 def test_what_is_not_used_contradicts_nothing():

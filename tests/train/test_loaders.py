@@ -4,6 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import SequentialSampler, WeightedRandomSampler
 
 from micacl.data.augment import augment
 from micacl.core import MicaclError, read_json
@@ -62,6 +63,25 @@ def test_loaders(data, tmp_path):
     assert [i for *_, index in make_loader(d.train, TINY, False, d.cache) for i in index.tolist()] == list(range(n))
     # a small set is one batch
     assert len(make_loader(d.train, dataclasses.replace(TINY, batch_size=64), True, d.cache)) == 1
+
+
+def test_any_sampler_takes_the_place_of_the_named_one(data, tmp_path):
+    d = prepare_data(data, tmp_path, TINY, quiet=True)
+    n, balanced = len(d.train), dataclasses.replace(TINY, sampler="balanced")
+    index = lambda loader: [i for _, _, batch, _ in loader for i in batch.tolist()]
+    named = index(make_loader(d.train, balanced, True, d.cache))
+    own = EpochOrder([c.label for c in d.train], TINY.seed, "balanced", TINY.epochs)
+    assert index(make_loader(d.train, TINY, True, d.cache, sampler="balanced")) == named
+    assert index(make_loader(d.train, TINY, True, d.cache, sampler=own)) == named
+    assert index(make_loader(d.train, TINY, True, d.cache)) != named
+    in_order = SequentialSampler(range(n))
+    assert index(make_loader(d.train, TINY, True, d.cache, sampler=in_order)) == list(range(n // 8 * 8))
+    few = WeightedRandomSampler([1.0] + [0.0] * (n - 1), 3)               # three draws are less than a batch, and a batch
+    assert index(make_loader(d.train, TINY, True, d.cache, sampler=few)) == [0, 0, 0]
+    loader = make_loader(d.train, TINY, True, d.cache, sampler=own)
+    set_epoch(loader, 1); assert own.epoch == 1 and index(loader) != named
+    with pytest.raises(MicaclError, match="sampler: expected one of natural"):
+        make_loader(d.train, TINY, True, d.cache, sampler="fair")
 
 
 def test_features_are_those_of_the_videos(data, tmp_path):
