@@ -351,7 +351,7 @@ def test_programs_that_read_find_every_page(site):
                               re.M):
             assert (site["out"] / url).is_file(), path
     md = (site["out"] / "geiim.html.md").read_text(encoding="utf-8")
-    assert md.startswith("# GEIIM\n\n> ") and "```python\ndef masked_softmax(" in md and "google.colab" not in md
+    assert md.startswith("# GEIIM\n\n> ") and "```python\ndef allowed_links(" in md and "google.colab" not in md
 
 
 def test_lab_sheets_are_the_students_copies(site):
