@@ -54,7 +54,7 @@ def _read(path):
 def _experiment(folder, test):
     "The runs of the specification that summary.json holds."
     from micacl.train.config import config_from_dict
-    from micacl.train.experiments import configuration
+    from micacl.train.specification import configuration
     s = _with(folder / "summary.json", "spec", "methods")
     spec, out = s["spec"], []
     for file in sorted((folder / "runs").glob("*.json")):

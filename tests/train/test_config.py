@@ -24,7 +24,8 @@ from micacl.train.config import (
     config_from_dict, merge
 )
 from micacl.core import MicaclError, read_json, write_json
-from micacl.train.experiments import configuration, grid_points, read_spec, run_experiment
+from micacl.train.specification import configuration, grid_points, read_spec
+from micacl.train.experiments import run_experiment
 from micacl.longtail.losses import LDAM
 from micacl.train.objective import build_model
 from micacl.train.run import load_run, open_run, read_config, settle
