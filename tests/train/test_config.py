@@ -19,6 +19,7 @@ from micacl.geiim import GEIIM
 from micacl.mccl import MCCL
 from micacl.models import MICACL
 from micacl.train import experiments
+from micacl.train.specification import SPEC_KEYS
 from micacl.train.config import (
     ARGS, CHOICES, FEATURES, MOVED, PLACE, PRESETS, SETTINGS, Config, MCCLArgs, ModelArgs, check_config, check_value,
     config_from_dict, merge
@@ -828,7 +829,7 @@ JUNK = [
     "é\n\0",
 ]
 NAMES = [
-    *experiments.SPEC_KEYS,
+    *SPEC_KEYS,
     "like",
     "lr",
     "model",
