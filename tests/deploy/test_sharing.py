@@ -27,7 +27,6 @@ from micacl.metrics import summarise
 from micacl.models import M3DFEL, MICACL, MODELS, BagModel, MeanMIL, PoolMIL
 from micacl.nn.cards import model_card
 from micacl.nn.hub import FILES, KEYS, HubModel, made_with
-from micacl.wian import MeanPool
 from micacl.train.objective import build_model
 from micacl.train.run import save_checkpoint, write_tensors
 from micacl.deploy.sharing import from_pretrained, load_model, save_pretrained
@@ -138,7 +137,6 @@ def test_a_subclass_of_ones_own(tmp_path):
 def test_an_encoder_of_ones_own_is_refused_in_one_line(tmp_path):
     class Own(PoolMIL):
         def __init__(self, encoder=None): super().__init__(3, "r3d_small")
-        def make_pool(self, dim): return MeanPool()
     with pytest.raises(MicaclError, match="Own: encoder: expected a name, found a module of one's own"):
         Own(torch.nn.Linear(2, 2)).save_pretrained(tmp_path / "m")
     model = Own(); model.backbone.image_size = None
