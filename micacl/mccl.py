@@ -6,16 +6,16 @@ Docs: https://micacl.github.io/micacl/mccl.html.md"""
 
 # %% auto #0
 __all__ = ['TEMPERATURES', 'label_tensor', 'pairs', 'temperature', 'class_temperatures', 'category_weights', 'unit_groups',
-           'printed_form', 'log_form', 'gather_batch', 'Scales', 'log_form_in_blocks', 'MCCL']
+           'printed_form', 'log_form', 'Scales', 'log_form_in_blocks', 'MCCL']
 
 # %% ../nbs/10_mccl.ipynb #31f8e63f
 from collections.abc import Callable
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from .core import MicaclError, check_counts, check_labels, check_number
+from .nn.distributed import gather_batch
 
 # %% ../nbs/10_mccl.ipynb #799d5519
 def label_tensor(y,  # (B,) labels from 0 on: a tensor of whole numbers of any type, an array or a list
@@ -113,27 +113,6 @@ def log_form(S: torch.Tensor,  # (B,K) similarities over tau
     n_partners = P.sum(1)
     per_anchor = -w * (P * log_share).sum(1) / n_partners.clamp(min=1)
     return per_anchor.sum() / (n_partners > 0).sum().clamp(min=1)
-
-# %% ../nbs/10_mccl.ipynb #e70a4be6
-def gather_batch(x: torch.Tensor,  # (B, ...) this process's part of the batch, as long on every process
-                 ) -> torch.Tensor:  # (R*B, ...) the parts of all R processes in order; x itself if there is one
-    "The whole batch, differentiable: an element's gradient is the sum of what all processes want of it."
-    return _Gather.apply(x) if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else x
-
-# %% ../nbs/10_mccl.ipynb #6b0fc8c1
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        x = x.contiguous()
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)   # sum
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 # %% ../nbs/10_mccl.ipynb #c7d1e2f3
 class Scales(nn.Module):
