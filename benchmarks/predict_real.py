@@ -1,10 +1,14 @@
-"""What do models that were trained on drawn faces say about a real one? A demonstration, not a measurement: one video, one face.
+"""What do models that were trained on drawn faces say about a real one? A demonstration, not a measurement: one video,
+one face.
 
-    python benchmarks/predict_real.py results/predict-real.json --video VIDEO --acted sad:0:10 happy:10:19.7 --run MICACL=RUN --run "with balanced softmax"=RUN
+    python benchmarks/predict_real.py results/predict-real.json --video VIDEO --acted sad:0:10 happy:10:19.7 \\
+        --run MICACL=RUN --run "with balanced softmax"=RUN
 
-`--acted` is what a person sees in the video, label:from:to in seconds. Only scores are kept, no picture of the video; --plots FOLDER draws the timelines, to be looked at.
-The runs: `micacl demo` (its folder demo/micacl), and on the same clips
-    micacl train demo/synfew --out RUN --epochs 8 --loss balanced_softmax --label-smoothing 0 --lr 0.003 --backbone-lr 0.3333
+`--acted` is what a person sees in the video, label:from:to in seconds. Only scores are kept, no picture of the video;
+--plots FOLDER draws the timelines, to be looked at. The runs: `micacl demo` (its folder demo/micacl), and on the same
+clips
+    micacl train demo/synfew --out RUN --epochs 8 --loss balanced_softmax --label-smoothing 0 --lr 0.003 \\
+        --backbone-lr 0.3333
 """
 import argparse
 import dataclasses

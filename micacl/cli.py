@@ -65,10 +65,10 @@ class Check:
     decode: Flag = False              # decode every clip, which takes minutes
 
     def run(self):
-        from micacl.data.load import check
+        from micacl.data.load import check_dataset
         read = None
         if self.decode: from micacl.data.bags import read_frames as read
-        report = check(self.data, self.dataset, decode=read, progress=sys.stdout.isatty() and not self.json)
+        report = check_dataset(self.data, self.dataset, decode=read, progress=sys.stdout.isatty() and not self.json)
         print(json_lib.dumps(report.to_dict(), indent=1) if self.json else report)
         return 0 if report.ok else 1
 
@@ -317,7 +317,7 @@ COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=E
 
 def main(
     argv=None,   # arguments; default: those of the process
-) -> int:        # exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 stopped by Ctrl-C
+) -> int:        # exit status: 0 done, 1 an error that the user can correct, 2 wrong usage, 130 stopped by Ctrl-C
     "The `micacl` command."
     argv = list(sys.argv[1:] if argv is None else argv)
     command, status = None, 0

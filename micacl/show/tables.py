@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 import numpy as np
-from ..core import EMOTIONS, MicaclError, _numbers, read_json
-from ..metrics import _mean, _recall_of
+from ..core import EMOTIONS, MicaclError, number_array, read_json
+from ..metrics import mean_present, matrix_recalls
 from .html import tag
 
 # %% ../../nbs/library/tables.ipynb #7cefb7d8
@@ -126,12 +126,12 @@ def row_of(
     note: str = "", # how it came about
 ) -> Row:
     "The scores of one confusion matrix."
-    M, square = _numbers(matrix), (len(classes),) * 2
+    M, square = number_array(matrix), (len(classes),) * 2
     if M is None or M.shape != square or (M < 0).any() or (M != np.floor(M)).any():
         raise MicaclError(f"{name or 'matrix'}: expected counts {square}, one row a class, found {matrix!r:.60}")
     M = M.astype(np.int64)
-    r, n = _recall_of(M), M.sum()
-    return Row(name, 100 * float(_mean(r)), 100 * float(M.trace() / n) if n else float("nan"),
+    r, n = matrix_recalls(M), M.sum()
+    return Row(name, 100 * float(mean_present(r)), 100 * float(M.trace() / n) if n else float("nan"),
                dict(zip(classes, (100 * r).tolist())), note=note)
 
 def mean_row(rows, name: str, note: str = "") -> Row:
@@ -157,10 +157,10 @@ def fold_rows(
     by_seed = _by(results, "seed")
     lines = {}
     for rs in by_seed.values():
-        own = [(_fold_name(r.fold), row_of(r.matrix, r.classes, "")) for r in sorted(rs, key=lambda r: r.fold or 0)]
-        own += ([(f"mean of {len(rs)} folds", mean_row([row for _, row in own], "")),
+        rows = [(_fold_name(r.fold), row_of(r.matrix, r.classes, "")) for r in sorted(rs, key=lambda r: r.fold or 0)]
+        rows += ([(f"mean of {len(rs)} folds", mean_row([row for _, row in rows], "")),
                  ("pooled", row_of(pooled(rs), rs[0].classes, ""))] if len(rs) > 1 else [])
-        for name, row in own: lines.setdefault(name, []).append(row)
+        for name, row in rows: lines.setdefault(name, []).append(row)
     return [replace(mean_row(rows, name), dataset=results[0].dataset) for name, rows in lines.items()]
 
 def _fold_name(k): return "test set" if k is None else f"fold {k}"
@@ -179,13 +179,13 @@ def method_rows(
     out = []
     for name, rs in _by(results, "method").items():
         seeds = _by(rs, "seed")
-        if len({tuple(sorted(str(r.fold) for r in own)) for own in seeds.values()}) > 1:
+        if len({tuple(sorted(str(r.fold) for r in by_seed)) for by_seed in seeds.values()}) > 1:
             raise MicaclError(f"{name}: expected the same folds for every seed, found others; run those that are "
                               "missing")
-        own = [row_of(pooled(v), v[0].classes, name) if average == "pooled"
+        by_seed = [row_of(pooled(v), v[0].classes, name) if average == "pooled"
                else mean_row([row_of(r.matrix, r.classes, name) for r in v], name) for v in seeds.values()]
-        out.append(replace(mean_row(own, name, _standing(next(iter(seeds.values())), len(seeds), average,
-                                                         [r.uar for r in own])), dataset=rs[0].dataset))
+        out.append(replace(mean_row(by_seed, name, _standing(next(iter(seeds.values())), len(seeds), average,
+                                                         [r.uar for r in by_seed])), dataset=rs[0].dataset))
     return out
 
 def _standing(rs, n_seeds, average, uars):

@@ -251,9 +251,9 @@ def same_loss(B, device, temperature=0.1, dim=128) -> dict:   # name -> function
     "MCCL set up to be SupCon, and SupCon as pytorch-metric-learning computes it."
     if importlib.util.find_spec("pytorch_metric_learning") is None: return {}
     from pytorch_metric_learning.losses import SupConLoss
-    dice = torch.Generator().manual_seed(0)
-    x, y = torch.randn(B, dim, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,),
-        generator=dice).to(device)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(B, dim, generator=generator).to(device).requires_grad_(), torch.randint(7, (B,),
+        generator=generator).to(device)
     one = MCCL([1] * 7, dim, scales=(1,), tau0=temperature, out_dim=None, class_weight="none", temperature="fixed",
                centres=False).to(device)
     def learn(loss): value = loss(x, y); return value.detach(), torch.autograd.grad(value, x)[0]

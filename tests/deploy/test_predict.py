@@ -1,4 +1,5 @@
-"""Predict: windows against a slow loop, streaming against decoding at once, memory, faces, broken files, what is written."""
+"""Predict: windows against a slow loop, streaming against decoding at once, memory, faces, broken files, what is
+written."""
 import csv
 import dataclasses
 import itertools
@@ -199,7 +200,7 @@ def fixed(*boxes): return lambda picture: list(boxes)
 def test_no_face_no_score(run, tmp_path):
     p = P.predict_video(run, write(tmp_path / "a.mp4", noise(60)), detect=fixed())
     assert np.isnan(p.probabilities).all() and set(p.labels) == {None} and (p.faces == 0).all()
-    assert "no face was found" in p.notes[0] and "no face" in P.describe(p)
+    assert "no face was found" in p.notes[0] and "no face" in P.prediction_text(p)
     assert P.timeline(p) == [(0, 6, None, None)]
     P.plot_prediction(p).canvas.draw()
 
@@ -262,10 +263,10 @@ def test_dlib_finds_drawn_faces():
 
 
 def test_a_missing_detector_is_named(run, tmp_path, monkeypatch):
-    T._dlib_detector.cache_clear(); monkeypatch.setitem(sys.modules, "dlib", None)
+    T.dlib_detector.cache_clear(); monkeypatch.setitem(sys.modules, "dlib", None)
     with pytest.raises(MicaclError, match=r'pip install "micacl\[predict\]".*--no-crop'):
         P.predict_video(run, write(tmp_path / "a.mp4", noise(3)))
-    T._dlib_detector.cache_clear()
+    T.dlib_detector.cache_clear()
 
 
 # ---- what is no video, or no honest one
@@ -349,7 +350,8 @@ for video in sys.argv[1:]:
     try: list(stream_frames(video))
     except MicaclError as e: assert "\\n" not in str(e) and video in str(e), e
     else: raise SystemExit("taken: " + video)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1024 if sys.platform == "linux" else 2**20), time.process_time() - start)
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(used / (1024 if sys.platform == "linux" else 2**20), time.process_time() - start)
 '''
 
 
@@ -431,7 +433,7 @@ def test_files_say_what_the_prediction_says(run, tmp_path):
     assert np.allclose([[float(r["start"]), float(r["stop"])] for r in rows], p.spans, atol=1e-3)
     from PIL import Image
     with Image.open(files[2]) as picture: said = picture.text["Description"]
-    for text in (d["note"], rows[0]["note"], P.describe(p), said):
+    for text in (d["note"], rows[0]["note"], P.prediction_text(p), said):
         assert ("trained on drawn faces" in text and "a demonstration, not a measurement" in text and "does not say "
                 "what a person feels" in text)
 

@@ -170,7 +170,8 @@ def test_requirements_for_development_are_exact():
 def test_figures_of_the_readme_come_from_the_results():
     import json
     from record_demo import fill
-    readme, figures, ablations, bakeoff = (ROOT / "README.md").read_text(encoding="utf-8"), *(json.loads((ROOT / "results" / f"{n}.json").read_text()) for n in ("demo", "ablations", "bakeoff"))
+    readme, figures, ablations, bakeoff = (ROOT / "README.md").read_text(encoding="utf-8"), *(
+        json.loads((ROOT / "results" / f"{n}.json").read_text()) for n in ("demo", "ablations", "bakeoff"))
     assert (all(row in readme for row in ("| MICACL |", "| MICACL, balanced sampler |",
                                           "| MICACL + balanced softmax |")) and fill(readme, figures, ablations,
                                               bakeoff) == readme)

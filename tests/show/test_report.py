@@ -1,4 +1,5 @@
-"""The report: one file without addresses, numbers equal to results.json, text from files never alive, and a run without pictures, truth or baseline."""
+"""The report: one file without addresses, numbers equal to results.json, text from files never alive, and a run without
+pictures, truth or baseline."""
 import csv, json, re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ from micacl.train.config import Config
 from micacl.data.load import load_table
 from micacl.metrics import instance_auc, summarise
 from micacl.show.plots import INK, plot_confusion
-from micacl.show.report import demo, paired_difference, write_report
+from micacl.show.report import demo, run_difference, write_report
 from micacl.data.synfew.generate import generate
 from micacl.train.loop import instance_truth
 
@@ -265,20 +266,20 @@ def test_unfinished_and_unlike_runs_are_refused_in_one_line(runs, hostile, tmp_p
 
 def test_paired_difference_by_hand_and_by_a_slow_bootstrap():
     y, a, b = [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0], [0, 1, 1, 1, 1, 1]
-    d, low, high = paired_difference(y, a, b)
+    d, low, high = run_difference(y, a, b)
     assert d == pytest.approx((2 / 4 - 1 / 2) / 2) and low < 0 < high
-    assert paired_difference(y, a, a) == (0, 0, 0) and paired_difference(y, b, a)[0] == -d
+    assert run_difference(y, a, a) == (0, 0, 0) and run_difference(y, b, a)[0] == -d
     rng = np.random.default_rng(1)
     y = rng.integers(0, 3, 90); a, b = (np.where(rng.random(90) < q, y, (y + 1) % 3) for q in (.7, .5))
     r = metrics.paired_difference(y, [a], [b], 3, draws=2000)
     # one function, with one run of each
-    assert paired_difference(y, a, b) == (r["difference"], *r["interval"])
+    assert run_difference(y, a, b) == (r["difference"], *r["interval"])
     slow = []
     for _ in range(2000):
         take = np.concatenate([rng.choice(np.flatnonzero(y == c), (y == c).sum()) for c in range(3)])
         slow.append(np.mean([np.mean((a[take] == c)[y[take] == c]) - np.mean((b[take] == c)[y[take] == c])
                              for c in range(3)]))
-    assert np.allclose(paired_difference(y, a, b)[1:], np.quantile(slow, [.025, .975]), atol=.02)
+    assert np.allclose(run_difference(y, a, b)[1:], np.quantile(slow, [.025, .975]), atol=.02)
 
 
 def test_demo_makes_everything_once_and_goes_on(tmp_path, monkeypatch, capsys):
