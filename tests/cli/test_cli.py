@@ -167,7 +167,7 @@ def test_a_stopped_training_says_how_to_go_on(capsys, monkeypatch, faces, tmp_pa
     monkeypatch.setattr("micacl.train.loop._train", stop)
     status, _, err = run(capsys, "train", faces, "--out", tmp_path / "run", *TINY)
     assert status == 130 and "--resume" in one_line(err)
-    monkeypatch.setattr("micacl.show.report.generate", lambda *a, **k: None)
+    monkeypatch.setattr("micacl.show.demo.generate", lambda *a, **k: None)
     status, _, err = run(capsys, "demo", "--out", tmp_path / "demo")
     assert status == 130 and "the same command goes on" in one_line(err) and "--resume" not in err
 

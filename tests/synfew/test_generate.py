@@ -10,9 +10,10 @@ from micacl.core import EMOTIONS, MicaclError, Stream, read_json
 from micacl.metrics import class_counts
 from micacl.data.synfew.faces import UNITS, random_face
 from micacl.data.synfew.labels import TAIL_SHAPES
-from micacl.data.synfew.generate import (CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate,
-                                         label_counts, plan_split, read_clip_rows,
-                           read_truth, read_votes, vote_probabilities)
+from micacl.data.synfew.generate import (
+    CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate, label_counts, plan_split,
+    read_clip_rows, read_truth, read_votes, vote_probabilities
+)
 
 SMALL = dict(n_train=21, n_test=7, n_frames=6, size=32, progress=False)   # 35 clips
 

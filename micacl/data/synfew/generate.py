@@ -6,16 +6,15 @@ Docs: https://micacl.github.io/micacl/synfew/generate.html.md"""
 
 # %% auto #0
 __all__ = ['GENERATOR', 'VERSION', 'encode', 'decode', 'Truth', 'end_with_parent', 'side_by_side', 'check_parameters', 'generate',
-           'data_card', 'read_clip_rows', 'read_votes', 'read_truth', 'digest', 'UNITS', 'render', 'Sample',
-           'sample_clip', 'unit_stream', 'PROFILES', 'TAIL_SHAPES', 'CONFUSION', 'label_counts', 'vote_probabilities',
-           'Act', 'draw_act', 'PlannedClip', 'plan_split', 'NEUTRAL', 'SPLITS']
+           'read_clip_rows', 'read_votes', 'read_truth', 'digest', 'UNITS', 'render', 'Sample', 'sample_clip',
+           'unit_stream', 'PROFILES', 'TAIL_SHAPES', 'CONFUSION', 'label_counts', 'vote_probabilities', 'Act',
+           'draw_act', 'PlannedClip', 'plan_split', 'NEUTRAL', 'SPLITS']
 
 # %% ../../../nbs/synfew/generate.ipynb #6d2db012
 import csv, hashlib, io, multiprocessing, os, threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 import av
@@ -24,6 +23,7 @@ from filelock import FileLock
 from ...core import EMOTIONS, MicaclError, atomic_write, read_json, write_json
 from .faces import UNITS, render
 from .acting import LEVEL, STRENGTH, Sample, sample_clip, unit_stream
+from .card import command_of, data_card
 from micacl.data.synfew.labels import (
     CONFUSION, NEUTRAL, PROFILES, SPLITS, TAIL_SHAPES, Act, PlannedClip, draw_act, label_counts, plan_split,
     vote_probabilities
@@ -261,67 +261,10 @@ def _generate(out, p, rows, counts, workers, progress):
     info = dict(format=2, version=VERSION, generator=GENERATOR, seed=p["seed"], profile=p["profile"], parameters=p,
                 classes=EMOTIONS, units=UNITS, apex_level=LEVEL,
                 counts={s: dict(zip(EMOTIONS, c.tolist())) for s, c in counts.items()}, label_noise=round(wrong, 4),
-                command=_command(p))
+                command=command_of(p))
     with atomic_write(out / "README.md") as f: f.write(data_card(info))
     write_json(out / "synfew.json", info); (out / "synfew.partial.json").unlink()
     return read_json(out / "synfew.json")
-
-# %% ../../../nbs/synfew/generate.ipynb #c2a782ea
-def _command(p):
-    "The command line that makes the set again."
-    flags = dict(profile=p["profile"], imbalance=p["imbalance"], tail=p["tail"] if p["imbalance"] else None,
-                 train=p["n_train"], test=p["n_test"],
-                 frames=p["n_frames"], size=p["size"], seed=p["seed"])
-    pairs = [(k, p[k]) for k, usual in (("apex", [0.3, 0.6]), ("strength", list(STRENGTH))) if p[k] != usual]
-    return " ".join(["micacl synfew OUT"] + [f"--{k} {v}" for k,
-                                             v in flags.items() if v is not None] + [f"--{k} {a} {b}" for k,
-                                                 (a, b) in pairs])
-
-# %% ../../../nbs/synfew/generate.ipynb #0b9caa91
-_CARD = """# {version}: Synthetic Facial Expressions in the Wild
-
-Short videos of drawn faces with seven emotion labels. Made by the package `micacl`, generator {generator}, with `{command}`. Licence: as the package (Apache-2.0). No person was filmed.
-
-| split | {heads} | all |
-|---|{rule}
-{table}
-
-{noise:.1%} of the training labels differ from what the face shows.
-
-## Files
-
-- `clips/*.mp4`: H.264, {size} x {size} pixels, {fps} frames a second, {n_frames} frames in a typical clip (half to one and a half times as many).
-- `clips.csv`, a line a clip: `clip`, `path`; `label` (what most annotators said), `clean_label` (what the face shows), `split`, `fold` (1 to 5 in train, 0 elsewhere), `identity`;
-  `n_frames`, `seed`; `strength` 0 to 1, `second` and `blend` (a second emotion and its share), `apex_share`; then the factors: `peaks`, `talking`, `blinks`, `distractors` (what else the face does),
-  `yaw` (degrees, first frame), `crf` (compression), `skin` (mean colour, 0 dark to 1 light), `face_width` and `jaw` (shape), `age` (0 to 1: lines and folds), `hair_style`, `glasses`, `beard`, `occluder`, `light` (from the left -1 to the right 1),
-  `ambient`, `background` (mean colour), `blur`, `noise`.
-- `votes.csv`, a line a clip: how many of ten annotators said each emotion, and the label.
-- `truth.npz`, NumPy columns with a row a frame: {units} (intensity 0 to 1, float32), `apex` (bool: the expression is above {level} of its peak), `envelope` (float32, 0 to 1), `yaw`, `pitch`, `roll` (float32, degrees).
-  `clip` (ids) and `start` (int64, one longer) say which rows are whose: those of clip i are start[i] to start[i+1]-1.
-- `synfew.json`: parameters, counts, command.
-
-## What it is for, and what not
-
-Learning, testing and teaching methods for long-tailed, multi-instance, noisily labelled video, with a truth to check them against. Scores on it are never comparable with scores on real faces.
-It is no picture of how people feel or look: prototypes are a convention among researchers, units move independently here, and nobody should draw a conclusion about a person from a model trained on it.
-
-## Known biases
-
-One drawing style. Skin, hair, glasses, beards and ages are drawn evenly from ranges, independently of each other and of every label, not from any population. Confusions of the annotators were written down after
-what the literature reports, not measured; all annotators are alike; label noise is the same for every profile and class size. No sound, no scene, no second person.
-"""
-
-def data_card(
-    info: dict,   # what synfew.json holds
-) -> str:         # Markdown
-    "The data card of a set, filled from its parameters and counts."
-    p, counts = info["parameters"], info["counts"]
-    table = "\n".join(f"| {s} | " + " | ".join(str(c[e]) for e in EMOTIONS) + f" | {sum(c.values())} |" for s,
-                      c in counts.items())
-    return _CARD.format(version=info["version"], generator=info["generator"], command=info["command"],
-                        heads=" | ".join(EMOTIONS), rule="---|" * 8, table=table, noise=info["label_noise"],
-                        size=p["size"], n_frames=p["n_frames"], fps=Fraction(p["n_frames"]) / 3,
-                        units=", ".join(f"`{u}`" for u in UNITS), level=info["apex_level"])
 
 # %% ../../../nbs/synfew/generate.ipynb #507af6aa
 def _need(root, name):
