@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 from ..metrics import paired_difference
 from ..core import MicaclError, Stream, atomic_write, read_json
-from ..train.config import Config
+from ..train.config import PLACE, Config, config_from_dict
 from ..data.synfew.generate import read_truth
 from ..data.load import load_table
 from ..data.bags import frame_indices, read_frames
@@ -97,9 +97,10 @@ def _difference(run, base):
 # %% ../../nbs/library/report.ipynb #32b09439
 def _settings(run, base):
     "For settings.html: the command, what differs from the defaults, data and versions."
-    i, default = run.info, Config().to_dict()
-    changed = ", ".join(f"{k} = {v}" for k, v in i["config"].items()
-                        if v != (list(default[k]) if isinstance(default.get(k), tuple) else default.get(k)))
+    i, default = run.info, Config().flat()
+    used = config_from_dict(i["config"]).flat()
+    changed = ", ".join(f"{PLACE[k] + '.' if k in PLACE else ''}{k} = {list(v) if isinstance(v, tuple) else v}"
+                        for k, v in used.items() if v != default[k])
     rows = [("model", f"{run.name}, {i['config']['backbone']}"), ("changed from the defaults", changed or "nothing"),
             ("data", f"{NAMES.get(i['dataset'], i['dataset'])}, {i['n_train']} clips to train on, {i['n_validation']} "
                      "to watch" + ("" if i["fold"] is None else f", fold {i['fold']} to test on")),

@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/library/tables.html.md"""
 __all__ = ['Result', 'read_results', 'row_of', 'mean_row', 'pooled', 'fold_rows', 'method_rows', 'results_table', 'matrix_table']
 
 # %% ../../nbs/library/tables.ipynb #814eb959
-import json, os
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,16 +53,17 @@ def _read(path):
 
 def _experiment(folder, test):
     "The runs of the specification that summary.json holds."
+    from micacl.train.config import config_from_dict
     from micacl.train.experiments import configuration
     s = _with(folder / "summary.json", "spec", "methods")
-    spec, plain, out = s["spec"], lambda c: json.loads(json.dumps(c)), []
+    spec, out = s["spec"], []
     for file in sorted((folder / "runs").glob("*.json")):
         if file.name.startswith("."): continue           # macOS puts a ._name beside a copy
         if file.name not in s.get("runs", [file.name]): continue       # of other data
         r = _with(file, "method", "seed", "fold", "config")
         if r["method"] not in s["methods"] or r["seed"] not in spec["seeds"] or r["fold"] not in spec["folds"]: continue
-        if plain(r["config"]) == plain(configuration(spec, r["method"], r["seed"],
-                                                     s["methods"][r["method"]]["chosen"]).to_dict()):
+        if config_from_dict(r["config"]) == configuration(spec, r["method"], r["seed"],
+                                                          s["methods"][r["method"]]["chosen"]):
             out.append(_result(r, file, test))
     if not out:
         raise MicaclError(f"{folder}: expected runs of its summary.json in runs/, found none; run micacl "

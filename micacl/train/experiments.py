@@ -19,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 import micacl
 from ..core import MicaclError, derive_seed, read_json, write_json
-from .config import Config, check_value, config_from_dict, mismatch
+from .config import ARGS, Config, check_value, config_from_dict, merge, mismatch
 from ..data.synfew.generate import check_parameters, end_with_parent, generate
 from ..data.cache import fingerprint
 from .loaders import InstanceFeatures
@@ -123,9 +123,9 @@ def configuration(
 
 def _settled(spec, method, seed, chosen=None):   # -> Config, what its choices brought along
     changes = {k: v for k, v in spec["methods"][method].items() if k != "like"}
-    fields = {**spec["base"], **(chosen or {}), **changes, "seed": seed,
-              **({"backbone_lr": 0.0} if spec["frozen"] else {})}
-    try: return settle(config_from_dict(fields), asked=fields)
+    frozen = {"backbone_lr": 0.0} if spec["frozen"] else {}
+    fields = merge(spec["base"], chosen or {}, changes, {"seed": seed}, frozen)
+    try: return settle(config_from_dict(fields), asked={*fields, *(k for name in ARGS for k in fields.get(name, ()))})
     except MicaclError as e: raise MicaclError(f"method {method}: {e}") from None
 
 def grid_points(spec):   # -> [{field: value}]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes, save as tensors_to_bytes
 import micacl
 from ..core import MicaclError, atomic_write, derive_seed, read_json, write_json
-from .config import Config, check_config, config_from_dict
+from .config import IMAGE_SIZES, PLACE, Config, check_config, config_from_dict, merge
 from ..data.load import ClipTable, carve_validation, load_table
 from ..data.cache import FrameCache, fingerprint
 from .objective import build_model
@@ -220,32 +220,36 @@ def _needs(c):   # of a Config -> choice, why, setting, the value that this sett
     if c.loss == "focal": yield "loss focal", "is defined for one true class", "label_smoothing", 0.0
     if c.stage2 != "none": yield f"stage2 {c.stage2}", "changes a linear layer", "head", "linear"
     for name in ("min_lr", "warmup_lr"):
-        if getattr(c, name) > c.lr: yield f"lr {c.lr:g}", "is the highest rate", name, c.lr
+        if getattr(c.optim, name) > c.lr: yield f"lr {c.lr:g}", "is the highest rate", name, c.lr
+    if c.backbone in ("mc3_18", "r2plus1d_18", "swin3d_t") and c.image_size == Config.image_size:
+        yield f"backbone {c.backbone}", "was trained on larger frames", "image_size", IMAGE_SIZES[c.backbone]
     if c.model != "micacl": return
-    if c.dependency_over == "features":
+    if c.micacl.dependency_over == "features":
         for name in ("geiim", "wian"): yield "dependency_over features", "weighs features in both modules", name, True
-    if c.geiim and c.graph_over == "channels":
+    if c.micacl.geiim and c.micacl.graph_over == "channels":
         yield "graph_over channels", "is one graph for all clips", "adjacency", "learned"
         yield "graph_over channels", "has no temporal neighbours", "neighbours_only", False
 
 # %% ../../nbs/library/run.ipynb #b6b1b731
 def settle(
     config: Config,   # as it was asked for
-    asked=(),         # names of settings that were given for certain; the others may have been left at their defaults
+    asked=(),         # settings and arguments that were given for certain; the others may have been left at defaults
 ) -> tuple:           # (Config whose settings go together, a line for each setting that was changed)
     "A choice brings along what it needs, if that was left at its default; else `MicaclError`."
     needed, notes = {}, []
-    for choice, why, name, value in _needs(check_config(config)):
-        found, (first, other) = getattr(config, name), needed.setdefault(name, (value, choice))
+    have, default = check_config(config).flat(), Config().flat()
+    for choice, why, name, value in _needs(config):
+        found, (first, other) = have[name], needed.setdefault(name, (value, choice))
         if first != value:
             raise MicaclError(f"{choice} {why}: expected {name} {_said(value)} with it, found {other}, which needs "
                               f"{name} {_said(first)}; choose one of the two")
         if found == value: continue
-        if name in asked or found != getattr(Config, name):
+        if name in asked or found != default[name]:
             raise MicaclError(f"{choice} {why}: expected {name} {_said(value)} with it, found {_said(found)}; "
                               "change one of the two")
         notes.append(f"{choice} {why}: {name} {_said(found)} -> {_said(value)}")
-    return dataclasses.replace(config, **{name: value for name, (value, _) in needed.items()}), notes
+    changed = {f"{PLACE[name]}.{name}" if name in PLACE else name: value for name, (value, _) in needed.items()}
+    return config_from_dict(merge(config.to_dict(), changed)), notes
 
 def _said(v): return f"{v:g}" if isinstance(v, float) else v
 
@@ -293,14 +297,13 @@ def describe_run(
 
 def check_same(run, before: dict, now: dict):
     "`MicaclError` unless two descriptions are of the same run."
-    plain = lambda v: list(v) if isinstance(v, tuple) else v
     if "test_clips" in now and "test_clips" not in before:
         raise MicaclError(f"{run}: expected a run that says which clips it is tested on, found one of an earlier "
                           "version, whose clips cannot be compared; train into a new folder")
     same = [k for k in ("dataset", "fold", "classes", "train_clips", "validation_clips", "test_clips") if k in before]
-    old, new = ({**d["config"], **{k: d[k] for k in same}} for d in (before, now))
+    old, new = ({**config_from_dict(d["config"]).to_dict(), **{k: d[k] for k in same}} for d in (before, now))
     for name in sorted(old.keys() | new.keys()):
-        if name != "workers" and plain(old.get(name)) != plain(new.get(name)):
+        if name != "workers" and old.get(name) != new.get(name):
             raise MicaclError(f"{run}: the run to resume has {name} = {old.get(name)}, this call has {new.get(name)}; "
                               "repeat its settings, or train into a new folder")
 

@@ -286,7 +286,7 @@ def test_paired_difference_by_hand_and_by_a_slow_bootstrap():
 
 def test_demo_makes_everything_once_and_goes_on(tmp_path, monkeypatch, capsys):
     tiny = dict(data=dict(n_train=14, n_test=7, n_frames=8, size=32),
-                run=dict(epochs=1, batch_size=7, image_size=32, pretrained=False, mccl_dim=16))
+                run=dict(epochs=1, batch_size=7, image_size=32, pretrained=False, mccl_args=dict(out_dim=16)))
     real, calls = demo_module.train, []
     def stop(*args, **kwargs):
         calls.append(args[2].model)
