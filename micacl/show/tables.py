@@ -216,7 +216,8 @@ def _text(cells, line, notes, caption):
     return ("\n".join([*([caption] if caption else []), body[0], rule, *body[1:], *([""] if notes else []), *notes])
             + "\n")
 
-def _markdown(cells, line, notes, caption):      # Markdown has no line inside a table; the sources tell the two kinds apart
+def _markdown(cells, line, notes, caption):
+    # Markdown has no line inside a table; the sources tell the two kinds apart
     rows = ["| " + " | ".join(r) + " |" for r in cells]
     return ("\n".join([*([caption, ""] if caption else []), rows[0], "|---|" + "---:|" * (len(cells[0]) - 1), *rows[1:],
                        "", *(n + "  " for n in notes)]).rstrip() + "\n")
