@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from ..core import MicaclError, check_array, check_counts, check_labels, check_number, derive_seed, frequency_groups
 from ..mccl import MCCL
 from .losses import LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LDAM, LogitAdjusted, WeightedCE, adjust_logits, build_loss, log_prior
-from .contrast import BCL, CONTRASTS, SupCon
+from .bcl import BCL, CONTRASTS
+from ..nn.contrast import SupCon
 from .classifiers import HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage, tau_normalise
 from ..metrics import ece, group_recall, recalls, reliability, uar, war
 from .samplers import SAMPLERS, EpochOrder
