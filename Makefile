@@ -1,10 +1,12 @@
 # Two commands do everything on a fresh machine with Python 3.10+, make and git:
 #   make demo    environment, data, training, evaluation, report
 #   make test    environment, everything that CI checks
+# and while you work, in a minute and a half:
+#   make quick   the modules in step, lint, types, and the tests of what you changed
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test pages sync lab sheets docs clean help
+.PHONY: demo test quick pages sync lab sheets docs clean help
 help:
 	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks and export the modules"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"
 
@@ -29,6 +31,9 @@ demo: .venv/.user
 test: .venv/.dev
 	$(BIN)/python tools/check.py
 
+quick: .venv/.dev
+	$(BIN)/python tools/check.py quick
+
 pages: .venv/.dev
 	$(BIN)/python tools/pages.py --save
 
@@ -38,7 +43,7 @@ sync: .venv/.dev
 	$(BIN)/python tools/lab.py
 
 lab: .venv/.dev
-	$(BIN)/python -m jupyterlab nbs/library/core.ipynb
+	$(BIN)/python -m jupyterlab nbs/00_tour.ipynb
 
 sheets: .venv/.dev
 	$(BIN)/python tools/lab.py

@@ -1,8 +1,12 @@
-"""Does SynFEW measure what it says? Probes for shortcuts, an oracle that knows the truth, and networks that are shown too little.
+"""Does SynFEW measure what it says? Probes for shortcuts, an oracle that knows the truth, and networks that are shown
+too little.
 
-    python benchmarks/audits.py WORK             # everything, about half an hour on 2 cores: writes results/synfew-audits.json
-    python benchmarks/audits.py WORK --quick     # without the trained networks, three minutes; prints and writes nothing
-    python benchmarks/audits.py WORK --keep-networks     # the same, and written beside the networks of the last full run
+    # everything, about half an hour on 2 cores: writes results/synfew-audits.json
+    python benchmarks/audits.py WORK
+    # without the trained networks, three minutes; prints and writes nothing
+    python benchmarks/audits.py WORK --quick
+    # the same, and written beside the networks of the last full run
+    python benchmarks/audits.py WORK --keep-networks
 
 The functions without training are those that tests/synfew/test_audits.py and the page on audits call.
 """

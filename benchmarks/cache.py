@@ -1,10 +1,12 @@
-"""Loading from the frame cache of this checkout beside that of another one, in one run: an epoch of both in turn, seconds and memory.
+"""Loading from the frame cache of this checkout beside that of another one, in one run: an epoch of both in turn,
+seconds and memory.
 
     python benchmarks/cache.py WORK --checkout OTHER      # a checkout with the cache as it was -> results/cache.json
     python benchmarks/cache.py WORK --clips 2000          # this checkout alone, quick
 
-A set of drawn clips is linked under many names, decoded into a cache by each checkout, and read as training reads it, in a new order each
-epoch. Each checkout has a process of its own; the rounds go A B, B A, ... The first epoch compares the checksums; it is not in the ratio.
+A set of drawn clips is linked under many names, decoded into a cache by each checkout, and read as training reads it,
+in a new order each epoch. Each checkout has a process of its own; the rounds go A B, B A, ... The first epoch compares
+the checksums; it is not in the ratio.
 """
 import argparse
 import json

@@ -1,11 +1,13 @@
 """How hard should SynFEW be? As hard for the plain baseline as DFEW is for 3D-R18; nothing else is looked at.
 
     python benchmarks/calibrate.py WORK "what was changed since the last step"
-    python benchmarks/calibrate.py WORK "a first look" --rates 0.01 --seeds 1 --try '{"strength": [0.3, 0.9]}' --try '{"keep": 0.7}'
+    python benchmarks/calibrate.py WORK "a first look" --rates 0.01 --seeds 1 --try '{"strength": [0.3, 0.9]}' \\
+        --try '{"keep": 0.7}'
 
-Trains the baseline (3D CNN, mean over the instances, cross entropy without smoothing, no contrastive loss) at several learning rates with
-several seeds, takes the rate with the best mean UAR on the validation clips, and appends the step to results/calibration.json. Nine runs take a
-quarter of an hour on 2 cores. With --try, settings of the dials that differ from the code are tried, a step each. WORK keeps the data sets.
+Trains the baseline (3D CNN, mean over the instances, cross entropy without smoothing, no contrastive loss) at several
+learning rates with several seeds, takes the rate with the best mean UAR on the validation clips, and appends the step
+to results/calibration.json. Nine runs take a quarter of an hour on 2 cores. With --try, settings of the dials that
+differ from the code are tried, a step each. WORK keeps the data sets.
 """
 import argparse
 import json

@@ -3,7 +3,8 @@
     python benchmarks/experiment.py ablations WORK       # benchmarks/ablations.json -> results/ablations.json
     python benchmarks/experiment.py end-to-end WORK
 
-The same experiments without the bookkeeping: `micacl experiment benchmarks/ablations.json --out WORK`. Stopped, both go on where they were.
+The same experiments without the bookkeeping: `micacl experiment benchmarks/ablations.json --out WORK`. Stopped, both go
+on where they were.
 """
 import sys
 from pathlib import Path

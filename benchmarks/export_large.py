@@ -1,4 +1,5 @@
-"""Export MICACL with both backbones and both formats: size, largest difference, seconds. Untrained: what was learnt makes no difference.
+"""Export MICACL with both backbones and both formats: size, largest difference, seconds. Untrained: what was learnt
+makes no difference.
 
     python benchmarks/export_large.py results/export.json
 """

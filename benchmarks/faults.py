@@ -2,11 +2,13 @@
 
     python benchmarks/faults.py --out results/faults.json       # all of them
     python benchmarks/faults.py --only disk                      # those whose name contains a word
-    python benchmarks/faults.py --quick                          # those that take a second or two each, which the tests run
+    # those that take a second or two each, which the tests run
+    python benchmarks/faults.py --quick
 
-Each fault is a function below. It prepares a folder, runs `micacl` in a child process while something goes wrong, and where a run can go on, lets it go on and compares
-what it made with an undisturbed run, to the bit. Expected are an exit status, words in the message, no traceback, bounds for time and memory, and that no file around
-the folder has changed. tests/project/test_faults.py asserts the same expectations.
+Each fault is a function below. It prepares a folder, runs `micacl` in a child process while something goes wrong, and
+where a run can go on, lets it go on and compares what it made with an undisturbed run, to the bit. Expected are an exit
+status, words in the message, no traceback, bounds for time and memory, and that no file around the folder has changed.
+tests/project/test_faults.py asserts the same expectations.
 """
 import argparse
 import contextlib
@@ -93,7 +95,10 @@ class Room:
     def until(self, pid, ready, limit=40):
         "Wait until something is there, or the process is gone."
         end = time.monotonic() + limit
-        while not ready() and time.monotonic() < end and Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        def alive():
+            stat = Path(f"/proc/{pid}/stat")
+            return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        while not ready() and time.monotonic() < end and alive():
             time.sleep(0.002)
 
     def goes_on(self, argv, job, skip=()):

@@ -1,6 +1,8 @@
-"""Is SynFEW the same everywhere? Prints short hashes of pictures, labels, truth and decoded videos; needs NumPy, PyAV and filelock, not PyTorch.
+"""Is SynFEW the same everywhere? Prints short hashes of pictures, labels, truth and decoded videos; needs NumPy, PyAV
+and filelock, not PyTorch.
 
-    python benchmarks/hashes.py     # compare with results/hashes.json, which holds one run for each environment that was tried
+    # compare with results/hashes.json, which holds one run for each environment that was tried
+    python benchmarks/hashes.py
 """
 import hashlib
 import tempfile

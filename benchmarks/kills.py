@@ -1,11 +1,14 @@
-"""Kill -9 at random moments of train, cache, synfew and experiment; start again with the same command; compare with a run that nobody disturbed.
+"""Kill -9 at random moments of train, cache, synfew and experiment; start again with the same command; compare with a
+run that nobody disturbed.
 
     python benchmarks/kills.py --kills 500 --out results/kills.json
 
-One process imports PyTorch once and forks a child for each attempt, in a session of its own. The child runs `micacl.cli.main` on a tiny SynFEW. After a random
-part of the time that an undisturbed attempt takes, it is killed: mostly the whole group, sometimes the main process alone, as the kernel does when memory is short.
-One to four kills, then the job is left alone until it ends, and everything it made is compared with the reference, to the bit. A kill counts if the process was
-alive. A job fails if it ends with an error, says a traceback, leaves a temporary file, a lock or a process, or made anything else than the reference.
+One process imports PyTorch once and forks a child for each attempt, in a session of its own. The child runs
+`micacl.cli.main` on a tiny SynFEW. After a random part of the time that an undisturbed attempt takes, it is killed:
+mostly the whole group, sometimes the main process alone, as the kernel does when memory is short. One to four kills,
+then the job is left alone until it ends, and everything it made is compared with the reference, to the bit. A kill
+counts if the process was alive. A job fails if it ends with an error, says a traceback, leaves a temporary file, a lock
+or a process, or made anything else than the reference.
 """
 import argparse
 import collections

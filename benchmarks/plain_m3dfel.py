@@ -1,7 +1,9 @@
-"""M3DFEL as one would write it down from its description, with nothing of this library: what `benchmarks/bench.py` compares the library's steps with.
+"""M3DFEL as one would write it down from its description, with nothing of this library: what `benchmarks/bench.py`
+compares the library's steps with.
 
-R3D-18 without its classifier on four instances of four frames, a bidirectional LSTM of two layers, self-attention, normalisation over instances and bag (DMIN),
-a sigmoid gate on the states, a convolution from four instances to one, and a classifier. The video arrives as floats, normalised.
+R3D-18 without its classifier on four instances of four frames, a bidirectional LSTM of two layers, self-attention,
+normalisation over instances and bag (DMIN), a sigmoid gate on the states, a convolution from four instances to one, and
+a classifier. The video arrives as floats, normalised.
 """
 import torch
 from torch import nn

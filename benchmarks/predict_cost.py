@@ -1,11 +1,13 @@
 """What does it cost to score a video? Seconds for each minute of it, and memory, which must not grow with its length.
 
-    python benchmarks/predict_cost.py results/predict-cost.json                         # a drawn face that moves; 1, 5 and 20 minutes
+    # a drawn face that moves; 1, 5 and 20 minutes
+    python benchmarks/predict_cost.py results/predict-cost.json
     python benchmarks/predict_cost.py cost.json --minutes 1 3 --video VIDEO             # a video of your own, repeated
 
-Each measurement is a fresh process on one core: it loads the model, notes its memory, scores one video, and notes its highest memory.
-The model is MICACL on r3d_small as in `micacl demo`, untrained: what the weights are makes no difference to the cost.
-Every row is written as soon as it is there; the same command goes on with those that are missing.
+Each measurement is a fresh process on one core: it loads the model, notes its memory, scores one video, and notes its
+highest memory. The model is MICACL on r3d_small as in `micacl demo`, untrained: what the weights are makes no
+difference to the cost. Every row is written as soon as it is there; the same command goes on with those that are
+missing.
 """
 import argparse
 import json
@@ -29,11 +31,12 @@ from micacl.deploy.predict import predict_video
 config = Config()
 run = build_model(config, 7).eval(), config, dict(classes=list("abcdefg"), dataset="synfew", epoch=0)
 crop = sys.argv[2] == "crop"
-if crop: from micacl.deploy.tracking import _dlib_detector; _dlib_detector()
+if crop: from micacl.deploy.tracking import dlib_detector; dlib_detector()
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
 before, start, cpu = peak(), time.perf_counter(), time.process_time()
 p = predict_video(run, sys.argv[1], crop=crop)
-print(json.dumps(dict(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu, start_mib=before, peak_mib=peak(), frames=p.n_frames, duration=p.duration, windows=len(p.spans),
+print(json.dumps(dict(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu,
+                      start_mib=before, peak_mib=peak(), frames=p.n_frames, duration=p.duration, windows=len(p.spans),
                       with_face=sum(x is not None for x in p.labels))))
 '''
 

@@ -1,10 +1,14 @@
-"""What do models that were trained on drawn faces say about a real one? A demonstration, not a measurement: one video, one face.
+"""What do models that were trained on drawn faces say about a real one? A demonstration, not a measurement: one video,
+one face.
 
-    python benchmarks/predict_real.py results/predict-real.json --video VIDEO --acted sad:0:10 happy:10:19.7 --run MICACL=RUN --run "with balanced softmax"=RUN
+    python benchmarks/predict_real.py results/predict-real.json --video VIDEO --acted sad:0:10 happy:10:19.7 \\
+        --run MICACL=RUN --run "with balanced softmax"=RUN
 
-`--acted` is what a person sees in the video, label:from:to in seconds. Only scores are kept, no picture of the video; --plots FOLDER draws the timelines, to be looked at.
-The runs: `micacl demo` (its folder demo/micacl), and on the same clips
-    micacl train demo/synfew --out RUN --epochs 8 --loss balanced_softmax --label-smoothing 0 --lr 0.003 --backbone-lr 0.3333
+`--acted` is what a person sees in the video, label:from:to in seconds. Only scores are kept, no picture of the video;
+--plots FOLDER draws the timelines, to be looked at. The runs: `micacl demo` (its folder demo/micacl), and on the same
+clips
+    micacl train demo/synfew --out RUN --epochs 8 --loss balanced_softmax --label-smoothing 0 --lr 0.003 \\
+        --backbone-lr 0.3333
 """
 import argparse
 import dataclasses
@@ -26,7 +30,7 @@ def about_run(run):
 def about_video(p, acted):
     """Windows and timeline; in how many of the windows that lie inside an acted stretch the first label is the
     acted one."""
-    from micacl.deploy.predict import timeline
+    from micacl.deploy.prediction import timeline
     windows = [dict(start=a, stop=b, label=label, faces=share,
                     probabilities=None if label is None else dict(zip(p.classes, q)),
                     weights=None if label is None else w)
@@ -48,7 +52,8 @@ def main():
     p.add_argument("--plots", type=Path, help="folder for pictures")
     args = p.parse_args()
     from micacl.core import write_json
-    from micacl.deploy.predict import predict_video, save_plot
+    from micacl.deploy.predict import predict_video
+    from micacl.deploy.prediction import save_plot
     acted, runs, said = [(label, float(a), float(b)) for label, a, b in (x.split(":") for x in args.acted)], {}, []
     for i, item in enumerate(args.run):
         name, folder = item.split("=", 1)

@@ -1,12 +1,16 @@
 """What many processes and very many clips cost, as far as one machine without a GPU can tell.
 
-    python benchmarks/scale_out.py results/scale-out.json                     # about four minutes on two cores; a million empty files for a while
+    # about four minutes on two cores; a million empty files for a while
+    python benchmarks/scale_out.py results/scale-out.json
     python benchmarks/scale_out.py small.json --clips 20000                   # quick
 
-1. Decoding: clips a second on one core, drawn clips of 112 and 224 px, each read to 112 px, and the bytes they take in the cache.
-2. Very many clips: a CSV list of them read (the files are empty), a cache of them opened, an epoch put into order. Seconds and
+1. Decoding: clips a second on one core, drawn clips of 112 and 224 px, each read to 112 px, and the bytes they take in
+the cache.
+2. Very many clips: a CSV list of them read (the files are empty), a cache of them opened, an epoch put into order.
+Seconds and
    memory of a fresh process.
-3. Two processes: an epoch against one process on one core, and against one process on two cores, in turn; and the gradients of the paper's model
+3. Two processes: an epoch against one process on one core, and against one process on two cores, in turn; and the
+gradients of the paper's model
    added up over gloo. Both on one machine: a network between two machines is slower.
 """
 import argparse
@@ -69,7 +73,9 @@ import torch; torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 from micacl.train.config import Config
 from micacl.train.loop import train
 train(sys.argv[1], sys.argv[2], Config(epochs=3, batch_size=32, val_fraction=0.0), quiet=True)
-if int(os.environ.get("RANK", 0)) == 0: print(json.dumps([json.loads(s)["seconds"] for s in Path(sys.argv[2], "metrics.jsonl").read_text().splitlines()]))
+if int(os.environ.get("RANK", 0)) == 0:
+    lines = Path(sys.argv[2], "metrics.jsonl").read_text().splitlines()
+    print(json.dumps([json.loads(s)["seconds"] for s in lines]))
 '''
 
 REDUCE = '''

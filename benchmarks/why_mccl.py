@@ -1,10 +1,12 @@
-"""What does MCCL do to the bag features, and why does the classifier not profit? Frozen backbone, five seeds, several weights of the loss.
+"""What does MCCL do to the bag features, and why does the classifier not profit? Frozen backbone, five seeds, several
+weights of the loss.
 
-    python benchmarks/why_mccl.py WORK      # WORK: the folder of benchmarks/ablations.json, whose data and features are used; writes results/mccl-why.json
+    # WORK: the folder of benchmarks/ablations.json, whose data and features are used; writes results/mccl-why.json
+    python benchmarks/why_mccl.py WORK
 
-For each run: UAR and tail recall of the trained classifier; of the nearest class mean and of the nearest class centre of MCCL, which have no preference
-for frequent classes; how alike bags of one class and of two classes are; and whether the two losses pull the features the same way. The rates are those
-that benchmarks/ablations.json chose.
+For each run: UAR and tail recall of the trained classifier; of the nearest class mean and of the nearest class centre
+of MCCL, which have no preference for frequent classes; how alike bags of one class and of two classes are; and whether
+the two losses pull the features the same way. The rates are those that benchmarks/ablations.json chose.
 """
 import sys
 import tempfile

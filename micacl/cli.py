@@ -9,7 +9,7 @@ __all__ = ['Data', 'Out', 'Fold', 'Flag', 'Dataset', 'COMMANDS', 'Synfew', 'Chec
            'Experiment', 'Demo', 'Table', 'Folds', 'Predict', 'Export', 'Bench', 'main']
 
 # %% ../nbs/library/cli.ipynb #767d0523
-import contextlib, importlib, json as json_lib, shutil, sys, tempfile
+import contextlib, json as json_lib, shutil, sys, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Union
@@ -17,7 +17,7 @@ import tyro
 import micacl
 from .core import MicaclError, write_json
 from .train.config import CHOICES, PRESETS, Config, check_value
-from .show.html import any_terminal, percent, _number
+from .show.terminal import any_terminal, percent, environment_number
 
 # %% ../nbs/library/cli.ipynb #96bb269e
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -65,10 +65,10 @@ class Check:
     decode: Flag = False              # decode every clip, which takes minutes
 
     def run(self):
-        from micacl.data.load import check
+        from micacl.data.load import check_dataset
         read = None
         if self.decode: from micacl.data.bags import read_frames as read
-        report = check(self.data, self.dataset, decode=read, progress=sys.stdout.isatty() and not self.json)
+        report = check_dataset(self.data, self.dataset, decode=read, progress=sys.stdout.isatty() and not self.json)
         print(json_lib.dumps(report.to_dict(), indent=1) if self.json else report)
         return 0 if report.ok else 1
 
@@ -113,7 +113,7 @@ class Train:
 
 # %% ../nbs/library/cli.ipynb #d6c18ebd
 def _first_process():        # torchrun and accelerate launch set both
-    return _number("WORLD_SIZE", 1) <= 1 or _number("RANK", 0) <= 0
+    return environment_number("WORLD_SIZE", 1) <= 1 or environment_number("RANK", 0) <= 0
 
 def _print_scores(results):
     "A line for each test set."
@@ -191,7 +191,7 @@ class Demo:
     out: Path = Path("demo")          # folder for data, runs and report
 
     def run(self):
-        from micacl.show.report import demo
+        from micacl.show.demo import demo
         report, *both = demo(self.out)
         for results in both: print(f"\n{results['model']}"); _print_scores(results)
         # as it can be typed here
@@ -216,7 +216,8 @@ class Table:
     caption: str = ""                 # above the table
 
     def run(self):
-        from micacl.show.tables import fold_rows, method_rows, published_rows, read_results, results_table
+        from micacl.show.tables import fold_rows, method_rows, read_results, results_table
+        from micacl.show.published import published_rows
         results = read_results(*self.runs, test=self.test)
         if self.folds and len(names := {r.method for r in results}) > 1:
             raise MicaclError(f"--folds: expected one method, found {', '.join(sorted(names))}; make a table for each")
@@ -260,7 +261,8 @@ class Predict:
                                                   help_behavior_hint="(default: half of the window)")] = None
 
     def run(self):
-        from micacl.deploy.predict import predict_videos, to_json
+        from micacl.deploy.predict import predict_videos
+        from micacl.deploy.prediction import to_json
         if not self.videos:
             raise MicaclError("predict: expected at least one VIDEO, found none; micacl predict RUN VIDEO")
         done, problems = predict_videos(self.run_folder, self.videos, self.out, self.json, self.plot,
@@ -304,8 +306,7 @@ class Bench:
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
 
     def run(self):
-        # chapter 16, which comes later and is looked up when it is needed
-        bench = importlib.import_module("micacl.train.bench").bench
+        from micacl.train.speed import bench
         with tempfile.TemporaryDirectory(prefix="micacl-bench-") as folder:
             found = bench(Path(folder) / "faces", self.preset, self.batch_size, self.rounds,
                           say=lambda line: print(line, flush=True))
@@ -317,7 +318,7 @@ COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=E
 
 def main(
     argv=None,   # arguments; default: those of the process
-) -> int:        # exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 stopped by Ctrl-C
+) -> int:        # exit status: 0 done, 1 an error that the user can correct, 2 wrong usage, 130 stopped by Ctrl-C
     "The `micacl` command."
     argv = list(sys.argv[1:] if argv is None else argv)
     command, status = None, 0

@@ -2,6 +2,7 @@
 
     python tools/check.py            # all steps
     python tools/check.py tests pages  # only these
+    python tools/check.py quick      # while you work: modules in step, lint, types, the tests of what has changed
 """
 import os
 import shutil
@@ -106,7 +107,18 @@ def browser():
         return print("browser: SKIPPED, no Chromium found; Debian: apt-get install chromium; elsewhere: "
                      ".venv/bin/playwright install chromium")
     sh(sys.executable, "tools/site_browser.py", "--chromium", path, "--log", "_docs/browser.md")
-    sh(sys.executable, "tools/lab_browser.py", "05_geiim", "2_losses", "--chromium", path)
+    sh(sys.executable, "tools/lab_browser.py", "07_geiim", "2_losses", "--chromium", path)
+
+
+def quick():
+    "In a minute and a half: modules in step, lint, types, and the tests of what has changed."
+    from quick import SECONDS, changed, select
+    until, files = time.time() + SECONDS, changed()
+    for step in (sync, lint, types): step()
+    selected = select(files)
+    print(f"quick: {len(files)} changed files, tests: {' '.join(selected)}", flush=True)
+    sh(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--until", str(until), *selected,
+       OMP_NUM_THREADS="1")
 
 
 STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site,
@@ -115,9 +127,10 @@ STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=la
 
 def main():
     for name in sys.argv[1:] or STEPS:
-        print(f"\n=== {name}: {STEPS[name].__doc__}", flush=True)
+        step = quick if name == "quick" else STEPS[name]
+        print(f"\n=== {name}: {step.__doc__}", flush=True)
         start = time.time()
-        STEPS[name]()
+        step()
         print(f"=== {name}: passed in {time.time() - start:.0f} s", flush=True)
 
 

@@ -17,7 +17,7 @@ def files(wheel, sdist):
     names = zipfile.ZipFile(wheel).namelist()
     need = ["micacl/core.py", "micacl/models.py", "micacl/cli.py", "micacl/py.typed",
             "micacl/nn/weights/__init__.py", "micacl/nn/weights/r3d_small.safetensors",
-            "micacl/nn/weights/r3d_small.md"]
+            "micacl/nn/weights/r3d_small.md", "micacl/show/templates/report.html", "micacl/show/templates/page.css"]
     missing = [n for n in need if n not in names]
     strange = [n for n in names if not n.startswith("micacl") or n.endswith(".ipynb")]
     entry = next(n for n in names if n.endswith("entry_points.txt"))
@@ -52,7 +52,7 @@ def speed():
     """The library adds less than half to the time that torch and torchvision take, and the command answers within a
     second."""
     code = {"torch, torchvision": "import torch, torchvision",
-            **{m: f"import micacl.{m}" for m in ("models", "longtail", "training", "report")}}
+            **{m: f"import micacl.{m}" for m in ("models", "longtail", "train.loop", "show.report")}}
     cost, wait = dict.fromkeys(code, float("inf")), float("inf")
     for _ in range(3):      # in turn, and the least of it: what else the machine does hardly counts
         for name, line in code.items():

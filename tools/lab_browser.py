@@ -1,7 +1,7 @@
 """Read chapters and work through the sheets of the lab in JupyterLab, in a real browser, as a new student would.
 
     python tools/lab_browser.py                         # all sheets and chapters with sliders; needs playwright and Chromium (https://playwright.dev/python)
-    python tools/lab_browser.py 2_losses 05_geiim --shots FOLDER # one sheet and one chapter, with photographs
+    python tools/lab_browser.py 2_losses 07_geiim --shots FOLDER # one sheet and one chapter, with photographs
     ... --chromium /usr/bin/chromium --server .venv/bin/python   # the system's browser; the Python that has JupyterLab and micacl
 
 Each sheet is opened as students get it. Run All stops at the first exercise, with a message that helps. Then, exercise by exercise, the
@@ -24,6 +24,7 @@ import urllib.request
 from pathlib import Path
 
 from lab import ROOT, SHEETS, exercises, load, sources, text
+from sitekit.book import NBS, notebooks
 
 SETTINGS = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings": dict(windowingMode="none"),      # every cell is there, seen or not
             "@jupyterlab/apputils-extension/notification.jupyterlab-settings": dict(fetchNews="false", checkForUpdates=False)}
@@ -56,7 +57,8 @@ def server(python, folder):
                     break
                 time.sleep(.25)
             else: sys.exit(f"lab_browser: JupyterLab did not start:\n{(folder / '.log').read_text()[-2000:]}")
-            yield lambda name: f"http://127.0.0.1:{port}/lab/workspaces/{Path(name).stem}/tree/{name}?token={token}"
+            yield lambda name: (f"http://127.0.0.1:{port}/lab/workspaces/"
+                                f"{name.removesuffix('.ipynb').replace('/', '-')}/tree/{name}?token={token}")
         finally:
             process.terminate()
             try: process.wait(15)
@@ -111,10 +113,18 @@ class Sheet:
         return moved
 
 
+def place(source):
+    "Where a page lies in the folder that JupyterLab shows: a chapter as in nbs/, a sheet at the top."
+    return source.name if source.parent == SHEETS else source.relative_to(NBS).as_posix()
+
+
+def name_of(source): return place(source).removesuffix(".ipynb")
+
+
 def work_through(page, address, source, shots):
     "One sheet from top to bottom; returns a line about it."
     student, start = load(SHEETS / "student" / source.name), time.time()
-    sheet, todo = Sheet(page, address(source.name), len(student["cells"])), exercises(load(source), source.name)
+    sheet, todo = Sheet(page, address(place(source)), len(student["cells"])), exercises(load(source), source.name)
     solutions = {number: "\n".join(s for s in text(load(source)["cells"][i]).splitlines()
                                    if not re.match(r"\s*### (BEGIN|END) SOLUTION", s)) for i, number in todo.items()}
     places = {m[1]: i for i, c in enumerate(student["cells"]) if c["cell_type"] == "code"
@@ -139,7 +149,7 @@ def work_through(page, address, source, shots):
 def read_chapter(page, address, source, shots):
     "One chapter, run from top to bottom; returns a line about it."
     cells, start = load(source)["cells"], time.time()
-    chapter = Sheet(page, address(source.name), len(cells))
+    chapter = Sheet(page, address(place(source)), len(cells))
     chapter.menu("Run All Cells")
     code = [i for i, c in enumerate(cells) if c["cell_type"] == "code" and text(c).strip()]
     late = [i for i in code if not re.fullmatch(r"\[\d+\]:",
@@ -159,28 +169,31 @@ def at_the_end(sheet, source, shots):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("names", nargs="*", help="sheets and chapters, such as 2_losses 05_geiim; all without any")
+    p.add_argument("names", nargs="*", help="sheets and chapters, such as 2_losses 07_geiim longtail/losses; all "
+                                            "without any")
     p.add_argument("--shots", type=Path, help="folder for photographs")
     p.add_argument("--chromium", help="the browser's program; without it, Playwright's own")
     p.add_argument("--server", default=sys.executable, help="the Python that has JupyterLab and micacl")
     args = p.parse_args()
     from playwright.sync_api import sync_playwright
-    chapters = [p for p in sources(ROOT / "nbs") if any(re.search(r"(?m)^(@?interact\()", text(c))
-                                                        for c in load(p)["cells"] if c["cell_type"] == "code")]
+    chapters = [p for p in notebooks() if any(re.search(r"(?m)^(@?interact\()", text(c))
+                                              for c in load(p)["cells"] if c["cell_type"] == "code")]
     wanted = [(p, f) for some, f in ((sources(), work_through), (chapters, read_chapter)) for p in some
-              if not args.names or p.stem in args.names]
-    if unknown := set(args.names) - {p.stem for p, _ in wanted}:
+              if not args.names or name_of(p) in args.names]
+    if unknown := set(args.names) - {name_of(p) for p, _ in wanted}:
         sys.exit(f"lab_browser: no sheet and no chapter with sliders: {', '.join(sorted(unknown))}")
     if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp, sync_playwright() as pw:
         folder = Path(tmp)
-        for s, f in wanted: shutil.copy(SHEETS / "student" / s.name if f is work_through else s, folder)
+        for s, f in wanted:
+            (folder / place(s)).parent.mkdir(exist_ok=True)
+            shutil.copy(SHEETS / "student" / s.name if f is work_through else s, folder / place(s))
         browser = pw.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
         with server(str(ROOT / args.server) if (ROOT / args.server).exists() else args.server, folder) as address:
             for s, f in wanted:
                 page, problems = browser.new_page(viewport=dict(width=1280, height=1400)), []
                 page.on("pageerror", lambda e, to=problems: to.append(str(e)[:200]))
-                print(f"{s.stem}: {f(page, address, s, args.shots)}", flush=True)
+                print(f"{name_of(s)}: {f(page, address, s, args.shots)}", flush=True)
                 assert not problems, problems
                 page.close()
         browser.close()

@@ -1,8 +1,10 @@
 """Run the pages of the book in a real Jupyter kernel, two at a time, and say how long each took.
 
-    python tools/pages.py                     # every notebook in nbs/ but the lab's, which tools/lab.py runs; a page that fails fails the command
+    python tools/pages.py                     # the front page, the spine and the parts; tools/lab.py runs the lab's
     python tools/pages.py --save              # also keep the outputs, for readers who do not run anything
     python tools/pages.py nbs/07_geiim.ipynb  # only these
+
+A page that fails fails the command.
 """
 import argparse
 import os
@@ -11,7 +13,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from sitekit.book import NBS, ROOT, notebooks
+
 LIMIT = 120    # seconds a page may take on 2 cores
 
 
@@ -67,7 +70,7 @@ def main():
     p.add_argument("notebooks", nargs="*", type=Path)
     p.add_argument("--save", action="store_true", help="write the outputs into the notebooks")
     args = p.parse_args()
-    pages = args.notebooks or sorted((ROOT / "nbs").glob("*.ipynb"))
+    pages = args.notebooks or [NBS / "index.ipynb", *notebooks()]
     # one thread each: two pages share two cores without getting into each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failed = 0

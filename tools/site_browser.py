@@ -166,6 +166,15 @@ def sheet(reader):
     return f"{d.value.suggested_filename}, {len(cells)} cells"
 
 
+def old_address(reader):
+    "An address of the first edition leads to the page of today."
+    for old, new in (("losses.html", "longtail/losses.html"), ("api/losses.html", "api/longtail.losses.html")):
+        reader.open(old)
+        reader.page.wait_for_url(reader.address + new)
+    assert not reader.wrong, reader.wrong
+    return f"{old} -> {new}"
+
+
 def markdown(log):
     lines = [f"# The site in a browser\n\n{log['browser']}, axe-core {log['axe']}; {log['pages']} pages, "
              f"{log['equations']} equations, {log['pictures']} pictures; {log['seconds']} s.\n"]
@@ -219,7 +228,7 @@ def main():
         sys.exit(f"site_browser: {args.site}: expected a built site, found none; run python tools/site.py")
     start, axe = time.time(), (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
     urls = (args.pages or sorted(q.relative_to(args.site).as_posix() for q in args.site.rglob("*.html")
-                                 if q.name != "404.html"))
+                                 if q.name != "404.html" and 'http-equiv="refresh"' not in q.read_text("utf-8")))
     log = dict(pages=len(urls), tried={}, wrong=[])
     with served(args.site) as address:
         with readers(address, args.chromium, axe) as r:
@@ -227,7 +236,7 @@ def main():
             log["axe"] = (r["light"].page.evaluate(axe), r["light"].page.evaluate("axe.version"))[1]
             if args.shots: shots(r, args.shots)
             for f, view in () if args.pages else ((search, "light"), (dark_mode, "light"), (contents, "phone"),
-                                                  (copy, "light"), (sheet, "light")):
+                                                  (copy, "light"), (sheet, "light"), (old_address, "light")):
                 try: log["tried"][f.__name__.replace("_", " ")] = f(r[view])
                 except AssertionError as e: log["wrong"].append(f"{f.__name__}: {e}")
         with ThreadPoolExecutor(args.jobs) as pool:
@@ -245,7 +254,7 @@ def main():
 
 def shots(readers, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    for url in ("index.html", "geiim.html", "ablations.html", "api/mccl.html", "gallery.html"):
+    for url in ("index.html", "geiim.html", "findings/ablations.html", "api/index.html", "gallery.html"):
         for name, reader in readers.items():
             reader.open(url)
             reader.page.wait_for_timeout(300)

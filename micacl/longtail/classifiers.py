@@ -99,7 +99,7 @@ def learn_scales(
     epochs: int = 10,  # of n draws each
     lr: float = 3e-2,  # falls to 0 as a cosine
 ) -> tuple:  # W (C,D), b (C,) as it was
-    "LWS: the length of every class's weights is learned anew, their direction stays (Kang et al., 2020, section 4)."
+    "LWS: the length of every class's weights is learned again, their direction stays (Kang et al., 2020, section 4)."
     y = _check("learn_scales", x, y, len(W))
     W, b = W.detach(), b.detach()
     scores, log_a = x.detach() @ W.T, W.new_zeros(len(W), requires_grad=True)   # a = exp(log a) stays positive
@@ -112,12 +112,12 @@ def _fit(scores, parameters, y, seed, epochs, lr, batch_size=128, least=300):
     """Minimise the cross entropy of `scores(rows)` over batches in which every class comes equally often, in
     `least` steps or more."""
     share = (1 / torch.bincount(y).double())[y].cpu()
-    dice = torch.Generator().manual_seed(derive_seed(seed, "second stage"))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "second stage"))
     steps = max(least, epochs * (len(y) // batch_size))
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        rows = torch.multinomial(share, batch_size, True, generator=dice).to(y.device)
+        rows = torch.multinomial(share, batch_size, True, generator=generator).to(y.device)
         optimizer.zero_grad()
         F.cross_entropy(scores(rows), y[rows]).backward()
         optimizer.step(); schedule.step()

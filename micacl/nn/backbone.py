@@ -121,7 +121,7 @@ def read_weights(
     architecture: str, # what it must hold
 ) -> tuple: # (state dict, header as a dict of strings)
     "Tensors and header of a weights file; `MicaclError` when it is missing, broken or meant for another network."
-    path, todo = Path(path), "make it anew with `micacl pretrain`, or use pretrained=False"
+    path, todo = Path(path), "make it again with `micacl pretrain`, or use pretrained=False"
     if not path.is_file(): raise MicaclError(f"{path}: expected weights of {architecture}, found no such file; {todo}")
     try:
         with safe_open(path, framework="pt") as f:
@@ -159,6 +159,6 @@ def build_backbone(
     state = {k: v for k, v in read_weights(path, name)[0].items() if not k.startswith("head.")}
     try: backbone.load_state_dict(state)
     except RuntimeError as e:
-        raise MicaclError(f"{path}: the tensors don't fit {name} ({str(e)[:200]}); make the file anew with `micacl "
+        raise MicaclError(f"{path}: the tensors don't fit {name} ({str(e)[:200]}); make the file again with `micacl "
                           "pretrain`") from None
     return backbone

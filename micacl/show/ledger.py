@@ -70,7 +70,7 @@ CONTRAST = (
            ("no class centres",)),
     Choice("scales", "multiscale", "s in {1, 2, 4}; the feature in s groups", "average pooling to 1/s of the length",
            "s groups, each projected and normalised", ("mccl_scales",), ("one scale",)),
-    Choice("projection", "", "", "drawn anew at each call (a defect)",
+    Choice("projection", "", "", "drawn again at each call (a defect)",
            "linear for each group, learned, 128 numbers a scale", ("mccl_dim",), ("projection of 32",)),
     Choice("weight of the loss", "cross entropy plus contrastive loss", "", "30", "1; the paper preset has 30",
            ("mccl_weight", "mccl_warmup"), ("lambda 0.3", "lambda 3", "lambda 30", "MCCL warm-up, 3 epochs")),

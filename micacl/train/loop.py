@@ -23,9 +23,10 @@ from .objective import Objective, build_model, lr_at, make_optimizer
 from ..metrics import uar, war
 from .loaders import InstanceFeatures, make_loader, plain_error, set_epoch
 from ..nn.distributed import check_batch, sync_norms
-from .run import check_same, describe_run, kept, load_checkpoint, open_run, prepare_data, read_config
+from .run import check_same, describe_run, resume_hint, load_checkpoint, open_run, prepare_data, read_config
 from .run import save_checkpoint, wants_bars, write_tensors
-from .evaluation import evaluate, held, instance_truth, make_accelerator, predict, processes, record_clips, score_tests
+from .evaluation import (evaluate, held, instance_truth, make_accelerator, predict, processes, record_clips,
+                                     score_tests)
 _all_ = ["evaluate", "instance_truth", "make_accelerator", "predict"]     # of the page before
 
 # %% ../../nbs/library/training.ipynb #f669463a
@@ -119,13 +120,13 @@ def train(
             with processes().main_process_first():
                 config = open_run(run, config, resume or not main, quiet or not main)
             return _train(data, run, config, fold, dataset, quiet or not main, on_epoch, features)
-        except KeyboardInterrupt: raise Interrupted(f"{run}: interrupted; {kept(run)}") from None
+        except KeyboardInterrupt: raise Interrupted(f"{run}: interrupted; {resume_hint(run)}") from None
         except OSError as e:
             raise MicaclError(f"{e.filename or run}: expected to read and write there, found: {e.strerror or e}; "
-                              f"{kept(run)}, when that is mended") from None
+                              f"{resume_hint(run)}, when that is corrected") from None
         except (RuntimeError, MicaclError) as e:
             if (plain := plain_error(e)) is None: raise
-            raise MicaclError(f"{plain}. {kept(run)}") from None
+            raise MicaclError(f"{plain}. {resume_hint(run)}") from None
 
 # %% ../../nbs/library/training.ipynb #7d7d3799
 class _Run:
@@ -196,6 +197,6 @@ def _train(data, run, config, fold, dataset, quiet, on_epoch, features):
                                r.data.tests,
                              r.data.cache, r.data.skipped, trained, r.features)
     except MicaclError as e:
-        raise MicaclError(f"{e}. {kept(run)}") from None      # the data may have gone since they were read
+        raise MicaclError(f"{e}. {resume_hint(run)}") from None      # the data may have gone since they were read
     for note in [] if quiet else results["notes"]: print(f"note: {note}")
     return results

@@ -48,9 +48,9 @@ class Objective(nn.Module):
         self.ce, self.weight, self.on = build_loss(config.loss, class_counts,
                                                    config.label_smoothing), config.mccl_weight, config.mccl_on
         dim = bag_dim if self.on == "bag" else instance_dim
-        own = (config.mccl_scales, config.tau0, config.mccl_form, config.mccl_dim, config.mccl_class_weight,
+        arguments = (config.mccl_scales, config.tau0, config.mccl_form, config.mccl_dim, config.mccl_class_weight,
                config.mccl_temperature, config.mccl_self_pairs, config.mccl_centres)
-        self.mccl = (CONTRASTS[config.contrast](class_counts, dim, *(own if config.contrast == "mccl" else ()))
+        self.mccl = (CONTRASTS[config.contrast](class_counts, dim, *(arguments if config.contrast == "mccl" else ()))
                      if self.weight else None)
 
     def forward(self, out, y, ramp=1.0):   # BagOutput, (B,), share of lambda -> {"loss", "ce", "mccl"}, scalars

@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/library/run.html.md"""
 
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
-           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'settle', 'open_run',
+           'find_checkpoint', 'resume_hint', 'load_checkpoint', 'hold_folder', 'read_config', 'settle', 'open_run',
            'describe_run', 'check_same', 'read_history', 'is_shared', 'load_run']
 
 # %% ../../nbs/library/run.ipynb #eeadfd55
@@ -78,8 +78,9 @@ def prepare_data(
     "Read, check, decode once, and divide."
     table, cache, skipped = read_clips(data, home, config, dataset, quiet)
     train, tests = table.protocol(fold)
-    own = table.select(split="val") if fold is None else []
-    train, validation = (train, own) if len(own) else carve_validation(train, config.val_fraction, config.seed)
+    validation_clips = table.select(split="val") if fold is None else []
+    train, validation = ((train, validation_clips) if len(validation_clips)
+                         else carve_validation(train, config.val_fraction, config.seed))
     return RunData(table, train, validation, tests, cache, skipped)
 
 # %% ../../nbs/library/run.ipynb #af8d1551
@@ -95,7 +96,7 @@ def read_tensors(path) -> dict:
         raise MicaclError(f"{path}: expected a file of weights, found none that can be read ({e.strerror}); has the "
                           "run got that far?") from None
     except SafetensorError as e:
-        raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, train anew") from None
+        raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, train again") from None
 
 # %% ../../nbs/library/run.ipynb #d5a209aa
 def save_checkpoint(
@@ -123,7 +124,7 @@ def find_checkpoint(run) -> Path | None:
     return next((p for s in ("", ".new", ".old")
                  if (p := Path(run) / f"checkpoint{s}").joinpath("state.json").exists()), None)
 
-def kept(run) -> str:
+def resume_hint(run) -> str:
     "What an ended run leaves to go on with, and how."
     done = find_checkpoint(run)
     n = read_json(done / "state.json")["epoch"] if done else 0
@@ -201,16 +202,16 @@ def read_config(
     file = Path(run) / "config.json"
     try:
         info = read_json(file)
-        own, names = info["config"], info["classes"]
+        fields, names = info["config"], info["classes"]
         if not isinstance(names, list) or not 1 <= len(names) <= 10**4 or not all(isinstance(c, str) for c in names):
             raise MicaclError("classes: expected a list of names, found something else")
         if missing := {"dataset", "data", "fold", "train_counts", "train_clips"} - info.keys():
             raise MicaclError(f"expected {', '.join(sorted(missing))}, found nothing of the kind")
-        return config_from_dict(own), info
+        return config_from_dict(fields), info
     except (MicaclError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as e:
         if str(e).startswith(f"{file}: "): raise
         raise MicaclError(f"{file}: expected what a run writes there, found something else ({_first(e)}); the file is "
-                          "damaged or was made by another version, train anew") from None
+                          "damaged or was made by another version, train again") from None
 
 # %% ../../nbs/library/run.ipynb #4bd4c702
 def _needs(c):   # of a Config -> choice, why, setting, the value that this setting must have
@@ -313,7 +314,7 @@ def read_history(
     except (OSError, ValueError, RecursionError): records = [None]
     if not all(isinstance(r, dict) for r in records):
         raise MicaclError(f"{file}: expected a record (a line of JSON) for each epoch, found something else; copy the "
-                          "file again, or resume the run, which writes it anew")
+                          "file again, or resume the run, which writes it again")
     return records
 
 # %% ../../nbs/library/run.ipynb #c71df9da
@@ -340,6 +341,6 @@ def load_run(
     try: model.load_state_dict(read_tensors(file := folder / "model.safetensors"))
     except RuntimeError as e:
         raise MicaclError(f"{file}: expected the weights of the model that config.json describes, found others "
-                          f"({_first(e)}); the folder is damaged, train anew") from None
+                          f"({_first(e)}); the folder is damaged, train again") from None
     return model.eval(), config, dict(info, epoch=config.epochs if folder == run
                                       else read_json(folder / "state.json")["epoch"])

@@ -1,4 +1,5 @@
-"""The command: help without PyTorch, presets against options, one line for every error, and the whole road on a tiny data set."""
+"""The command: help without PyTorch, presets against options, one line for every error, and the whole road on a tiny
+data set."""
 import csv, json, os, re, shutil, subprocess, sys
 
 import pytest
@@ -68,7 +69,8 @@ def test_every_command_has_help_for_every_option(capsys, name):
                          "videos") and not (field == "out" and name in ("synfew", "pretrain", "export")):
             assert "--" + field.replace("_", "-") in out
     text = re.sub(r"[│╭╰─╮╯]", " ", out)
-    for option in re.findall(r"(?m)^ +(--[a-z][a-z0-9-]*)(.*)$", text):          # each has words of help behind it or under it
+    # each has words of help behind it or under it
+    for option in re.findall(r"(?m)^ +(--[a-z][a-z0-9-]*)(.*)$", text):
         after = text.split(option[0] + option[1], 1)[1].split("--", 1)[0]
         assert re.search(r"[a-z]{3,}.*\(default|[a-z]{3,} [a-z]+|required", option[1] + after), option
 
@@ -165,7 +167,7 @@ def test_a_stopped_training_says_how_to_go_on(capsys, monkeypatch, faces, tmp_pa
     monkeypatch.setattr("micacl.train.loop._train", stop)
     status, _, err = run(capsys, "train", faces, "--out", tmp_path / "run", *TINY)
     assert status == 130 and "--resume" in one_line(err)
-    monkeypatch.setattr("micacl.show.report.generate", lambda *a, **k: None)
+    monkeypatch.setattr("micacl.show.demo.generate", lambda *a, **k: None)
     status, _, err = run(capsys, "demo", "--out", tmp_path / "demo")
     assert status == 130 and "the same command goes on" in one_line(err) and "--resume" not in err
 

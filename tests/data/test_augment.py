@@ -83,8 +83,9 @@ def test_all_at_once_is_clip_by_clip_up_to_rounding(video):
 
 @pytest.mark.parametrize("k, truth", [(0, [50, 100, 25]), (1, [125, 175, 100]), (2, [126, 176, 101])])
 def test_colours_by_hand(k, truth):
-    """Half of pixels (100, 200, 50) and (150, 150, 150). Their greys are 152 (29.89 + 117.4 + 5.7 = 152.99, cut) and 149 (149.985), so
-    the mean grey is 150.5: (100 + 150.5) / 2 = 125. Brightness halves; saturation mixes with the pixel's own grey: (100 + 152) / 2 = 126."""
+    """Half of pixels (100, 200, 50) and (150, 150, 150). Their greys are 152 (29.89 + 117.4 + 5.7 = 152.99, cut) and
+    149 (149.985), so the mean grey is 150.5: (100 + 150.5) / 2 = 125. Brightness halves; saturation mixes with the
+    pixel's own grey: (100 + 152) / 2 = 126."""
     # two rows alike
     x = torch.tensor([[100, 200, 50], [150, 150, 150]], dtype=torch.uint8).T.reshape(1, 1, 3, 1, 2).repeat(1, 1, 1, 2,
         1)

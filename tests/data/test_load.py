@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given, settings, strategies as st
 from micacl.core import EMOTIONS, MicaclError
 from micacl.data.table import Intake, divided_groups, make_folds, parse_label, write_clips
-from micacl.data.load import Clip, ClipTable, Problem, carve_validation, check, load_table, protocol
+from micacl.data.load import Clip, ClipTable, Problem, carve_validation, check_dataset, load_table, protocol
 
 
 def write(root, files):
@@ -241,7 +241,7 @@ def test_dfew_contradictions(tmp_path):
 def test_dfew_without_clips(tmp_path):
     write(tmp_path, dfew_lists())
     with pytest.raises(MicaclError, match="clip_224x224"): load_table(tmp_path)
-    assert not check(tmp_path).ok
+    assert not check_dataset(tmp_path).ok
     write(tmp_path, {"Clip/clip_224x224.zip": b"PK"})
     with pytest.raises(MicaclError, match="unpack Clip/clip_224x224.zip"): load_table(tmp_path)
 
@@ -341,7 +341,9 @@ def test_mafw_layouts(tmp_path, files):
 
 
 def test_synfew_layout(tmp_path):
-    csv = "clip,path,label,clean_label,split,fold,identity,n_frames,seed,pose\n00001,clips/00001.mp4,happy,happy,train,2,17,16,5,0.1\n00002,clips/00002.mp4,fear,sad,test_balanced,0,18,16,6,0.2\n"
+    csv = ("clip,path,label,clean_label,split,fold,identity,n_frames,seed,pose\n"
+           "00001,clips/00001.mp4,happy,happy,train,2,17,16,5,0.1\n"
+           "00002,clips/00002.mp4,fear,sad,test_balanced,0,18,16,6,0.2\n")
     write(tmp_path, {"clips.csv": csv, "clips/00001.mp4": b"x", "clips/00002.mp4": b"x"})
     with pytest.raises(MicaclError, match="incomplete"): load_table(tmp_path)
     write(tmp_path, {"synfew.json": "{}"})
@@ -360,7 +362,7 @@ def test_empty_lists_are_an_error_of_one_line(tmp_path):
                             mafw={**mafw_clips("data/clips/{i:05d}.mp4"), **dict.fromkeys(mafw_lists(), "")}).items():
         with pytest.raises(MicaclError, match="a line for each clip|folder 2_Clips"):
             load_table(write(tmp_path / name, files))
-        assert not check(tmp_path / name).ok
+        assert not check_dataset(tmp_path / name).ok
 
 
 def test_ones_own_list_wins_where_only_the_names_are_dfews(tmp_path):
@@ -414,7 +416,8 @@ def test_csv_bad_rows(tmp_path, row, words):
 
 def test_links_and_detours_inside_the_root_are_fine(tmp_path):
     root = own(tmp_path,
-               f"path,label,split\nlink.mp4,sad,train\nsub/../b.mp4,sad,train\n{tmp_path}/c.mp4,sad,train\nsub/d.mp4,sad,train\n", ["a.mp4", "b.mp4", "c.mp4", "sub/d.mp4"])
+               f"path,label,split\nlink.mp4,sad,train\nsub/../b.mp4,sad,train\n{tmp_path}/c.mp4,sad,train\n"
+               "sub/d.mp4,sad,train\n", ["a.mp4", "b.mp4", "c.mp4", "sub/d.mp4"])
     (root / "link.mp4").symlink_to(root / "a.mp4")
     t = load_table(root)
     assert not t.problems and not t.notes and all(c.path.exists() for c in t)
@@ -446,7 +449,7 @@ def test_linked_folders_are_followed_and_named(tmp_path):
     t = load_table(mine)
     assert (len(t) == 35 and not t.problems and t.notes == [f"35 clips are read from {disk}/Clip/clip_224x224, where a "
                                                             "link in the data folder leads"])
-    assert check(mine).notes == t.notes
+    assert check_dataset(mine).notes == t.notes
     home = mine / "Clip2" / "clip_224x224"
     (mine / "Clip").unlink(); home.mkdir(parents=True)
     for d in (disk / "Clip" / "clip_224x224").iterdir():
@@ -486,7 +489,7 @@ def test_csv_as_a_whole(tmp_path, text, words):
     for on_bad in ("skip", "stop"):
         with pytest.raises(MicaclError) as e: load_table(tmp_path, on_bad=on_bad)
         assert all(w in str(e.value) for w in words) and "\n" not in str(e.value)
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     assert not report.ok and words[0] in str(report)
 
 
@@ -636,7 +639,7 @@ def test_check_counts_and_names(tmp_path):
     del clips["Clip/clip_224x224/00003/1.jpg"], clips["Clip/clip_224x224/00005/1.jpg"]
     write(tmp_path, {**clips, **dfew_lists()})
     (tmp_path / "Clip/clip_224x224/00005").mkdir()
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     text = "\n".join(map(str, report.problems))
     assert report.ok and sum(report.counts["all"]) == 33 and len(report.problems) == 2
     assert "00003, found no such file" in text and "00005: expected pictures, found an empty folder" in text
@@ -659,13 +662,14 @@ JSON_KEYS = ["advice", "classes", "counts", "dataset", "kinds", "missing", "note
 def test_check_says_what_kind_and_what_to_do(tmp_path):
     import json
     root = own(tmp_path / "own",
-               "path,label,split,fold\na.mp4,sad,train,\nb.mp4,happy,train,\nc.mp4,fear,test,\nd.mp4,fear,test,\ne.mp4,fear,test,\n../x.mp4,fear,test,\na.mp4,sad,train,\nz.mp4,sad,train,\nb.mp4,17,train,\n"
+               "path,label,split,fold\na.mp4,sad,train,\nb.mp4,happy,train,\nc.mp4,fear,test,\nd.mp4,fear,test,\n"
+               "e.mp4,fear,test,\n../x.mp4,fear,test,\na.mp4,sad,train,\nz.mp4,sad,train,\nb.mp4,17,train,\n"
                "c.mp4,sad,holdout,\n" + "".join(f"gone{i}.mp4,sad,train,\n" for i in range(30)),
                ["a.mp4", "b.mp4", "c.mp4", "e.mp4"])
     (root / "d.mp4").touch()
     def decode(path):
         if path.name == "e.mp4": raise MicaclError(f"{path}: expected a video, found tea")
-    report = check(root, decode=decode, progress=False)
+    report = check_dataset(root, decode=decode, progress=False)
     assert report.kinds == dict(missing=31, outside=1, duplicate=1, label=1, row=1, empty=1, unreadable=1)
     assert (list(report.kinds)[0] == "missing" and set(report.advice) == set(report.kinds)
             and all(20 < len(a) < 200 for a in report.advice.values()))
@@ -674,15 +678,15 @@ def test_check_says_what_kind_and_what_to_do(tmp_path):
     d = json.loads(json.dumps(report.to_dict()))
     assert (sorted(d) == JSON_KEYS and len(d["problems"]) == 37
             and {tuple(p) for p in d["problems"]} == {("kind", "where", "message")})
-    assert (sorted(check(tmp_path / "nowhere").to_dict()) == JSON_KEYS
-            and "classes" not in str(check(tmp_path / "nowhere")))
+    assert (sorted(check_dataset(tmp_path / "nowhere").to_dict()) == JSON_KEYS
+            and "classes" not in str(check_dataset(tmp_path / "nowhere")))
 
     lists = dfew_lists()
     lists[ONE] += "\n5,3\n"                                       # of another label, and tested in another fold
-    report = check(write(tmp_path / "DFEW", {**dfew_clips(), **lists}))
+    report = check_dataset(write(tmp_path / "DFEW", {**dfew_clips(), **lists}))
     assert "contradiction" in report.kinds
-    assert (check(write(tmp_path / "bare", dfew_lists())).kinds == dict(list=1)
-            and check(own(tmp_path / "none", "a,b\n")).kinds == dict(list=1))
+    assert (check_dataset(write(tmp_path / "bare", dfew_lists())).kinds == dict(list=1)
+            and check_dataset(own(tmp_path / "none", "a,b\n")).kinds == dict(list=1))
 
 
 def test_check_of_a_whole_copy(tmp_path):
@@ -692,13 +696,13 @@ def test_check_of_a_whole_copy(tmp_path):
                      for k in range(1, 6) for part in ("train", "test")})
     (home := tmp_path / "Clip" / "original").mkdir(parents=True)
     for i in clips: (home / f"{i:05d}.mp4").write_bytes(b"x")
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     assert (report.verdict == "usable, 11697 clips; all published clips are there" and not report.problems
             and "missing" not in str(report))
     assert all(not np.any(v) for v in report.missing.values()) and len(report.missing) == 11
     gone = [i for i, (y, _) in clips.items() if y == 5][:4]
     for i in gone: (home / f"{i:05d}.mp4").unlink()
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     assert (report.missing["all"] == [0, 0, 0, 0, 0, 4, 0]
             and "4 of the 11697 published clips are missing" in report.verdict and report.kinds == dict(missing=4))
 
@@ -718,10 +722,10 @@ def test_check_decodes_when_asked(tmp_path):
     root = own(tmp_path, "path,label,split\na.mp4,sad,train\nb.mp4,happy,train\nc.mp4,fear,test\n")
     def decode(path):
         if path.name == "b.mp4": raise MicaclError(f"{path}: expected a video, found tea")
-    report = check(root, decode=decode, progress=False)
+    report = check_dataset(root, decode=decode, progress=False)
     assert [str(p) for p in report.problems] == [f"{root / 'b.mp4'}: expected a video, found tea"]
     assert not report.ok and "one class" in report.verdict
-    assert check(root).ok
+    assert check_dataset(root).ok
 
 
 # ---------------------------------------------------------------- whole data sets: lists of full size, with the

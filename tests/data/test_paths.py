@@ -14,7 +14,7 @@ from micacl.data import readers as lists
 from micacl.data import rows
 from micacl.data.table import Clip, ClipTable, Intake, Place, write_clips
 from micacl.core import EMOTIONS, MicaclError, atomic_write
-from micacl.data.load import check, load_table
+from micacl.data.load import check_dataset, load_table
 from micacl.data.rows import slashed, within
 from test_load import FOLD, LABELS, dfew_clips, dfew_lists, ferv_clips, ferv_lists, mafw_clips, mafw_lists, write
 
@@ -145,7 +145,8 @@ def test_a_junction_is_a_link(tmp_path):
 # ---------------------------------------------------------------- whole lists
 
 def test_a_csv_on_windows(windows):
-    text = "path,label,split\na.mp4,happy,train\nsub\\b.mp4,sad,train\nSUB/B.MP4,sad,train\nC:\\Data\\c.mp4,sad,test\nD:\\more\\d.mp4,happy,test\n..\\e.mp4,sad,train\nC:a.mp4,sad,train\ngone.mp4,sad,train\n"
+    text = ("path,label,split\na.mp4,happy,train\nsub\\b.mp4,sad,train\nSUB/B.MP4,sad,train\nC:\\Data\\c.mp4,sad,test\n"
+            "D:\\more\\d.mp4,happy,test\n..\\e.mp4,sad,train\nC:a.mp4,sad,train\ngone.mp4,sad,train\n")
     write(windows, {"C:/data/clips.csv": text, **{f"C:/data/{n}": b"x" for n in ("a.mp4", "sub/b.mp4", "c.mp4")},
                     "D:/more/d.mp4": b"x", "C:/e.mp4": b"x"})
     for root in ("C:/data", "C:/data/clips.csv", "C:/data/"):
@@ -155,7 +156,7 @@ def test_a_csv_on_windows(windows):
                                                     ("D:/more/d.mp4", r"D:\more\d.mp4")]
         assert ([p.kind for p in t.problems] == ["duplicate", "outside", "outside", "missing"]
                 and t.notes == ["1 clips lie outside the data folder, where the list names them"])
-    report = check("C:/data")
+    report = check_dataset("C:/data")
     assert report.ok and report.kinds == dict(outside=2, duplicate=1, missing=1), str(report)
 
 

@@ -93,7 +93,8 @@ def test_an_onnx_file_runs_without_torch_and_says_what_it_is(tmp_path):
 def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
     model = make("mean", n_instances=2, instance_length=2)
     monkeypatch.setattr(E, "trace", lambda *a: None)
-    for wrong in (lambda x: x + 2e-4, lambda x: x * float("nan"), lambda x: x[:1], lambda x: x):       # the last one is right
+    # the last one is right
+    for wrong in (lambda x: x + 2e-4, lambda x: x * float("nan"), lambda x: x[:1], lambda x: x):
         monkeypatch.setitem(E.WRITERS, "torch", lambda *a, wrong=wrong: (b"file",
             lambda v: [wrong(x) for x in E.Scores(model)(v)]))
         if torch.equal(wrong(torch.ones(2)), torch.ones(2)): break

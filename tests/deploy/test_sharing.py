@@ -411,7 +411,8 @@ def test_hostile_sizes_cost_neither_memory_nor_time(tmp_path):
     folders = []
     def variant(name, **changes):
         folders.append(edit(save_pretrained(make(), tmp_path / name, CLASSES), **changes)); return folders[-1]
-    for k, head in enumerate((2**63 - 1, 2**64 - 1, 2**40, 99_000_000)):                       # a table that is said to be endless
+    # a table that is said to be endless
+    for k, head in enumerate((2**63 - 1, 2**64 - 1, 2**40, 99_000_000)):
         (variant(f"head{k}") / "model.safetensors").write_bytes(struct.pack("<Q", head) + b"{}")
     with open(variant("sparse") / "model.safetensors", "r+b") as f: f.truncate(1 << 40)         # a terabyte of holes
     with open(variant("text") / "config.json", "r+b") as f: f.truncate(1 << 40)

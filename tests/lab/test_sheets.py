@@ -257,10 +257,11 @@ def test_sheet_is_complete(path):
     for part in ("> ", "**Objectives.**", "*Prerequisites:*", "*Minutes:*", "**Predict before you run.**",
                  "*What to notice:*", "**Summary.**", "**To discuss.**"):
         assert part in text, part
-    assert 3 <= n <= 5 and text.count("<summary>Hint 1</summary>") == text.count("<summary>Hint 2</summary>") == text.count("### Exercise ") == n
+    parts = ("<summary>Hint 1</summary>", "<summary>Hint 2</summary>", "### Exercise ")
+    assert 3 <= n <= 5 and all(text.count(part) == n for part in parts)
     assert [m for m in re.findall(r"### Exercise ([\d.]+)", text)] == list(lab.exercises(nb, path.name).values())
-    badge = (f"[![Open in "
-             f"Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/micacl/micacl/blob/main/nbs/lab/student/{path.name})")
+    badge = ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+             f"(https://colab.research.google.com/github/micacl/micacl/blob/main/nbs/lab/student/{path.name})")
     assert badge in lab.text(student["cells"][0])
     assert (code(student)[0].startswith('import sys\nif "google.colab" in sys.modules:')
             and "%pip install" in code(student)[0])
@@ -273,7 +274,8 @@ def test_sheet_is_complete(path):
 
 # --- the tool
 def test_hide_keeps_indent_and_the_rest():
-    source = "def f(x):\n    a = 1\n    ### BEGIN SOLUTION\n    if x:\n        return a\n    ### END SOLUTION\n\ndef g(): pass"
+    source = "def f(x):\n    a = 1\n    " \
+             "### BEGIN SOLUTION\n    if x:\n        return a\n    ### END SOLUTION\n\ndef g(): pass"
     hidden = lab.hide(source, "2.1")
     assert (hidden == 'def f(x):\n    a = 1\n    raise NotImplementedError("exercise 2.1: write your own lines '
                       'here")\n\ndef g(): pass')
@@ -293,8 +295,8 @@ def small_sheet(folder, solution):
     cells = [cell("markdown", "# A small sheet", "a"), cell("code",
                                                             "import numpy as np\nfrom micacl.lab.checker import check",
                                                             "b"),
-             cell("code", f"def g_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n    "
-                          f"return {solution}\n    ### END SOLUTION", "c"), cell("code", 'check("1.4", g_mean)', "d"),
+             cell("code", f"def geometric_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n    "
+                          f"return {solution}\n    ### END SOLUTION", "c"), cell("code", 'check("1.4", geometric_mean)', "d"),
              cell("code", "from ipywidgets import IntSlider, interact\n@interact(n=IntSlider(1, 0, 3))\ndef "
                           "picture(n): return 6 / n", "e")]
     (folder / "1_small.ipynb").write_text(lab.dump(dict(cells=cells,

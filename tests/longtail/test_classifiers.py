@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 from micacl.core import MicaclError
-from micacl.longtail.classifiers import HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage, tau_normalise
+from micacl.longtail.classifiers import (HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage,
+                                         tau_normalise)
 from micacl.longtail.losses import adjust_logits
 
 COUNTS = [300, 80, 20]
@@ -139,7 +140,8 @@ def test_learn_scales_leaves_directions_and_balances():
     balanced = lambda f: sum(F.cross_entropy((x @ head.weight.detach().T * f + b)[y == c], y[y == c]).item()
                              for c in range(3))
     assert balanced(f) < balanced(torch.ones(3))
-    for c in range(3):                                                               # near the bottom: a step in any length makes it worse
+    # near the bottom: a step in any length makes it worse
+    for c in range(3):
         for step in (.7, 1.4): assert balanced(f * torch.where(torch.arange(3) == c, step, 1.)) > balanced(f)
 
 @pytest.mark.parametrize("fit", [lambda x, y, s: retrain(x, y, 3, s), lambda x, y,

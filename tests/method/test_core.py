@@ -1,4 +1,4 @@
-"Core: counts, groups, seeds, streams, safe files, configuration."
+"Core: seeds, streams, safe files, configuration."
 import dataclasses
 import os
 import subprocess
@@ -9,34 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from micacl.train.config import PRESETS, Config, check_config, config_from_dict
-from micacl.core import (MicaclError, Stream, atomic_write, class_counts,
-                         derive_seed, frequency_groups, read_json, seed_everything, write_json)
-
-DFEW = [1956, 1515, 2135, 1738, 1175, 116, 721]
-FERV39K = [5854, 5523, 7790, 5906, 2502, 1833, 1680]
-
-
-def test_class_counts_by_hand():
-    assert class_counts([0, 0, 2], 4).tolist() == [2, 0, 1, 0]
-    assert class_counts([], 3).tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("bad", [[7], [-1], [0, 9]])
-def test_class_counts_names_a_wrong_label(bad):
-    with pytest.raises(MicaclError, match="expected 0..6"): class_counts(bad, 7)
-
-
-def test_groups_of_the_published_counts():
-    assert frequency_groups(DFEW) == dict(head=[0, 2, 3], medium=[1, 4], tail=[5, 6])
-    assert frequency_groups(FERV39K) == dict(head=[0, 2, 3], medium=[1, 4], tail=[5, 6])
-
-
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60))
-def test_groups_partition_the_classes(n_c):
-    g = frequency_groups(n_c)
-    assert sorted(g["head"] + g["medium"] + g["tail"]) == list(range(len(n_c)))
-    if g["tail"]: assert max(n_c[c] for c in g["tail"]) <= min(n_c[c] for c in g["head"])
-    if len(set(n_c)) == 1: assert not g["head"] and not g["tail"]
+from micacl.core import MicaclError, Stream, atomic_write, derive_seed, read_json, seed_everything, write_json
 
 
 def test_error_is_one_line():

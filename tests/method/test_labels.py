@@ -11,7 +11,8 @@ from micacl import longtail as lt
 from micacl.nn.backbone import build_backbone
 from micacl.longtail.bcl import CONTRASTS, bcl, bcl_terms
 from micacl.nn.contrast import supcon
-from micacl.core import MicaclError, check_counts, check_labels, class_counts, frequency_groups
+from micacl.core import MicaclError, check_counts, check_labels
+from micacl.metrics import class_counts, frequency_groups
 from micacl.geiim import GEIIM
 from micacl.longtail.classifiers import learn_scales, nearest_mean, retrain, second_stage
 from micacl.longtail.samplers import SAMPLERS, EpochOrder, clip_shares, m_per_class

@@ -6,9 +6,8 @@ from hypothesis import given, settings, strategies as st
 from pytorch_metric_learning.losses import SupConLoss
 from helpers import needs_gloo, on_two_processes
 from micacl.core import MicaclError
-from micacl.mccl import (
-    MCCL, category_weights, class_temperatures, gather_batch, printed_form, temperature, unit_groups
-)
+from micacl.mccl import (MCCL, category_weights, class_temperatures, gather_batch, printed_form, temperature,
+                         unit_groups)
 from micacl.nn.contrast import log_form, pairs
 
 DFEW_ALL = [2445, 1894, 2669, 2173, 1469, 145, 902]
@@ -142,7 +141,8 @@ def test_options_against_loops(form, tau, self_pairs, centres, out_dim):
     loss = make(counts, 16, scales, .2, form, out_dim, "inverse", tau, self_pairs, centres)
     W = {s: loss.projections[str(s)].weight.detach()[:, :, 0] for s in scales} if out_dim else None
     c = {s: loss.centres[str(s)].detach() for s in scales} if centres else None
-    for y in ([0, 0, 0, 1, 1, 3], [0, 1, 3], [0, 0, 1, 1], [3], [0, 0, 2]):   # lonely anchors, absent classes, one clip, an unknown class
+    # lonely anchors, absent classes, one clip, an unknown class
+    for y in ([0, 0, 0, 1, 1, 3], [0, 1, 3], [0, 0, 1, 1], [3], [0, 0, 2]):
         x, _ = batch(len(y))
         want = slow(x, torch.tensor(y), counts, scales, .2, form, "inverse", W, tau, self_pairs, c)
         assert loss(x, torch.tensor(y)).item() == pytest.approx(want, rel=1e-12, abs=1e-14)

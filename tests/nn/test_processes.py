@@ -1,7 +1,8 @@
 """A run is the same on one process and on two: loss, weights, scores, clips; and each file has one writer.
 
-The two processes are one job through torch.distributed.run on the CPU (gloo); the tests look at what it left behind. Its numbers are of 64 bits,
-so that what still differs is rounding far behind the point, and anything that depends on the number of processes stands out."""
+The two processes are one job through torch.distributed.run on the CPU (gloo); the tests look at what it left behind.
+Its numbers are of 64 bits, so that what still differs is rounding far behind the point, and anything that depends on
+the number of processes stands out."""
 import dataclasses
 import json
 import os
@@ -55,7 +56,8 @@ seen = dict(writes=[], computed=0)
 def watched(name, f):
     def g(*args, **kw): seen["writes"].append(name); return f(*args, **kw)
     return g
-for name in ("save_checkpoint", "write_tensors", "write_json", "atomic_write"): setattr(training, name, watched(name, getattr(training, name)))
+for name in ("save_checkpoint", "write_tensors", "write_json", "atomic_write"):
+    setattr(training, name, watched(name, getattr(training, name)))
 compute = loaders.InstanceFeatures._compute
 def counted(self, *args): seen["computed"] += 1; return compute(self, *args)
 loaders.InstanceFeatures._compute = counted
@@ -76,7 +78,9 @@ seen["evaluated"] = training.evaluate(home / "two", data, out=home / "again")
 cases = torch.load(home / "norms.pt", weights_only=True)
 for name, (options, steps) in cases.items():
     norm = nn.BatchNorm3d(5, **options) if steps[0][0].ndim == 5 else nn.BatchNorm1d(5, **options)
-    if norm.affine: norm.load_state_dict({**norm.state_dict(), "weight": torch.linspace(.5, 2, 5), "bias": torch.linspace(-1, 1, 5)})
+    if norm.affine:
+        norm.load_state_dict({**norm.state_dict(), "weight": torch.linspace(.5, 2, 5),
+                              "bias": torch.linspace(-1, 1, 5)})
     norm, kept = sync_norms(nn.Sequential(norm), torch.device("cpu")), []
     for x, pull, cut in steps:
         x, pull = (t[:cut] if rank == 0 else t[cut:] for t in (x, pull))
@@ -84,9 +88,11 @@ for name, (options, steps) in cases.items():
         out = norm(x)
         norm.zero_grad(); (out * pull).sum().backward()
         for p in norm.parameters(): torch.distributed.all_reduce(p.grad)
-        kept.append(dict(out=out.detach(), x_grad=x.grad, **{f"grad.{k}": p.grad.clone() for k, p in norm.named_parameters()}))
+        kept.append(dict(out=out.detach(), x_grad=x.grad,
+                         **{f"grad.{k}": p.grad.clone() for k, p in norm.named_parameters()}))
     norm.eval()
-    cases[name] = dict(steps=kept, state={k: v.clone() for k, v in norm.state_dict().items()}, calm=norm(steps[0][0]).detach())
+    state = {k: v.clone() for k, v in norm.state_dict().items()}
+    cases[name] = dict(steps=kept, state=state, calm=norm(steps[0][0]).detach())
 torch.save(cases, home / f"norms-{rank}.pt")
 write_json(home / f"seen-{rank}.json", seen)
 '''
@@ -227,8 +233,8 @@ def test_each_file_of_features_is_computed_once(home):
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused_before_anything_is_read(home):
     for r in (0, 1):
-        assert seen(home,
-                    r)["uneven"] == "batch_size: expected a multiple of 2, the number of processes that share it, found 9; take 8 or 10"
+        assert seen(home, r)["uneven"] == ("batch_size: expected a multiple of 2, the number of processes that share it, "
+                                           "found 9; take 8 or 10")
     assert not [p for p in (home / "uneven").iterdir() if not p.name.startswith(".")]
     for r in (0, 1): assert "batch_size: expected at most" in seen(home, r)["large"]
     for size in (2, 4, 8, 128): check_batch(size, 2)
@@ -263,7 +269,9 @@ def test_a_norm_over_two_processes_is_batch_norm_of_the_whole_batch(home, name):
     "Output, gradients, running statistics; with a part of 2 and one of 5 as well."
     options, steps = torch.load(home / "norms.pt", weights_only=True)[name]
     norm = nn.BatchNorm3d(5, **options) if steps[0][0].ndim == 5 else nn.BatchNorm1d(5, **options)
-    if norm.affine: norm.load_state_dict({**norm.state_dict(), "weight": torch.linspace(.5, 2, 5), "bias": torch.linspace(-1, 1, 5)})
+    if norm.affine:
+        norm.load_state_dict({**norm.state_dict(), "weight": torch.linspace(.5, 2, 5),
+                              "bias": torch.linspace(-1, 1, 5)})
     norm = nn.Sequential(norm)
     found = [torch.load(home / f"norms-{r}.pt", weights_only=True)[name] for r in (0, 1)]
     def close(a, b): torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)

@@ -10,17 +10,28 @@ from pathlib import Path
 
 import pytest
 
+from sitekit.book import MINUTES, NBS, PARTS, notebooks, sources
+
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if p.stem not in ("index", "30_teaching"))     # the front page, and the guide for teachers
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+name_of = lambda p: p.relative_to(NBS).with_suffix("").as_posix()      # 07_geiim, longtail/losses
+PAGES = [p for p in notebooks() if p.stem != "index"]
+OPENINGS = [p for p in notebooks() if p.stem == "index"]
+SHEETS = sources()
+each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 SETUP = '''#| hide
 import sys
 if "google.colab" in sys.modules:   # in Colab: fetch the book and install what its pages need
     !git clone -q --depth 1 https://github.com/micacl/micacl /content/micacl
-    %cd -q /content/micacl/nbs
-    %pip install -q -e "..[notebooks]"
+    %cd -q /content/micacl/{}
+    %pip install -q -e "{}[notebooks]"
     sys.path.insert(0, "/content/micacl")'''
+def setup(page):
+    "The set-up cell of a page: from its own folder."
+    folder = page.parent.relative_to(ROOT)
+    return SETUP.format(folder.as_posix(), "/".join([".."] * len(folder.parts)))
+
+
 BADGE = ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
          "(https://colab.research.google.com/github/micacl/micacl/blob/main/nbs/{}.ipynb)")
 QUESTION = re.compile(r"\*\*Predict before you run\.?\*\*")
@@ -54,15 +65,56 @@ def test_opens_with_what_a_reader_needs_to_know(page):
     assert first["cell_type"] == "markdown"
     lines = [s for s in source(first).splitlines() if s.strip()]
     assert lines[0].startswith("# ") and lines[1].startswith("> ") and len(lines[1]) > 20
-    assert lines[2] == BADGE.format(page.stem), "the Colab badge belongs right under the `>` line, with this page's own address"
+    assert lines[2] == BADGE.format(name_of(page)), ("the Colab badge belongs right under the `>` line, with this "
+                                                     "page's own address")
     assert re.search(r"\*\*Objectives\.?\*\*", source(first)) and len(re.findall(r"^- ", source(first), re.M)) >= 3
-    assert re.search(r"\*Prerequisites:?\*", source(first)) and re.search(r"\*Minutes:?\*:? *\d+", source(first))
+    assert re.search(r"\*Prerequisites:?\*", source(first)) and MINUTES.search(source(first))
 
 
 @each_page
 def test_second_cell_makes_it_run_in_colab(page):
     assert [c["cell_type"] for c in cells(page)[:2]] == ["markdown", "code"]
-    assert source(cells(page)[1]) == SETUP
+    assert source(cells(page)[1]) == setup(page)
+
+
+# --- the order
+def prerequisites(page):
+    "The pages that a page names as its prerequisites; None without such a line. Links out of the book are left out."
+    line = re.search(r"\*Prerequisites:?\*(.*?)(?=\*Minutes|\n\n|\Z)", source(cells(page)[0]), re.S)
+    if not line: return None
+    links = re.findall(r"\]\((?![a-z]+:)([^)#\s]+\.ipynb)", line[1])
+    return [(page.parent / x).resolve() for x in links]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OPENINGS, *SHEETS], ids=name_of)
+def test_prerequisites_come_before(page):
+    "By number in the spine, which never sends a reader to a part; then part by part as the opening pages have it."
+    order, needs = [*notebooks(), *SHEETS], prerequisites(page)
+    if page in OPENINGS and needs is None: return
+    assert needs is not None, "expected a line *Prerequisites:*"
+    assert needs or page in (order[0], *OPENINGS, *SHEETS), "the *Prerequisites:* line links to no page"
+    for other in needs:
+        assert other in order, f"{other} is no page of the book"
+        assert page.parent != NBS or other.parent == NBS, f"a page of the spine asks for {name_of(other)}, of a part"
+        assert order.index(other) < order.index(page), f"{name_of(other)} comes later"
+
+
+@pytest.mark.parametrize("page", OPENINGS, ids=name_of)
+def test_the_opening_page_of_a_part_is_a_table_of_contents(page):
+    text, (first, *_) = prose(page), cells(page)
+    lines = [s for s in source(first).splitlines() if s.strip()]
+    assert lines[0].startswith("# ") and lines[1].startswith("> ") and len(lines[1]) > 20
+    assert MINUTES.search(text)
+    for p in page.parent.glob("*.ipynb"):       # a sentence with each link, on its line
+        if p == page: continue
+        found = re.findall(rf"(?m)^.*\]\({re.escape(p.name)}[)#].*$", text)
+        assert found, f"no link to {p.name}"
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", "", max(found, key=len))
+        assert len(re.findall(r"\w+", words)) >= 4, f"expected a sentence with the link to {p.name}"
+
+
+def test_every_part_has_an_opening_page():
+    assert [p.parent.name for p in OPENINGS] == list(PARTS)
 
 
 @each_page
@@ -142,16 +194,16 @@ name = "pip" if sys.argv[0].endswith("__main__.py") else "git"
 with open(os.environ["ASKED"], "a") as f: f.write(json.dumps([name, sys.argv[1:], os.getcwd()]) + "\\n")
 if name == "git":      # what a clone would have left
     root = sys.argv[-1]
-    for d in ("nbs", "micacl"): os.makedirs(os.path.join(root, d))
+    for d in ("nbs/longtail", "micacl"): os.makedirs(os.path.join(root, d))
     open(os.path.join(root, "micacl", "__init__.py"), "w").close()
 '''
 
 
-def run_setup(tmp_path, where):
+def run_setup(tmp_path, where, page=NBS / "07_geiim.ipynb"):
     "Run the cell in a shell that starts in an empty folder -> what git and pip were asked, what the shell saw, /content there."
     content, start, fake = (tmp_path / d for d in ("content", "start", "fake"))
     for d in (content, start, fake / "pip"): d.mkdir(parents=True)
-    (tmp_path / "cell.py").write_text(SETUP.replace("/content", str(content)))
+    (tmp_path / "cell.py").write_text(setup(page).replace("/content", str(content)))
     (tmp_path / "shell.py").write_text(SHELL)
     (fake / "pip" / "__init__.py").write_text("")
     (fake / "pip" / "__main__.py").write_text(RECORD)
@@ -164,12 +216,15 @@ def run_setup(tmp_path, where):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for git is a script with a shebang")
-def test_in_colab_the_book_is_fetched_and_installed(tmp_path):
-    asked, seen, content, start = run_setup(tmp_path, "colab")
+@pytest.mark.parametrize("name, root", [("07_geiim", ".."), ("longtail/losses", "../..")])
+def test_in_colab_the_book_is_fetched_and_installed(tmp_path, name, root):
+    asked, seen, content, start = run_setup(tmp_path, "colab", page := NBS / f"{name}.ipynb")
     clone = str(content / "micacl")
-    assert asked == [["git", ["clone", "-q", "--depth", "1", "https://github.com/micacl/micacl", clone], str(start)],      # from anywhere ...
-                     ["pip", ["install", "-q", "-e", "..[notebooks]"], f"{clone}/nbs"]]                                    # ... and installed from within
-    assert seen["cwd"] == f"{clone}/nbs" and seen["added"] == [clone]
+    folder = f"{clone}/{page.parent.relative_to(ROOT).as_posix()}"
+    assert asked == [["git", ["clone", "-q", "--depth", "1", "https://github.com/micacl/micacl", clone], str(start)],
+                     ["pip", ["install", "-q", "-e", f"{root}[notebooks]"], folder]]      # from within
+    assert os.path.samefile(os.path.join(folder, root), clone)
+    assert seen["cwd"] == folder and seen["added"] == [clone]
     assert seen["micacl"] == f"{clone}/micacl/__init__.py"        # importable at once: no restart of the kernel
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from micacl.train.config import Config
-from micacl.train.experiments import configuration, grid, read_spec
+from micacl.train.experiments import configuration, grid_points, read_spec
 from micacl.show.ledger import LEDGER, ledger_rows
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ SPECS = sorted(p for p in (ROOT / "benchmarks").glob("*.json"))
 @pytest.mark.parametrize("file", SPECS, ids=lambda p: p.stem)
 def test_specifications_are_valid_and_their_results_are_of_them(file):
     spec = read_spec(file)
-    for m in spec["methods"]: configuration(spec, m, 1, grid(spec)[-1])
+    for m in spec["methods"]: configuration(spec, m, 1, grid_points(spec)[-1])
     result = ROOT / "results" / file.name
     assert result.exists(), f"{result} is missing: run {file}"
     made = json.loads(result.read_text())

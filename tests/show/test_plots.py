@@ -26,8 +26,11 @@ def titles(fig): return [ax.get_title(loc="left") for ax in fig.axes]
 
 
 def test_import_changes_nothing_and_needs_no_screen(tmp_path):
-    code = ("import matplotlib as m; now = lambda: [(k, m.rcParams[k]) for k in m.rcParams if k != 'backend'];"   # asking for the backend loads pyplot
-            "before = now(); import micacl.show.plots as p, sys; assert now() == before; assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules;"
+    code = ("import matplotlib as m; now = lambda: [(k, m.rcParams[k]) for k in m.rcParams if k != 'backend'];"
+            # asking for the backend loads pyplot
+            "before = now(); import micacl.show.plots as p, sys; assert now() == before; "
+            "assert 'matplotlib.pyplot' not in sys.modules; "
+            "assert 'torch' not in sys.modules;"
             "p.plot_adjacency([[1, 0], [0, 1]]).savefig(sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules")
     path = tmp_path / "a.png"
     subprocess.run([sys.executable, "-c", code, str(path)], check=True,

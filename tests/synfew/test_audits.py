@@ -1,4 +1,5 @@
-"""The frozen edition, its calibration, and the search for shortcuts: what was recorded, and what can be asked again in seconds."""
+"""The frozen edition, its calibration, and the search for shortcuts: what was recorded, and what can be asked again in
+seconds."""
 import hashlib, json
 from pathlib import Path
 import audits, calibrate

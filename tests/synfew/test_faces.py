@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from micacl.core import MicaclError, Stream
-from micacl.data.synfew.faces import BEARDS, GLASSES, HAIR_STYLES, UNIT_NAMES, UNITS, Face, Scene, geometry, random_face, random_scene, render
+from micacl.data.synfew.faces import (BEARDS, GLASSES, HAIR_STYLES, UNIT_NAMES, UNITS, Face, Scene, geometry,
+                                      random_face, random_scene, render)
 from micacl.data.synfew.paint import blur, bump, cover, grain_offsets, grain_tile, lambert, outline, ramp, sincos
 
 PLAIN = Face(hair_style="bald", eye_tilt=0.0)
@@ -56,7 +57,7 @@ def test_a_stronger_unit_changes_more(name):
 
 
 def test_mouth_corner_goes_up_with_au12_and_down_with_au15_in_the_pixels():
-    def corner(units, size=224):                 # the lips are redder than the skin: the outermost red pixels of the mouth
+    def corner(units, size=224):       # the lips are redder than the skin: the outermost red pixels of the mouth
         p = draw(units, face=replace(PLAIN, lip_red=1.0, skin=(0.8, 0.7, 0.65), age=0.0), size=size).astype(float)
         red = p[..., 0]/(p[..., 1] + 1)
         mouth = red[int(size*.60):int(size*.95), :size//2]

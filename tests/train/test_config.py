@@ -18,7 +18,7 @@ from micacl.train.config import (
     CHOICES, FEATURES, PRESETS, SETTINGS, Config, check_config, check_value, config_from_dict
 )
 from micacl.core import MicaclError, read_json, write_json
-from micacl.train.experiments import configuration, grid, read_spec, run_experiment
+from micacl.train.experiments import configuration, grid_points, read_spec, run_experiment
 from micacl.longtail.losses import LDAM
 from micacl.train.objective import build_model
 from micacl.train.run import load_run, open_run, read_config, settle
@@ -666,7 +666,7 @@ JUNK = [
     "é\n\0",
 ]
 NAMES = [
-    *experiments.KEYS,
+    *experiments.SPEC_KEYS,
     "like",
     "lr",
     "model",
@@ -722,7 +722,7 @@ def test_a_spec_that_was_changed_at_random_is_read_or_one_line(tmp_path):
             (tmp_path / "s.json").write_text(json.dumps(spec, default=str))
         try:
             got = read_spec(spec if k % 20 else tmp_path / "s.json")
-            for m, seed, point in itertools.product(got["methods"], got["seeds"], grid(got)):
+            for m, seed, point in itertools.product(got["methods"], got["seeds"], grid_points(got)):
                 configuration(got, m, seed, point)
             read += 1
         except MicaclError as e:

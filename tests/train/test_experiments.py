@@ -14,7 +14,8 @@ import pytest
 from micacl.train import experiments
 from micacl.core import MicaclError, read_json
 from micacl.train.config import Config
-from micacl.train.experiments import compare_runs, configuration, cost, grid, one_run, read_spec, run_experiment, run_path, summarise_runs
+from micacl.train.experiments import (compare_runs, configuration, cost, grid_points, one_run, read_spec,
+                                      run_experiment, run_path, summarise_runs)
 from micacl.metrics import paired_difference, uar
 from micacl.train.objective import build_model
 from micacl.train.summaries import pack_labels, unpack_labels
@@ -107,8 +108,8 @@ def test_configuration_order():
     "base < tuned < method < seed; frozen wins."
     s = read_spec(dict(data="d", base=dict(lr=1.0, epochs=3), frozen=True, methods=dict(a=dict(epochs=4), b={}),
                        tune=dict(data="t", grid=dict(lr=[2.0, 3.0], epochs=[5]))))
-    a, b = configuration(s, "a", 7, grid(s)[1]), configuration(s, "b", 7, grid(s)[1])
-    assert (a.lr, a.epochs, a.seed, a.backbone_lr) == (3.0, 4, 7, 0.0) and b.epochs == 5 and len(grid(s)) == 2
+    a, b = configuration(s, "a", 7, grid_points(s)[1]), configuration(s, "b", 7, grid_points(s)[1])
+    assert (a.lr, a.epochs, a.seed, a.backbone_lr) == (3.0, 4, 7, 0.0) and b.epochs == 5 and len(grid_points(s)) == 2
     assert configuration(s, "a", 7).lr == 1.0
 
 

@@ -188,7 +188,8 @@ def test_other_clips_never_overwrite_results(whole, data, tmp_path):
     second = evaluate(run, home / "other.csv")
     assert (run / "results.json").read_bytes() == before and first["n_test"] != second["n_test"]
     assert len(list(run.glob("evaluations/other-*/results.json"))) == 2
-    for where in (run, next(run.glob("evaluations/other-*"))):                                    # named by hand, it is refused
+    # named by hand, it is refused
+    for where in (run, next(run.glob("evaluations/other-*"))):
         kept = (where / "results.json").read_bytes()
         if read_json(where / "results.json")["test_clips"] == second["test_clips"]: continue
         with pytest.raises(MicaclError, match="no results of other clips"): evaluate(run, home / "other.csv", out=where)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from micacl.train import loop as training
-from micacl.core import MicaclError, class_counts, read_json
+from micacl.core import MicaclError, read_json
+from micacl.metrics import class_counts
 from micacl.train.config import Config
 from micacl.metrics import instance_auc, summarise
 from micacl.train.objective import build_model

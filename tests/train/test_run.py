@@ -13,7 +13,7 @@ from torch import nn
 from micacl.train import run as runs
 from micacl.core import MicaclError, write_json
 from micacl.train.config import Config
-from micacl.train.run import (check_same, find_checkpoint, hold_folder, kept, load_checkpoint, load_run, open_run,
+from micacl.train.run import (check_same, find_checkpoint, hold_folder, resume_hint, load_checkpoint, load_run, open_run,
                               read_config, read_tensors,
                          save_checkpoint, write_tensors)
 
@@ -214,7 +214,8 @@ from pathlib import Path
 run = Path(sys.argv[1]); run.mkdir()
 f = open(run / ".lock", "w"); fcntl.flock(f, fcntl.LOCK_EX)
 (run / ".pid").write_text(str(os.getpid()))
-if not os.fork(): time.sleep(float(sys.argv[2])); os._exit(0)      # a loader process: it has a copy of the lock (newer versions of filelock take it away)
+if not os.fork():     # a loader process: it has a copy of the lock (newer versions of filelock take it away)
+    time.sleep(float(sys.argv[2])); os._exit(0)
 print("held", flush=True); os.kill(os.getpid(), 9)
 """
 
@@ -232,7 +233,7 @@ def test_a_dead_runs_loader_processes_are_waited_for(tmp_path):
 def test_a_checkpoint_without_its_state_is_not_taken_for_none(tmp_path):
     a = parts(); step(*a, 0)
     save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None))
-    assert kept(tmp_path).startswith("2 finished epochs are kept")
+    assert resume_hint(tmp_path).startswith("2 finished epochs are kept")
     (tmp_path / "checkpoint" / "state.json").unlink()
     with pytest.raises(MicaclError, match="state.json.*starts again from the first epoch"):
         load_checkpoint(tmp_path, *parts())

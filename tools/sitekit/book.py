@@ -1,21 +1,19 @@
-"""What the notebooks hold: pages in reading order, parts, and cells as nbdev's directives leave them. Nothing is run."""
+"""The one place that knows the pages and their reading order: the spine, the parts, the lab; and what a notebook holds,
+with its cells as nbdev's directives leave them. Nothing is run."""
 import ast
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from nbdev.process import NBProcessor
-from nbdev.processors import filter_stream_, hide_line, rm_header_dash, strip_ansi
 
 ROOT = Path(__file__).parents[2]
 NBS = ROOT / "nbs"
 REPO = "https://github.com/micacl/micacl"
 DOCS = "https://micacl.github.io/micacl/"
 COLAB = "https://colab.research.google.com/github/micacl/micacl/blob/main/"
-# name of the part, and the first chapter that belongs to it
-PARTS = [("The data", "00"), ("The input", "01a"), ("The network", "04"), ("Losses and heads", "07a"),
-         ("Models and training", "08"), ("The long tail", "11"),
-         ("Pictures and reports", "12"), ("In use", "13"), ("What was found", "19"), ("Teaching", "30")]
+# titles in the menu: the numbered pages, then the folders in reading order
+SPINE, LAB, REFERENCE, API = "The book", "Lab sheets", "Reference", "API reference"
+PARTS = {"synfew": "How SynFEW is drawn", "longtail": "The long tail", "library": "The library",
+         "findings": "What was found", "teach": "Teaching"}
 OPENING = re.compile(r"\A\s*#\s+(?P<title>[^\n]+)\n*(?:>\s*(?P<lead>[^\n]+)\n*)?(?:\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\s*)?")
 
 
@@ -40,10 +38,10 @@ class Page:
     lead: str = ""          # the line under the title
     part: str = ""
     cells: list = field(default_factory=list)
-    module: str = ""        # the module it exports, "geiim"
+    module: str = ""        # the module it exports, "geiim", "longtail.losses"
     kind: str = "chapter"   # chapter, lab, home, or page (made by the builder)
-    chapter: str = ""       # "05", "07a"
-    minutes: str = ""
+    chapter: str = ""       # "07" in the spine
+    minutes: str = ""       # in words
     colab: str = ""         # the notebook that the Colab button opens
     data: dict = field(default_factory=dict)    # for the template
     body: str = ""          # HTML
@@ -51,21 +49,59 @@ class Page:
     toc: list = field(default_factory=list)     # (level, id, title)
 
 
-def stem(name): return re.sub(r"^\d+[a-zA-Z0-9]*_", "", name)    # as nbdev names pages: 05_geiim -> geiim
+MINUTES = re.compile(r"\*Minutes:?\*:?\s*(?:about\s*)?(?P<read>\d+)"
+                     r"(?: to read, (?P<run>\d+) to run, (?P<exercises>\d+) for the exercises)?\b")
 
 
-def order(name):   # "07b_contrast" -> (7, "b"): 00 before 00a before 00ab before 00b
-    m = re.match(r"(\d+)([a-z]*)_", name)
-    return (int(m[1]), m[2]) if m else (10 ** 6, name)
+# --- pages and their order
+def stem(name): return re.sub(r"^\d+_", "", name)    # as nbdev names pages: 07_geiim -> geiim
 
 
-def part_of(name):
-    key, found = order(name), PARTS[0][0]
-    for title, first in PARTS:
-        if order(first + "_") <= key: found = title
+def address(path, nbs=NBS):
+    "Where a notebook stands in the site: the number is dropped, the folder of a part stays."
+    folder = path.relative_to(nbs).parts[0] + "/" if path.parent != nbs else ""
+    return f"{folder}{stem(path.stem)}.html"
+
+
+def listed(opening):
+    "Names of the pages of a part, in the order in which its opening page links to them."
+    names = re.findall(r"\]\(([\w-]+)\.ipynb[)#]", opening.read_text(encoding="utf-8"))
+    return list(dict.fromkeys(n for n in names if n != "index"))
+
+
+def part(folder):
+    "Pages of a part: the opening page, what it links to in that order, the rest by name."
+    opening, there = folder / "index.ipynb", sorted(folder.glob("*.ipynb"))
+    order = [opening, *(folder / f"{n}.ipynb" for n in listed(opening))] if opening.exists() else []
+    return [*(p for p in order if p in there), *(p for p in there if p not in order)]
+
+
+def notebooks(nbs=NBS):
+    "All pages but the front page and the lab sheets, in reading order: the spine by number, then the parts."
+    return [*sorted(nbs.glob("[0-9][0-9]_*.ipynb")), *(p for name in PARTS for p in part(nbs / name))]
+
+
+def sources(folder=NBS / "lab"):
+    "The lab sheets: the teachers' sources, or the students' copies."
+    return sorted(folder.glob("*.ipynb"))
+
+
+def unplaced(nbs=NBS):
+    "What is wrong with the order, in words: pages that nothing leads to."
+    known, found = set(notebooks(nbs)), []
+    for p in sorted(nbs.rglob("*.ipynb")):
+        place = p.relative_to(nbs).parts
+        if place in (("index.ipynb",),) or place[0] == "lab" or ".ipynb_checkpoints" in place: continue
+        if p not in known:
+            found.append(f"nbs/{'/'.join(place)}: expected a number (nbs/07_name.ipynb) or the folder of a part "
+                         f"({', '.join(PARTS)})")
+        elif len(place) > 1 and p.stem != "index" and (p.parent / "index.ipynb").exists() \
+                and p.stem not in listed(p.parent / "index.ipynb"):
+            found.append(f"nbs/{'/'.join(place)}: its opening page nbs/{place[0]}/index.ipynb does not link to it")
     return found
 
 
+# --- what a page holds
 def truth(directives, name, default):
     v = directives.get(name)
     return default if v is None else v.strip().lower() not in ("false", "no", "0")
@@ -107,32 +143,37 @@ def read_cell(c):
     return cell if cell.show_code or cell.symbols or (cell.show_outputs and cell.outputs) else None
 
 
+def spent(m):
+    "A match of MINUTES in words."
+    if m["run"] is None: return f"about {m['read']} minutes"
+    return f"{m['read']} minutes to read, {m['run']} to run, {m['exercises']} for the exercises"
+
+
 def read_page(path, url, **kw):
     "A notebook as a page."
+    from nbdev.process import NBProcessor           # here: whoever only asks for the order need not wait for nbdev
+    from nbdev.processors import filter_stream_, hide_line, rm_header_dash, strip_ansi
     nb = NBProcessor(path, procs=[strip_ansi, hide_line, filter_stream_, rm_header_dash], process=True).nb
-    module = next((c.directives_["default_exp"].strip() for c in nb.cells if c.cell_type == "code"
-                   and "default_exp" in c.directives_), "")
+    module = next((c.directives_["default_exp"].strip().removesuffix(".__init__") for c in nb.cells
+                   if c.cell_type == "code" and "default_exp" in c.directives_), "")
     cells = [x for c in nb.cells if (x := read_cell(c))]
     opening = OPENING.match(cells[0].source) if cells else None
     title, lead = (opening["title"].strip(), (opening["lead"] or "").strip()) if opening else (path.stem, "")
     if opening: cells[0].source = cells[0].source[opening.end():]
     source = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
-    chapter = m[1] if (m := re.match(r"(\d+[a-z]*)_", path.stem)) else ""
-    minutes = next((m[1] for c in cells[:6] if c.kind == "markdown"
-                    and (m := re.search(r"\*Minutes:?\*:?\s*(?:about\s*)?(\d+)", c.source))), "")
+    chapter = m[1] if (m := re.match(r"(\d+)_", path.stem)) else ""
+    minutes = next((spent(m) for c in cells[:6] if c.kind == "markdown" and (m := MINUTES.search(c.source))), "")
     return Page(source, url, title, lead, cells=cells, module=module, minutes=minutes, colab=source,
                 **{"chapter": chapter, **kw})
 
 
 def chapters(nbs=NBS):
-    "Front page, then all numbered notebooks in order, whatever there are."
-    pages = [read_page(nbs / "index.ipynb", "index.html", kind="home", part="")]
-    for path in sorted((p for p in nbs.glob("*.ipynb") if p.stem != "index"), key=lambda p: order(p.name)):
-        pages.append(read_page(path, f"{stem(path.stem)}.html", part=part_of(path.name)))
-    return pages
+    "The front page, then all pages in reading order."
+    return [read_page(nbs / "index.ipynb", "index.html", kind="home", part=""),
+            *(read_page(p, address(p, nbs), part=SPINE if p.parent == nbs else PARTS[p.parent.name])
+              for p in notebooks(nbs))]
 
 
 def sheets(nbs=NBS):
     "The students' copies of the lab sheets."
-    return [read_page(p, f"lab/{stem(p.stem)}.html", kind="lab", part="Lab sheets", chapter="")
-            for p in sorted((nbs / "lab" / "student").glob("*.ipynb"))]
+    return [read_page(p, address(p, nbs), kind="lab", part=LAB, chapter="") for p in sources(nbs / "lab" / "student")]

@@ -9,7 +9,7 @@ import jinja2
 
 from . import api, extras
 from .assets import Assets
-from .book import COLAB, DOCS, REPO, ROOT, chapters, sheets
+from .book import API, COLAB, DOCS, REPO, ROOT, SPINE, chapters, sheets, unplaced
 from .cells import Cells
 from .links import Links
 from .text import Text
@@ -40,7 +40,7 @@ def site(pages):
     "The sidebar: parts with their pages, in reading order."
     parts = {}
     for p in pages:
-        if p.part and p.part != "API reference": parts.setdefault(p.part, []).append(p)
+        if p.part and p.part != API: parts.setdefault(p.part, []).append(p)
     return parts
 
 
@@ -58,6 +58,7 @@ def front(page, pages, text):
                     if c.kind == "markdown" else c.source)
     page.data["first"] = next((p for p in pages if p.kind == "chapter"), page)
     page.data["lab"] = next((p for p in pages if p.kind == "lab"), page)
+    page.data["found"] = next((p for p in pages if p.source.startswith("nbs/findings/")), page)
 
 
 def section_text(words, limit=700):
@@ -69,7 +70,7 @@ def search_index(texts):
     "[url, page, heading, words] for every section; names of the library are sections too."
     rows = []
     for page, text in texts:
-        if page.part == "API reference": rows.append([page.url, page.title, page.title, page.lead]); continue
+        if page.part == API: rows.append([page.url, page.title, page.title, page.lead]); continue
         for anchor, heading, words, *kind in [*text.sections, *text.entries]:
             words = section_text([page.lead, *words] if not anchor else words)
             if heading or words:
@@ -81,7 +82,7 @@ def search_index(texts):
 def llms(pages):
     home = next(p for p in pages if p.kind == "home")
     lines = [f"# {home.title}", "", f"> {home.lead}", ""]
-    parts = {"Start": [home], **site(pages), "API reference": [p for p in pages if p.part == "API reference"]}
+    parts = {"Start": [home], **site(pages), API: [p for p in pages if p.part == API]}
     for part, some in parts.items():
         lines += [f"## {part}", "", *(f"- [{p.title}]({DOCS}{p.url}.md)" + (f": {p.lead}" if p.lead else "")
                                       for p in some), ""]
@@ -110,22 +111,47 @@ def build(out, only=None):
         texts.append((page, text))
         if page.kind == "home": front(page, pages, text)
         if page.kind in ("home", "chapter", "lab"): figures += render_notebook(page, text, modules)
-        elif page.part == "API reference": extras.module_page(page, text, modules[page.data["module"]])
+        elif page.part == API: extras.module_page(page, text, modules[page.data["module"]])
         elif page.url == "glossary.html": extras.glossary(page, text)
         elif page.url == "gallery.html": extras.gallery(page, text, figures)
         elif page.url == "cite.html": extras.cite(page, text)
         elif page.url == "api/index.html": extras.api_index(page, text, pages, modules)
         page.toc = text.toc
     write(out, pages, texts)
+    links.problems += [*unplaced(), *lead_on(out, pages)]
     files = [p for p in out.rglob("*") if p.is_file()]
     return dict(pages=len(texts), equations=sum(t.equations for _, t in texts), figures=len(figures),
                 pictures=len(list((out / "img").iterdir())),
                 megabytes=round(sum(p.stat().st_size for p in files) / 1e6, 2)), links.problems, links.notes
 
 
+def templates():
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+
+
+def moved(pages):
+    "{old address: page}, of the addresses in moved.json where no page stands now; and what is wrong with them."
+    at = {p.url: p for p in pages}
+    table = json.loads((HERE / "moved.json").read_text(encoding="utf-8"))
+    found = {old: at.get(new) for old, new in table.items() if old not in at}
+    return found, [f"tools/sitekit/moved.json: {old} leads to {table[old]}, and there is no such page"
+                   for old, page in found.items() if page is None]
+
+
+def lead_on(out, pages):
+    "A small page at every address of the first edition, which leads to the new one; returns what is wrong."
+    template, (found, wrong) = templates().get_template("moved.html"), moved(pages)
+    for old, page in found.items():
+        if page is None: continue
+        new = root_of(old) + page.url
+        put(out / old, template.render(page=page, new=new, docs=DOCS))
+        put(out / f"{old}.md", f"This page has moved: [{page.title}]({new}.md)\n")
+    return wrong
+
+
 def write(out, pages, texts):
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True,
-                             lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    env = templates()
     static = {p.name: p.read_bytes() for p in sorted((HERE / "static").iterdir()) if p.is_file()}
     index = json.dumps(search_index(texts), ensure_ascii=False, separators=(",", ":"))
     put(out / "search.js", f"window.SEARCH={index}")
@@ -135,7 +161,7 @@ def write(out, pages, texts):
     parts = site(pages)
     for page, text in texts:
         k = pages.index(page)
-        around = dict(page=page, parts=parts, modules=[p for p in pages if p.part == "API reference"],
+        around = dict(page=page, parts=parts, spine=SPINE, modules=[p for p in pages if p.part == API],
                       root=root_of(page.url), version=version, repo=REPO, colab=COLAB, docs=DOCS,
                       previous=pages[k - 1] if k else None, following=pages[k + 1] if k + 1 < len(pages) else None,
                       lead=text.line(page.lead))

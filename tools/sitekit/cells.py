@@ -2,11 +2,10 @@
 import html
 import json
 import re
-from pathlib import Path
 
 from .assets import KINDS
 from .book import COLAB, ROOT
-from .stills import STILLS, VIEW, print_of
+from .stills import VIEW, index_of, print_of
 from .text import code_html, mathml
 
 PREDICT = re.compile(r"\*\*Predict before you run")
@@ -18,11 +17,11 @@ def joined(x): return "".join(x) if isinstance(x, list) else x
 
 def read_stills(page, notes):
     "{cell: file}; says so where the page has changed since."
-    index = STILLS / f"{Path(page.source).stem}.json"
+    index = index_of(ROOT / page.source)
     found = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
     if found and found.pop("code", "") != print_of(ROOT / page.source):
         notes.append(f"{page.source} has changed since its stills were taken; run python tools/sitekit/stills.py "
-                     f"{index.stem}")
+                     f"{page.source}")
     return found
 
 
@@ -90,7 +89,7 @@ class Cells:
     def __init__(self, page, text, symbols):
         self.page, self.text, self.symbols, self.entries = page, text, symbols, Entries(text)
         self.figures, self.shots = [], []       # for the gallery; pictures waiting for their "what to notice"
-        self.stills = read_stills(page, text.links.notes)
+        self.stills, self.folder = read_stills(page, text.links.notes), index_of(ROOT / page.source).parent
 
     def render(self):
         out, md, fold, reserved = [], [], False, [self.text.links.anchor(s) for c in self.page.cells for n in c.symbols
@@ -188,8 +187,8 @@ class Cells:
         note = (f'<figcaption>{alt}<p>Interactive: move the controls in <a href="{COLAB}{self.page.colab}">Colab</a> '
                 f'or in JupyterLab{"; this is a still picture" if still else ""}.</p></figcaption>')
         if still:
-            self.picture(cell, self.text.assets.add((STILLS / still).read_bytes(), "image/" + still.rsplit(".", 1)[1]),
-                         out, md, note)
+            data = (self.folder / still).read_bytes()
+            self.picture(cell, self.text.assets.add(data, "image/" + still.rsplit(".", 1)[1]), out, md, note)
         else:
             out.append(f'<figure class="plot widget">{note}</figure>')
             md.append(f"*Interactive figure: {cell.alt}*")

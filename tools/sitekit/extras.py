@@ -5,11 +5,12 @@ import re
 
 import yaml
 
-from .book import REPO, ROOT, Page
+from .api import source_of
+from .book import API, PARTS, REFERENCE, REPO, ROOT, Page
 from .cells import Entries
 from .text import code_html
 
-def made(**kw): return Page(**{"part": "Reference", "kind": "page", "colab": "nbs/index.ipynb", **kw})
+def made(**kw): return Page(**{"part": REFERENCE, "kind": "page", "colab": "nbs/index.ipynb", **kw})
 
 
 def plan(modules, chapters):
@@ -23,12 +24,11 @@ def plan(modules, chapters):
               made(source="CITATION.cff", url="cite.html", title="How to cite",
                    lead="The paper, and this book about it."),
               made(source="micacl", url="api/index.html", title="API reference",
-                   lead="Every public name of the library, module by module, with what its parameters mean.")]
-    keys = sorted(modules, key=lambda m: [p.module for p in chapters].index(m) if m in home else 10 ** 6)
-    for m in keys:
+                   lead="Every public name of the library, package by package, with what its parameters mean.")]
+    for m in modules:
         chapter = home.get(m)
-        pages.append(made(source=f"micacl/{m}.py", url=f"api/{m}.html", title=f"micacl.{m}", lead=modules[m].lead,
-                          module="", part="API reference", data=dict(module=m, chapter=chapter),
+        pages.append(made(source=source_of(m), url=f"api/{m}.html", title=f"micacl.{m}", lead=modules[m].lead,
+                          module="", part=API, data=dict(module=m, chapter=chapter),
                           colab=chapter.source if chapter else "nbs/index.ipynb"))
     return pages
 
@@ -40,7 +40,14 @@ def module_page(page, text, module):
     if chapter:
         out.append(f'<p>Explained in the chapter <a '
                    f'href="{text.root}{chapter.url}">{html.escape(chapter.title)}</a>.</p>')
-    out.append(f'<pre class="code"><code>{code_html(f"from micacl.{module.name} import " + ", ".join(s.name for s in module.symbols[:3]) + (", ..." if len(module.symbols) > 3 else ""), "python")}</code></pre>' if module.symbols else "<p>This module has no public names.</p>")
+    names = [s.name for s in module.symbols] + [n for n, _ in module.others]
+    code = f"from micacl.{module.name} import " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    out.append(f'<pre class="code"><code>{code_html(code, "python")}</code></pre>' if names
+               else "<p>This module has no public names.</p>")
+    if module.others:
+        shown = elsewhere(text, module)
+        out.append(f"<p>Also importable from here: {', '.join(h for h, _ in shown)}.</p>")
+        md.append(f"Also importable from here: {', '.join(m for _, m in shown)}.")
     for s in module.symbols:
         text.ids.discard(text.links.anchor(s))
         out.append(entries.entry(s, heading="h2"))
@@ -49,18 +56,38 @@ def module_page(page, text, module):
     page.body, page.markdown = "\n".join(out), "\n\n".join(md)
 
 
+def elsewhere(text, module):
+    "(HTML, markdown) of each name that a module hands on, with a link to its entry."
+    out = []
+    for name, home in module.others:
+        symbol = next((s for s in text.links.names.get(name, []) if s.module == home), None)
+        code, url = f"<code>{html.escape(name)}</code>", symbol and f"api/{home}.html#{text.links.anchor(symbol)}"
+        out.append((f'<a class="name" href="{text.root}{url}">{code}</a>' if url else code,
+                    f"[`{name}`]({text.root}{url})" if url else f"`{name}`"))
+    return out
+
+
 def api_index(page, text, pages, modules):
-    rows, md = "", []
+    "The modules in the order of imports, those of a package together."
+    rows, md, package = "", [], None
     for p in pages:
-        if p.part != "API reference": continue
+        if p.part != API: continue
         m = modules[p.data["module"]]
-        names = ", ".join(f'<a href="{text.root}{p.url}#{text.links.anchor(s)}"><code>{html.escape(s.name)}</code></a>'
-                          for s in m.symbols)
-        rows += (f'<section class="module"><h2 id="{text.unique(m.name)}"><a '
-                 f'href="{text.root}{p.url}"><code>micacl.{m.name}</code></a></h2><p>{html.escape(p.lead)}</p><p '
-                 f'class="names">{names}</p></section>')
+        if m.package != package:
+            rows += "</div></section>" if package else ""
+            package, anchor = m.package, text.unique(m.package)
+            text.toc.append((2, anchor, f"<code>micacl.{package}</code>"))
+            title = f"<code>micacl.{package}</code>"
+            if m.name == package: title = f'<a href="{text.root}{p.url}">{title}</a>'
+            rows += f'<section class="package"><h2 id="{anchor}">{title}</h2><div class="modules">'
+            md.append(f"\n## micacl.{package}\n")
+        names = ", ".join([*(f'<a href="{text.root}{p.url}#{text.links.anchor(s)}"><code>{html.escape(s.name)}</code>'
+                             "</a>" for s in m.symbols), *(h for h, _ in elsewhere(text, m))])
+        heading = (f'<h3 id="{text.unique("module-" + m.name)}"><a href="{text.root}{p.url}"><code>micacl.{m.name}'
+                   "</code></a></h3>") if m.name != package else ""
+        rows += (f'<div class="module">{heading}<p>{html.escape(p.lead)}</p><p class="names">{names}</p></div>')
         md.append(f"- [micacl.{m.name}]({text.root}{p.url}.md): {p.lead}")
-    page.body, page.markdown = f'<div class="modules">{rows}</div>', "\n".join(md)
+    page.body, page.markdown = rows + "</div></section>", "\n".join(md).strip()
 
 
 def results_table():
@@ -86,7 +113,7 @@ def results_table():
 def gallery(page, text, figures):
     "Findings first, then every other figure, each with what there is to notice."
     table, table_md = results_table()
-    found = [f for f in figures if f["page"].part == "What was found" or "bakeoff" in f["page"].source]
+    found = [f for f in figures if f["page"].part == PARTS["findings"] or "bakeoff" in f["page"].source]
     rest = [f for f in figures if f not in found]
     out, md = [], []
     for title, some in (("What was found", found), ("From the chapters", rest)):

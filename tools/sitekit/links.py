@@ -37,11 +37,18 @@ class Links:
         "`name` in the prose -> its symbol, if there is no doubt which."
         name = re.sub(r"\(\.*\)$", "", code.strip())
         if re.fullmatch(r"micacl\.\w+(\.\w+)*", name):
-            module, _, rest = name.removeprefix("micacl.").partition(".")
-            return next((s for s in self.names.get(rest, []) if s.module == module), None) if rest else None
+            module, rest = self.split(name.removeprefix("micacl."))
+            home = dict(self.modules[module].others).get(rest, module) if module else ""
+            return next((s for s in self.names.get(rest, []) if s.module == home), None)
         found = [s for s in self.names.get(name, []) if not name.islower() or len(name) > 3]
         here = [s for s in found if s.module == page.module]
         return here[0] if here else found[0] if len(found) == 1 else None
+
+    def split(self, name):
+        "train.loop.train -> (train.loop, train); the longest module that there is, or an empty one."
+        parts = name.split(".")
+        return next(((".".join(parts[:k]), ".".join(parts[k:])) for k in range(len(parts), 0, -1)
+                     if ".".join(parts[:k]) in self.modules), ("", name))
 
     def module_of(self, code):
         name = code.strip()
