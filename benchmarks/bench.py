@@ -1,10 +1,10 @@
-"""Figures of the page on speed (chapter 16): a roofline, the loader, decoders, options of the computation, a plain implementation beside ours, the loss, growth.
+"""Figures of the page on speed: a roofline, the loader, decoders, options of the computation, a plain implementation beside ours, the loss, growth.
 
     python benchmarks/bench.py WORK                    # all parts -> results/bench-cpu.json (bench-cuda.json on a GPU)
     python benchmarks/bench.py WORK data loss          # some parts; the others in the file stay
     python benchmarks/bench.py WORK roofline --checkout OTHER    # one more row: the step of another checkout of the project, before a change for instance
 
-Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are medians of interleaved rounds (`micacl.train.bench.alternate`),
+Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are medians of interleaved rounds (`micacl.train.speed.alternate`),
 ratios are medians over the rounds with the smallest and the largest. torchcodec is compared where it can be imported; it needs FFmpeg's libraries:
 `pip install --no-deps --target FOLDER torchcodec` and PYTHONPATH=FOLDER are enough, the project itself does not use it. Clips are drawn into WORK and used again.
 """
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def paper_batch():
 
 
 def bench_of(work, config, n_clips=None):
-    from micacl.train.bench import Workbench
+    from micacl.train.speed import Workbench
     return Workbench(config, work / f"faces-{config.image_size}-{n_clips or 2 * config.batch_size}", n_clips)
 
 
@@ -50,7 +49,7 @@ def device_name():
 # ---- where a step's time goes, under which ceiling
 
 def roofline(work, rounds):
-    from micacl.train.bench import ceiling, parts
+    from micacl.train.speed import ceiling, parts
     rows = []
     for config, n in ((config_of("small"), rounds), (config_of("paper", batch_size=paper_batch()),
                                                      max(2, rounds // 2))):
@@ -62,7 +61,7 @@ def roofline(work, rounds):
 # ---- the loader
 
 def data(work, rounds):
-    from micacl.train.bench import loading
+    from micacl.train.speed import loading
     return dict(rows=[dict(preset="small", batch_size=32, clips=128, workers=w,
                            ratios=loading(bench_of(work, config_of("small", workers=w), 128), rounds)) for w in (0, 2)])
 
@@ -103,7 +102,7 @@ def _decoders():
 
 
 def decoders(work, rounds):
-    from micacl.train.bench import alternate, ratio
+    from micacl.train.speed import alternate, ratio
     from micacl.data.load import load_table
     from micacl.data.frames import _probe, count_frames, read_frames
     from micacl.data.synfew.generate import generate
@@ -222,7 +221,7 @@ def _variants(name):
 def compute(work, rounds):
     "The same training steps with one option changed; all start from the same weights and see the same batch."
     import torch
-    from micacl.train.bench import _wait
+    from micacl.train.speed import _wait
     device, rows = device_name(), []
     for name, M, S in (("r3d_small", 64, 64), ("r3d_18", 2, 64) if device == "cpu" else ("r3d_18", 256, 112)):
         dice = torch.Generator().manual_seed(0)
@@ -270,7 +269,7 @@ def compute(work, rounds):
 
 def baseline(work, rounds):
     import torch
-    from micacl.train.bench import alternate, ratio
+    from micacl.train.speed import alternate, ratio
     from plain_m3dfel import PlainM3DFEL, PlainTraining
     device, rows = device_name(), []
     halves = (dict(no=None, fp16=torch.float16, bf16=torch.bfloat16) if device == "cuda"
@@ -301,9 +300,25 @@ def baseline(work, rounds):
 
 # ---- the contrastive loss
 
+def same_loss(B, device, temperature=0.1, dim=128):
+    """MCCL set up to be SupCon, and SupCon as pytorch-metric-learning computes it: name -> function, which gives
+    value and gradient; {} without that library."""
+    if importlib.util.find_spec("pytorch_metric_learning") is None: return {}
+    import torch
+    from micacl.mccl import MCCL
+    from pytorch_metric_learning.losses import SupConLoss
+    dice = torch.Generator().manual_seed(0)
+    x, y = torch.randn(B, dim, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,),
+        generator=dice).to(device)
+    one = MCCL([1] * 7, dim, scales=(1,), tau0=temperature, out_dim=None, class_weight="none", temperature="fixed",
+               centres=False).to(device)
+    def learn(loss): value = loss(x, y); return value.detach(), torch.autograd.grad(value, x)[0]
+    return {"MCCL": lambda: learn(one), "SupCon of pytorch-metric-learning": lambda: learn(SupConLoss(temperature))}
+
+
 def loss(work, rounds, sizes=(256, 1024, 4096)):
     import torch
-    from micacl.train.bench import alternate, peak_bytes, ratio, same_loss
+    from micacl.train.speed import alternate, peak_bytes, ratio
     from micacl.mccl import MCCL
     device, rows = device_name(), []
     for B in sizes:
@@ -337,7 +352,7 @@ def _exponent(xs, ys):
 def growth(work, rounds):
     """Seconds against one quantity after the other, on the small preset, and the slope of the line in double
     logarithmic axes."""
-    from micacl.train.bench import alternate, pieces, same_loss
+    from micacl.train.speed import alternate, pieces
     desk, rows = bench_of(work, config_of("small", batch_size=16), 128), []
 
     def add(what, xs, functions):
@@ -375,15 +390,14 @@ PARTS = dict(roofline=roofline, data=data, decoders=decoders, memory20k=memory20
 
 
 def use_library(folder):
-    """Import `micacl` from another checkout, which may be older than its chapter 16; that module is always the one
-    of this checkout."""
+    """Import `micacl` from another checkout, which may be older than the stop-watch here; that module is always the
+    one of this checkout."""
     sys.path.insert(0, str(folder))
     import micacl
-    if Path(micacl.__file__).parent != folder / "micacl": sys.exit(f"{folder}: expected a checkout with micacl in it")
-    if not (folder / "micacl" / "augment.py").exists():
-        sys.modules["micacl.data.augment"] = types.SimpleNamespace(augment=None)    # the loader did that then
-    spec = importlib.util.spec_from_file_location("micacl.train.bench", ROOT / "micacl" / "bench.py")
-    sys.modules["micacl.train.bench"] = module = importlib.util.module_from_spec(spec)
+    if Path(micacl.__file__).parent != folder / "micacl" or not (folder / "micacl" / "train").is_dir():
+        sys.exit(f"{folder}: expected a checkout with micacl/train in it")
+    spec = importlib.util.spec_from_file_location("micacl.train.speed", ROOT / "micacl" / "train" / "speed.py")
+    sys.modules["micacl.train.speed"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
 

@@ -33,14 +33,14 @@ NO_AUC, LOOKED_INTO = 25, ("MICACL", "balanced softmax")
 
 def training_sets(work):
     "Draw what is missing -> {name of a training set: data}, a folder or a list file."
-    from micacl.data.synfew.generate import generate, read_clips
+    from micacl.data.synfew.generate import generate, read_clip_rows
     spec = read_spec("ablations")["synfew"]
     generate(work / "data", progress=False, **spec)
     generate(work / "equal-data", progress=False, **{**spec, "profile": "balanced", "n_test": 0})
-    rows = [dict(r, path=str(work / "data" / r["path"])) for r in read_clips(work / "data")]
+    rows = [dict(r, path=str(work / "data" / r["path"])) for r in read_clip_rows(work / "data")]
     train, test = ([r for r in rows if r["split"] == s] for s in ("train", TEST))
     equal = [dict(r, clip=f"equal-{r['clip']}", path=str(work / "equal-data" / r["path"]))
-             for r in read_clips(work / "equal-data")]
+             for r in read_clip_rows(work / "equal-data")]
     own = {"clean": [dict(r, label=r["clean_label"]) for r in train], "equal": equal}
     return {"as it is": work / "data", **{name: write_list(work / name / "clips.csv", part + test) for name,
                                           part in own.items()}}
@@ -110,9 +110,9 @@ def truth_of(root):
     from micacl.train.config import Config
     from micacl.data.load import load_table
     from micacl.train.summaries import pack_labels
-    from micacl.data.synfew.generate import read_clips, read_truth, read_votes
+    from micacl.data.synfew.generate import read_clip_rows, read_truth, read_votes
     from micacl.train.loop import instance_truth
-    rows, votes, truth = [r for r in read_clips(root) if r["split"] == TEST], read_votes(root), read_truth(root)
+    rows, votes, truth = [r for r in read_clip_rows(root) if r["split"] == TEST], read_votes(root), read_truth(root)
     emotion = lambda column: pack_labels(np.array([EMOTIONS.index(r[column]) for r in rows]))
     numbers = {k: [round(float(r[k]), d) if d else int(r[k]) for r in rows] for k, d in NUMBERS.items()}
     # degrees away from the camera, mean over the frames
@@ -135,8 +135,8 @@ def training_noise(work):
     "Rows: label of a training clip; columns: what the face shows."
     from micacl.core import EMOTIONS
     from micacl.metrics import confusion
-    from micacl.data.synfew.generate import read_clips
-    at = np.array([[EMOTIONS.index(r[k]) for k in ("label", "clean_label")] for r in read_clips(work / "data")
+    from micacl.data.synfew.generate import read_clip_rows
+    at = np.array([[EMOTIONS.index(r[k]) for k in ("label", "clean_label")] for r in read_clip_rows(work / "data")
                    if r["split"] == "train"])
     return confusion(*at.T).tolist()
 

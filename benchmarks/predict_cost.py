@@ -31,7 +31,7 @@ from micacl.deploy.predict import predict_video
 config = Config()
 run = build_model(config, 7).eval(), config, dict(classes=list("abcdefg"), dataset="synfew", epoch=0)
 crop = sys.argv[2] == "crop"
-if crop: from micacl.deploy.tracking import _dlib_detector; _dlib_detector()
+if crop: from micacl.deploy.tracking import dlib_detector; dlib_detector()
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
 before, start, cpu = peak(), time.perf_counter(), time.process_time()
 p = predict_video(run, sys.argv[1], crop=crop)

@@ -30,7 +30,7 @@ def about_run(run):
 def about_video(p, acted):
     """Windows and timeline; in how many of the windows that lie inside an acted stretch the first label is the
     acted one."""
-    from micacl.deploy.predict import timeline
+    from micacl.deploy.prediction import timeline
     windows = [dict(start=a, stop=b, label=label, faces=share,
                     probabilities=None if label is None else dict(zip(p.classes, q)),
                     weights=None if label is None else w)
@@ -52,7 +52,8 @@ def main():
     p.add_argument("--plots", type=Path, help="folder for pictures")
     args = p.parse_args()
     from micacl.core import write_json
-    from micacl.deploy.predict import predict_video, save_plot
+    from micacl.deploy.predict import predict_video
+    from micacl.deploy.prediction import save_plot
     acted, runs, said = [(label, float(a), float(b)) for label, a, b in (x.split(":") for x in args.acted)], {}, []
     for i, item in enumerate(args.run):
         name, folder = item.split("=", 1)

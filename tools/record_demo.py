@@ -19,7 +19,7 @@ NAMES = dict(micacl="MICACL", mean="mean pooling, cross entropy")
 def record(demo):
     "The figures of one demo folder."
     from micacl.core import read_json
-    from micacl.show.report import DEMO
+    from micacl.show.demo import DEMO
     runs = []
     for model in NAMES:
         results, config = read_json(demo / model / "results.json"), read_json(demo / model / "config.json")

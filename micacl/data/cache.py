@@ -17,15 +17,16 @@ from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 from ..core import MicaclError
 from .load import ClipTable, Problem
-from .frames import ClipError, read_portions, _is_folder, _pictures
-from .bags import frame_indices, _square
+from .files import ClipError, is_folder
+from .frames import picture_files, read_portions
+from .bags import frame_indices, resize_square
 
 # %% ../../nbs/library/cache.ipynb #cac4e008
 def clip_stamp(
     path,       # a video file, or a folder of pictures
 ) -> str:       # 16 hexadecimal digits
     "Names, sizes and times of change: differs as soon as the file, or a picture in the folder, has been touched."
-    try: files = _pictures(path) if os.path.isdir(path) else [path]
+    try: files = picture_files(path) if os.path.isdir(path) else [path]
     except (OSError, ClipError):
         files = []              # a folder that cannot be read has a stamp too: decoding says why
     return _hash(f"{os.path.basename(f)} {_size_and_time(f)}".encode(errors="surrogateescape") for f in files)
@@ -45,7 +46,7 @@ def clip_content(
     path,       # a video file, or a folder of pictures
 ) -> str:       # 16 hexadecimal digits
     "A hash of the bytes that a clip is decoded from; the same for every copy, whatever its name, place and time."
-    return _hash(part for file in (_pictures(path) if _is_folder(path) else [path]) for part in _bytes_of(file))
+    return _hash(part for file in (picture_files(path) if is_folder(path) else [path]) for part in _bytes_of(file))
 
 def _bytes_of(file, portion=1 << 22):
     with open(file, "rb") as f:
@@ -189,7 +190,7 @@ def _load_small(path, size, most):
     try:
         content = clip_content(path)
         parts = read_portions(path, lambda n: frame_indices(n, most, 1).tolist() if most and n > most else range(n))
-        n, small = next(parts), (_square(x, size).permute(0, 2, 3, 1).contiguous().numpy() for x in parts)
+        n, small = next(parts), (resize_square(x, size).permute(0, 2, 3, 1).contiguous().numpy() for x in parts)
         return content, small if n * size**2 * 3 > _LONG else list(small)
     except ClipError as e: return e
     except OSError as e:

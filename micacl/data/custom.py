@@ -28,8 +28,8 @@ def _classes(labels):
     names = {t for t in n if not is_number(t)}
     near = _near_emotions(names) if len(names) < 500 else {}
     slips = {t for t, e in near.items() if n[t] < max(3, 0.1 * n[e])}
-    if own := names - set(EMOTIONS) - slips:
-        near_ones = sorted(own & set(near))
+    if new_classes := names - set(EMOTIONS) - slips:
+        near_ones = sorted(new_classes & set(near))
         notes = [f"{t!r} is a class of its own here, {n[t]} clips; it is not counted as {near[t]}" for t in near_ones]
         return tuple(sorted(set(n) - slips, key=lambda t: (0, int(t), "") if is_number(t) else (1, 0, t))), notes
     return (EMOTIONS, []) if names or not n else _numbers(n)
@@ -53,18 +53,18 @@ _KEYS = (*_COLUMNS, "clip")
 @functools.lru_cache(10_000)
 def _is_split(text): return (s := cell_text(text).lower()) in ("", "train", "val") or s.startswith("test")
 
-def _headed(rows, take):
+def _headed(rows, intake):
     "(column names, rows below the header); (None, rows) if nothing tells what the columns are."
     first = rows[0][1] if rows else []
     if is_header(first): return [c if declared_classes([c]) else c.lower() for c in first], rows[1:]
-    there = [len(cells) > 1 and take.locate(cells[0])[0] is not None for _, cells in rows]
+    there = [len(cells) > 1 and intake.locate(cells[0])[0] is not None for _, cells in rows]
     is_row = there[:1] == [True] or first[1:] and first[1] in {cells[1] for _, cells in rows[1:] if len(cells) > 1}
     if not any(there[:20]) or not is_row: return None, rows
     good = [cells for (_, cells), ok in zip(rows, there) if ok]        # the other rows say nothing about the columns
     frames = [r for r in good if len(r) == 3 and is_number(r[1]) and is_number(r[2])]
     plain = [r for r in good if len(r) == 2 or _is_split(r[2])]
     head = ("path", "frames", "label") if len(frames) > len(plain) else _COLUMNS[:max(map(len, plain), default=2)]
-    take.notes.append(f"the list has no header; its columns were taken as {','.join(head)}")
+    intake.notes.append(f"the list has no header; its columns were taken as {','.join(head)}")
     return head, rows
 
 # %% ../../nbs/library/custom.ipynb #915f68a9
@@ -79,7 +79,7 @@ class _Row(NamedTuple):
     fold: int = 0
     group: str = ""
 
-def _read_row(where, cells, head, divided, take):
+def _read_row(where, cells, head, divided, intake):
     "All of a row but its label."
     if any(cells[len(head):]):
         return _Row(where, (f"expected {len(head)} cells, found {len(cells)}; put double quotes around a cell "
@@ -97,60 +97,60 @@ def _read_row(where, cells, head, divided, take):
     if not (len(fold) < 7 and fold.isascii() and fold.isdecimal()):
         return _Row(where, (f"expected a fold number from 1, or nothing; found {fold!r}", "row"))
     if not _is_split(split): return _Row(where, (f"expected split train, val or test, found {split!r}", "row"))
-    path, fault = take.locate(rel)
+    path, fault = intake.locate(rel)
     if fault: return _Row(where, fault)
     id = r.get("clip") or posixpath.normpath(rel.replace("\\", "/"))
     group = cell_text(r.get("group") or r.get("identity", ""))
     return _Row(where, None, id, path, r.get("label", ""), split, int(fold), group)
 
 # %% ../../nbs/library/custom.ipynb #915f68ab
-def _class_names(file, head, rows, take):
+def _class_names(file, head, rows, intake):
     "The classes of a list: those that its header names, those that are asked for, or those of its usable rows."
     declared = declared_classes(head)
     if declared and all(declared) and len(set(declared)) == len(declared): return declared
     if declared is not None:
-        take.bad(file, f"expected different names in a column classes=a|b, found {declared}", "list")
-    if take.classes: return take.classes
+        intake.bad(file, f"expected different names in a column classes=a|b, found {declared}", "list")
+    if intake.classes: return intake.classes
     labels = {r.id: r.label for r in reversed(rows) if not r.fault}        # of rows with one id the first counts
     classes, notes = _classes(labels.values())
-    take.notes += notes
+    intake.notes += notes
     return classes
 
-def _accept(rows, classes, take):
+def _accept(rows, classes, intake):
     "Rows become clips or problems, in the order of the list."
     read = label_reader(classes)
     for r in rows:
         label, wrong = (None, None) if r.fault else read(r.label)
         fault = r.fault or wrong and (wrong, "label")
-        fault = fault or take.keep(r.where, r.path, Clip(r.id, Path(r.path), label, r.split, r.fold, r.group))
-        if fault: take.bad(r.where, *fault)
+        fault = fault or intake.keep(r.where, r.path, Clip(r.id, Path(r.path), label, r.split, r.fold, r.group))
+        if fault: intake.bad(r.where, *fault)
 
 # %% ../../nbs/library/custom.ipynb #0cea221f
-def read_csv(root, take, file=None, dataset="csv"):
+def read_csv(root, intake, file=None, dataset="csv"):
     "`path,label[,split][,fold][,group]`; SynFEW adds `clip` and `identity`."
     file = Path(file or _csv_file(root))
-    head, lines = _headed(read_rows(file, take, header=True), take)
-    if not head or not lines: return _nothing_read(file, head, lines, take, dataset)
+    head, lines = _headed(read_rows(file, intake, header=True), intake)
+    if not head or not lines: return _nothing_read(file, head, lines, intake, dataset)
     rows, columns, divided = [], head, bool({"split", "fold"} & set(head))
     for n, cells in lines:
-        row = _read_row(f"{file.name}:{n}", cells, columns, divided, take)
+        row = _read_row(f"{file.name}:{n}", cells, columns, divided, intake)
         if row.fault and is_header(cells):                                 # of a second list, whose rows follow
             row = _Row(row.where, ("expected a clip, found a header again; remove this line", "row"))
             columns = [c.lower() for c in cells]
         rows.append(row)
-    classes = _class_names(file, head, rows, take)
-    _accept(rows, classes, take)
-    _note_parts(take, classes) if divided else _set_aside(take, classes)
-    return take.table(classes, dataset)
+    classes = _class_names(file, head, rows, intake)
+    _accept(rows, classes, intake)
+    _note_parts(intake, classes) if divided else _set_aside(intake, classes)
+    return intake.table(classes, dataset)
 
-def _nothing_read(file, head, lines, take, dataset):
+def _nothing_read(file, head, lines, intake, dataset):
     "Say why a list has no rows, unless that is said already."
     if head:
-        take.bad(file, "expected a line for each clip, found only the header; list the clips as path,label", "list")
-    elif lines or not take.problems:
+        intake.bad(file, "expected a line for each clip, found only the header; list the clips as path,label", "list")
+    elif lines or not intake.problems:
         first = ",".join(lines[0][1])[:60] if lines else "an empty file"
-        take.bad(file, f"expected a first line with the columns path,label; found {first}; add that line", "list")
-    return take.table(EMOTIONS, dataset)
+        intake.bad(file, f"expected a first line with the columns path,label; found {first}; add that line", "list")
+    return intake.table(EMOTIONS, dataset)
 
 # %% ../../nbs/library/custom.ipynb #0cea2220
 def csv_files(root):
@@ -166,19 +166,21 @@ def _csv_file(root):
     raise MicaclError(f"{root}: expected clips.csv or one other CSV file, found {len(files)}; name the file itself")
 
 # %% ../../nbs/library/custom.ipynb #db243a51
-def _set_aside(take, classes):
+def _set_aside(intake, classes):
     "Without a split column: a fifth of the clips becomes the test set."
-    rest, test = carve_validation(ClipTable(take.clips, classes), 0.2, seed=0)
+    rest, test = carve_validation(ClipTable(intake.clips, classes), 0.2, seed=0)
     test = {c.id for c in test}
-    take.clips = [replace(c, split="test" if c.id in test else "train") for c in take.clips]
-    take.notes.append(f"no split column: {len(test)} of {len(take.clips)} clips were set aside as test, the same ones "
+    intake.clips = [replace(c, split="test" if c.id in test else "train") for c in intake.clips]
+    intake.notes.append(f"no split column: {len(test)} of {len(intake.clips)} clips were set aside as test, the "
+                        "same ones "
                       "every time; add a column split to choose yourself")
 
-def _note_parts(take, classes):
+def _note_parts(intake, classes):
     "With such a column: say what a reader of scores should know."
-    unused, both = sum(not c.split and not c.fold for c in take.clips), divided_groups(ClipTable(take.clips, classes))
-    if unused: take.notes.append(f"{unused} clips have neither a split nor a fold and are not used")
+    unused, both = sum(not c.split and not c.fold for c in intake.clips), divided_groups(ClipTable(intake.clips,
+        classes))
+    if unused: intake.notes.append(f"{unused} clips have neither a split nor a fold and are not used")
     if both:
-        take.notes.append(f"{len(both)} groups are trained on and tested "
+        intake.notes.append(f"{len(both)} groups are trained on and tested "
                           f"({', '.join(both[:5])}{' ...' if len(both) > 5 else ''}): scores will be too good; "
                           "make_folds keeps groups whole")

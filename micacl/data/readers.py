@@ -133,48 +133,48 @@ def _in_order(head, row):
     path = next((i for i, name in enumerate(head) if name not in ("", "label", "frames")), 0)
     return [*row[path:path + 1], row[head.index("label")]]
 
-def _list_rows(file, take):
+def _list_rows(file, intake):
     "[(line number, cells)] of a list, without empty columns at the end and without a header; some copies have none."
-    known, rows = len(take.problems), read_rows(file, take)
+    known, rows = len(intake.problems), read_rows(file, intake)
     if rows and not re.search(r"\d", "".join(rows[0][1])):
         head = [cell.lower() for cell in rows[0][1]]
         rows = [(n, _in_order(head, row)) for n, row in rows[1:]]
     for _, row in rows:
         while len(row) > 1 and not row[-1]: row.pop()
-    if not rows and known == len(take.problems):
-        take.bad(take.relative(file), "expected a line for each clip, found none; copy the list again", "list")
+    if not rows and known == len(intake.problems):
+        intake.bad(intake.relative(file), "expected a line for each clip, found none; copy the list again", "list")
     return rows
 
-def _folds(take, lists, parse):
+def _folds(intake, lists, parse):
     "({clip number: (where, label)}, {clip number: fold}) from the lists of all folds."
     first, fold, member = {}, {}, {}
     for (part, k), file in sorted(lists.items()):
-        here, name = member.setdefault((part, k), set()), take.relative(file)
-        for n, row in _list_rows(file, take):
+        here, name = member.setdefault((part, k), set()), intake.relative(file)
+        for n, row in _list_rows(file, intake):
             where, (number, y, fault) = f"{name}:{n}", parse(file, row)
-            if fault: take.bad(where, *fault); continue
+            if fault: intake.bad(where, *fault); continue
             (old, y0), clip = first.setdefault(number, (where, y)), f"clip {number:05d}"
-            if number in here: take.bad(where, f"{clip} stands in this list twice; remove one line", "duplicate")
+            if number in here: intake.bad(where, f"{clip} stands in this list twice; remove one line", "duplicate")
             elif y0 != y:
-                take.bad(where, f"{clip} has another label at {old}; the label there is used", "contradiction")
+                intake.bad(where, f"{clip} has another label at {old}; the label there is used", "contradiction")
             elif part == "test" and fold.setdefault(number, k) != k:
-                take.bad(where, f"{clip} is tested in fold {fold[number]} already; it stays there", "contradiction")
+                intake.bad(where, f"{clip} is tested in fold {fold[number]} already; it stays there", "contradiction")
             here.add(number)
-    _compare_parts(take, {k for _, k in lists}, first, fold, member)
+    _compare_parts(intake, {k for _, k in lists}, first, fold, member)
     return first, fold
 
-def _compare_parts(take, sets, first, fold, member):
+def _compare_parts(intake, sets, first, fold, member):
     "Name the clips that are in both lists of a fold, and count those that are in neither."
     for k in sorted(sets):
         train, test = member.get(("train", k), set()), {n for n in fold if fold[n] == k}
         for number in sorted(train & test):
             fault = f"clip {number:05d} stands in the train and the test list; it is only tested"
-            take.bad(f"fold {k}", fault, "contradiction")
+            intake.bad(f"fold {k}", fault, "contradiction")
         if train and (lost := set(first) - train - test):
-            take.notes.append(f"fold {k}: {len(lost)} clips stand in neither list of this fold and are trained on")
+            intake.notes.append(f"fold {k}: {len(lost)} clips stand in neither list of this fold and are trained on")
 
 # %% ../../nbs/library/readers.ipynb #52add086
-def _five_folds(root, take, dataset, patterns, homes, classes, parse):
+def _five_folds(root, intake, dataset, patterns, homes, classes, parse):
     walk = walk_folders(root)
     lists, (home, names) = find_lists(walk, patterns), numbered_clips(walk, homes)
     if not lists:
@@ -182,21 +182,21 @@ def _five_folds(root, take, dataset, patterns, homes, classes, parse):
                           "for the layout")
     if home is None:
         names = " or ".join(homes)
-        take.bad(root, f"expected a folder of clips named {names}, found none with numbered "
+        intake.bad(root, f"expected a folder of clips named {names}, found none with numbered "
                        f"clips{_why_none(walk, homes)}", "list")
-        return take.table(classes, dataset)
-    home, (first, fold) = take.relative(home), _folds(take, lists, parse)
+        return intake.table(classes, dataset)
+    home, (first, fold) = intake.relative(home), _folds(intake, lists, parse)
     for number, (where, y) in sorted(first.items()):
-        take.add(where, f"{number:05d}", f"{home}/{names.get(number, f'{number:05d}')}", y, "", fold.get(number, -1))
-    return take.table(classes, dataset)
+        intake.add(where, f"{number:05d}", f"{home}/{names.get(number, f'{number:05d}')}", y, "", fold.get(number, -1))
+    return intake.table(classes, dataset)
 
-def read_dfew(root, take):
+def read_dfew(root, intake):
     "DFEW: the lists of five folds, clips by number."
-    return _five_folds(root, take, "dfew", DFEW_LISTS, DFEW_CLIPS, EMOTIONS, _dfew_row)
+    return _five_folds(root, intake, "dfew", DFEW_LISTS, DFEW_CLIPS, EMOTIONS, _dfew_row)
 
-def read_mafw(root, take):
+def read_mafw(root, intake):
     "MAFW: the same with eleven classes."
-    return _five_folds(root, take, "mafw", MAFW_LISTS, MAFW_CLIPS, _MAFW, _mafw_row)
+    return _five_folds(root, intake, "mafw", MAFW_LISTS, MAFW_CLIPS, _MAFW, _mafw_row)
 
 # %% ../../nbs/library/readers.ipynb #61a9387e
 def _ferv_home(walk, scenes):
@@ -220,7 +220,7 @@ def _ferv_row(row):
     return id, label, None
 
 # %% ../../nbs/library/readers.ipynb #61a9387f
-def read_ferv39k(root, take):
+def read_ferv39k(root, intake):
     "FERV39k: one list to train on, one to test on, clips by scene, emotion and number."
     walk = walk_folders(root)
     lists = find_lists(walk, FERV_LISTS)
@@ -228,13 +228,13 @@ def read_ferv39k(root, take):
         raise MicaclError(f"{root}: expected 4_setups/All_scenes/train_All.csv and test_All.csv, found neither; see "
                           "data/README.md for the layout")
     rows = [(f"{name}:{n}", part, *_ferv_row(row)) for (part, _), file in sorted(lists.items(), reverse=True)
-            for name in [file.name] for n, row in _list_rows(file, take)]
+            for name in [file.name] for n, row in _list_rows(file, intake)]
     home = _ferv_home(walk, {id[0] for _, _, id, _, _ in rows})
     if home is None:
         why = _why_none(walk, FERV_CLIPS)
-        take.bad(root, f"expected a folder 2_ClipsforFaceCrop with the scenes of the lists, found none{why}", "list")
-        return take.table(EMOTIONS, "ferv39k")
+        intake.bad(root, f"expected a folder 2_ClipsforFaceCrop with the scenes of the lists, found none{why}", "list")
+        return intake.table(EMOTIONS, "ferv39k")
     for where, part, id, label, fault in rows:
-        if fault: take.bad(where, *fault)
-        else: take.add(where, "/".join(id), take.ended(posixpath.normpath(f"{home}/{'/'.join(id)}")), label, part)
-    return take.table(EMOTIONS, "ferv39k")
+        if fault: intake.bad(where, *fault)
+        else: intake.add(where, "/".join(id), intake.ended(posixpath.normpath(f"{home}/{'/'.join(id)}")), label, part)
+    return intake.table(EMOTIONS, "ferv39k")

@@ -128,7 +128,7 @@ class Place:
 MAX_FILE, MAX_LINE, MAX_CELLS = 1 << 26, 10**6, 1000     # bytes, letters, cells: half a million clips take 64 MB
 MAX_LINES = 2_000_000
 
-def _text_of(file, take):
+def _text_of(file, intake):
     "The text of a list file; empty, and a problem, if it cannot be read."
     try:
         size, mode = (s := os.stat(file)).st_size, s.st_mode
@@ -146,19 +146,19 @@ def _text_of(file, take):
     except OSError as e:
         fault = f"expected a list file, found none that can be read ({e.strerror}); check the path and who may read it"
     except UnicodeError: fault = "expected UTF-8 text, found another encoding; save it as 'CSV UTF-8'"
-    take.bad(file, fault, "list")
+    intake.bad(file, fault, "list")
     return ""
 
-def _lines_of(file, take, header):
+def _lines_of(file, intake, header):
     "The lines of a list file, whatever ends them; lines that are too long or no text are emptied."
-    lines = _text_of(file, take).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = _text_of(file, intake).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for i, line in enumerate(lines):
         if line.startswith("\ufeff"): lines[i] = line.lstrip("\ufeff")          # of a second file that was appended
         long = len(line) > MAX_LINE
         if not long and "\0" not in line: continue
         fault = "text, found a zero byte; write the line again"
         if long: fault = f"a line of at most {MAX_LINE:,} letters, found {len(line)}; check for missing line breaks"
-        take.bad(f"{take.relative(file)}:{i + 1}", f"expected {fault}", "row")
+        intake.bad(f"{intake.relative(file)}:{i + 1}", f"expected {fault}", "row")
         if long and header and not any(lines[:i]): return []
         lines[i] = ""
     return lines
@@ -174,7 +174,7 @@ def split_line(line, sep):
     try: return [c.strip() for c in next(csv.reader([line], delimiter=sep, skipinitialspace=True), [])]
     except csv.Error: return []
 
-def _separator(lines, take, header):
+def _separator(lines, intake, header):
     "The sign between the cells, None for white space."
     if lines and (said := re.fullmatch(r'\s*"?sep=([,;\t|])"?\1*\s*', lines[0], re.I)):      # Excel's way to say it
         lines[0] = ""
@@ -183,7 +183,7 @@ def _separator(lines, take, header):
     first = start[0] if start else ""
     signs = [s for s in ",;\t" if s in first]
     if not header: return next((s for s in signs if not re.search(r"[/\\]", (split_line(first, s) or ["/"])[-1])), None)
-    names_clips = lambda s: any(len(c) > 1 and take.locate(c[0])[0] for c in (split_line(line, s) for line in start))
+    names_clips = lambda s: any(len(c) > 1 and intake.locate(c[0])[0] for c in (split_line(line, s) for line in start))
     fits = ([s for s in (*",;\t|", None) if is_header(split_line(first, s))]
             or [s for s in (*signs, None) if names_clips(s)])
     return (fits or signs or [None])[0]
@@ -191,13 +191,14 @@ def _separator(lines, take, header):
 # %% ../../nbs/library/rows.ipynb #e1169b62
 _KEYS = ("path", "label", "split", "fold", "group", "clip")
 
-def _swallows(cells, lines, keys, sep, take):
+def _swallows(cells, lines, keys, sep, intake):
     "Whether a row over several lines holds rows that an open quote has swallowed. `lines`: all but its first."
     broken = [cells[i] for i in keys if i < len(cells) and "\n" in cells[i]]
-    if broken and not any(take.locate(c.strip())[0] for c in broken): return True        # a name may hold a line break
-    return any(c and c[0] and take.locate(c[0])[0] for c in (split_line(line, sep) for line in lines))
+    if broken and not any(intake.locate(c.strip())[0] for c in broken):
+        return True        # a name may hold a line break
+    return any(c and c[0] and intake.locate(c[0])[0] for c in (split_line(line, sep) for line in lines))
 
-def _records(lines, sep, take, header):
+def _records(lines, sep, intake, header):
     "(line number, cells) of each row; None in place of the cells if a quote has no partner."
     at, keys = 0, None if header else range(MAX_CELLS)         # `keys`: positions of cells that hold no line break
     while at < len(lines):
@@ -206,7 +207,7 @@ def _records(lines, sep, take, header):
         try:
             for cells in reader:
                 end = start + reader.line_num
-                if end > at + 1 and _swallows(cells, lines[at + 1:end], keys or (), sep, take): break
+                if end > at + 1 and _swallows(cells, lines[at + 1:end], keys or (), sep, intake): break
                 if keys is None:
                     keys = [i for i, c in enumerate(cells) if c.strip().lower() in _KEYS] or range(MAX_CELLS)
                 yield at + 1, [c.strip() for c in cells]
@@ -220,19 +221,19 @@ def _records(lines, sep, take, header):
 # %% ../../nbs/library/rows.ipynb #e1169b63
 def read_rows(
     file,           # a list file
-    take,           # an `Intake`, which is told what is wrong
+    intake,         # an `Intake`, which is told what is wrong
     header=False,   # True: a list of one's own. Where its first line can't be read, nobody knows what the others mean
 ):                  # [(line number, cells)]
     "The rows of a list file, whatever separates the cells."
-    name, rows = take.relative(file), []
-    lines = _lines_of(file, take, header)
-    sep = _separator(lines, take, header)
-    for n, cells in _records(lines, sep, take, header) if sep else ((n, s.split()) for n, s in enumerate(lines, 1)):
+    name, rows = intake.relative(file), []
+    lines = _lines_of(file, intake, header)
+    sep = _separator(lines, intake, header)
+    for n, cells in _records(lines, sep, intake, header) if sep else ((n, s.split()) for n, s in enumerate(lines, 1)):
         if cells is None:
             fault = "expected a row of cells, found a quote without a partner, or a cell without an end; correct it"
         elif len(cells) <= MAX_CELLS: fault = ""
         else: fault = f"expected at most {MAX_CELLS:,} cells, found {len(cells)}; check what stands between them"
-        if fault: take.bad(f"{name}:{n}", fault, "row")
+        if fault: intake.bad(f"{name}:{n}", fault, "row")
         elif any(cells): rows.append((n, cells))
         if fault and header and not rows: break
     return rows

@@ -15,7 +15,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from ..core import EMOTIONS, MicaclError, atomic_write, class_counts, derive_seed
+from ..core import EMOTIONS, MicaclError, atomic_write, derive_seed
+from ..metrics import class_counts
 from .rows import (MAX_CELLS, MAX_FILE, MAX_LINE, SYNONYMS, Place, is_missing, is_number, parse_label,
                               plain_label,
                          read_rows, slashed, split_line, within)

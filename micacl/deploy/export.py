@@ -65,8 +65,8 @@ def export(
     model = copy.deepcopy(what if isinstance(what, nn.Module) else from_pretrained(what)).cpu().eval()
     info = describe(model, tensors_to_bytes({k: v.contiguous() for k, v in model.state_dict().items()}),
                     image_size=image_size)
-    size, T, dice = info["input"]["image_size"], info["input"]["frames"], torch.Generator().manual_seed(0)
-    videos = [torch.randint(0, 256, (B, T, 3, size, size), dtype=torch.uint8, generator=dice) for B in BATCHES]
+    size, T, generator = info["input"]["image_size"], info["input"]["frames"], torch.Generator().manual_seed(0)
+    videos = [torch.randint(0, 256, (B, T, 3, size, size), dtype=torch.uint8, generator=generator) for B in BATCHES]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data, exported = WRITERS[format](trace(model, videos[1]),

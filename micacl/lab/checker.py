@@ -59,8 +59,8 @@ def find_exercise(number: str) -> Exercise:
 def _names(fn): return ", ".join(inspect.signature(fn).parameters)
 
 def _line(fn, error):   # the line of the student's own function at which it stopped
-    own = getattr(getattr(fn, "__code__", None), "co_filename", None)
-    lines = [f.line for f in traceback.extract_tb(error.__traceback__) if f.filename == own and f.line]
+    source_file = getattr(getattr(fn, "__code__", None), "co_filename", None)
+    lines = [f.line for f in traceback.extract_tb(error.__traceback__) if f.filename == source_file and f.line]
     return f", at the line `{lines[-1]}`" if lines else ""
 
 def _equal(a, b):       # two arguments
@@ -173,8 +173,7 @@ def check(
     number: str,   # of the exercise, such as "2.1"
     fn,            # your function
 ):
-    """Shape, then value, then gradient; prints one line, or raises `CheckFailed` with what to mend.
-    Not the `check` of chapter 02, of a data set."""
+    """Shape, then value, then gradient; prints one line, or raises `CheckFailed` with what to correct."""
     ex = find_exercise(number)
     if not callable(fn):
         raise CheckFailed(f"{number} call: expected a function, found {type(fn).__name__}. Pass the function itself, "

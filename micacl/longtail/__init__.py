@@ -15,11 +15,14 @@ __all__ = ['long_tailed', 'class_groups', 'g_mean', 'reversed_shares', 'shifted_
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ..core import MicaclError, check_array, check_counts, check_labels, check_number, derive_seed, frequency_groups
+from ..core import MicaclError, check_array, check_counts, check_labels, check_number, derive_seed
+from ..metrics import frequency_groups
 from ..mccl import MCCL
-from .losses import LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LDAM, LogitAdjusted, WeightedCE, adjust_logits, build_loss, log_prior
+from .losses import (LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LDAM, LogitAdjusted,
+                                    WeightedCE, adjust_logits, build_loss, log_prior)
 from .contrast import BCL, CONTRASTS, SupCon
-from .classifiers import HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage, tau_normalise
+from .classifiers import (HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage,
+                                         tau_normalise)
 from ..metrics import ece, group_recall, recalls, reliability, uar, war
 from .samplers import SAMPLERS, EpochOrder
 
@@ -59,7 +62,8 @@ def class_groups(
     if rule is None: return frequency_groups(n_c)
     if isinstance(rule, dict):
         rule = {name: check_labels(numbers, None, f"group {name}").tolist() for name, numbers in rule.items()}
-        if sorted(c for own in rule.values() for c in own) != list(range(len(n_c))) or set(rule) - {"head", "medium",
+        if sorted(c for group in rule.values() for c in group) != list(range(len(n_c))) or set(rule) - {"head",
+            "medium",
             "tail"}:
             raise MicaclError(f"groups: expected each of the {len(n_c)} classes in one group, head, medium or tail; "
                               f"found {rule}")
@@ -132,9 +136,9 @@ def alignment(
     for augmented pairs)."""
     z, y = _with_labels(z, y)
     z = F.normalize(z, dim=1)
-    own = [z[y == c] for c in y.unique()]
+    by_class = [z[y == c] for c in y.unique()]
     # |a-b|^2 = 2 - 2ab
-    d = [2 * (1 - (len(g) ** 2 * g.mean(0).square().sum() - len(g)) / (len(g) * (len(g) - 1))) for g in own
+    d = [2 * (1 - (len(g) ** 2 * g.mean(0).square().sum() - len(g)) / (len(g) * (len(g) - 1))) for g in by_class
          if len(g) > 1]
     return float(torch.stack(d).mean()) if d else float("nan")
 

@@ -33,16 +33,17 @@ def _clips(labels):   # -> (n,) int64, n above 0
     if not len(labels): raise MicaclError("labels: expected at least one, found none; check that there are clips")
     return labels
 
-def m_per_class(labels, m, dice):   # (n,), clips in a row, generator -> (n,) positions
+def m_per_class(labels, m, generator):   # (n,), clips in a row, generator -> (n,) positions
     "Rounds of all classes in random order, m clips each; a class's clips are all used before one comes again."
     labels = _clips(labels)
     members = [(labels == c).nonzero()[:, 0] for c in labels.unique()]
     rounds = -(-len(labels) // (m * len(members)))
-    def clips(own):
-        return torch.cat([own[torch.randperm(len(own), generator=dice)]
-                          for _ in range(-(-rounds * m // len(own)))])[:rounds * m].view(rounds, m)
-    columns = torch.stack([clips(own) for own in members], 1)                                            # (rounds,C,m)
-    return torch.cat([r[torch.randperm(len(members), generator=dice)].flatten() for r in columns])[:len(labels)]
+    def clips(positions):
+        return torch.cat([positions[torch.randperm(len(positions), generator=generator)]
+                          for _ in range(-(-rounds * m // len(positions)))])[:rounds * m].view(rounds, m)
+    # (rounds,C,m)
+    columns = torch.stack([clips(positions) for positions in members], 1)
+    return torch.cat([r[torch.randperm(len(members), generator=generator)].flatten() for r in columns])[:len(labels)]
 
 # %% ../../nbs/longtail/samplers.ipynb #4a1da289
 class EpochOrder(Sampler):
@@ -62,10 +63,10 @@ class EpochOrder(Sampler):
     def set_epoch(self, epoch): "The next order is that of this epoch."; self.epoch = epoch
     def __len__(self): return len(self.labels)
     def __iter__(self):
-        dice = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
-        if self.sampler == "natural": order = torch.randperm(len(self), generator=dice)
-        elif self.sampler == "per_class": order = m_per_class(self.labels, self.m, dice)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
+        if self.sampler == "natural": order = torch.randperm(len(self), generator=generator)
+        elif self.sampler == "per_class": order = m_per_class(self.labels, self.m, generator)
         else:
             order = torch.multinomial(clip_shares(self.labels, self.sampler, self.epoch / max(self.epochs - 1, 1)),
-                                      len(self), True, generator=dice)
+                                      len(self), True, generator=generator)
         return iter(order.tolist())

@@ -71,7 +71,8 @@ class WholeBatchNorm(_BatchNorm):
     def _remember(self, mu, var):   # (C,), (C,)
         self.num_batches_tracked += 1
         share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-        for kept, now in ((self.running_mean, mu), (self.running_var, var)): kept.lerp_(now.to(kept.dtype), share)
+        for average, now in ((self.running_mean, mu), (self.running_var, var)):
+            average.lerp_(now.to(average.dtype), share)
 
 # %% ../../nbs/library/processes.ipynb #f671ce25
 def sync_norms(

@@ -182,8 +182,8 @@ def evaluate(
     tests = _tests(table, fold)
     _refuse_seen(run, info, tests, cache, trained or ())
     clips = fingerprint(cache, *tests.values())
-    own = (info["dataset"], info.get("test_clips")) == (table.dataset, clips)
-    out = Path(out or (run if own else run / "evaluations" / _name(data, clips)))
+    same_clips = (info["dataset"], info.get("test_clips")) == (table.dataset, clips)
+    out = Path(out or (run if same_clips else run / "evaluations" / _name(data, clips)))
     info.update(dataset=table.dataset, fold=fold, test_clips=clips)
     with held(out):
         _check_results(out, info)

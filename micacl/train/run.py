@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/library/run.html.md"""
 
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'write_tensors', 'read_tensors', 'save_checkpoint',
-           'find_checkpoint', 'kept', 'load_checkpoint', 'hold_folder', 'read_config', 'settle', 'open_run',
+           'find_checkpoint', 'resume_hint', 'load_checkpoint', 'hold_folder', 'read_config', 'settle', 'open_run',
            'describe_run', 'check_same', 'read_history', 'is_shared', 'load_run']
 
 # %% ../../nbs/library/run.ipynb #eeadfd55
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes, save as tensors_to_bytes
 import micacl
 from ..core import MicaclError, atomic_write, derive_seed, read_json, write_json
-from .config import Config, check_config, config_from_dict
+from .config import IMAGE_SIZES, PLACE, Config, check_config, config_from_dict, merge
 from ..data.load import ClipTable, carve_validation, load_table
 from ..data.cache import FrameCache, fingerprint
 from .objective import build_model
@@ -78,8 +78,9 @@ def prepare_data(
     "Read, check, decode once, and divide."
     table, cache, skipped = read_clips(data, home, config, dataset, quiet)
     train, tests = table.protocol(fold)
-    own = table.select(split="val") if fold is None else []
-    train, validation = (train, own) if len(own) else carve_validation(train, config.val_fraction, config.seed)
+    validation_clips = table.select(split="val") if fold is None else []
+    train, validation = ((train, validation_clips) if len(validation_clips)
+                         else carve_validation(train, config.val_fraction, config.seed))
     return RunData(table, train, validation, tests, cache, skipped)
 
 # %% ../../nbs/library/run.ipynb #af8d1551
@@ -95,7 +96,7 @@ def read_tensors(path) -> dict:
         raise MicaclError(f"{path}: expected a file of weights, found none that can be read ({e.strerror}); has the "
                           "run got that far?") from None
     except SafetensorError as e:
-        raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, train anew") from None
+        raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, train again") from None
 
 # %% ../../nbs/library/run.ipynb #d5a209aa
 def save_checkpoint(
@@ -123,7 +124,7 @@ def find_checkpoint(run) -> Path | None:
     return next((p for s in ("", ".new", ".old")
                  if (p := Path(run) / f"checkpoint{s}").joinpath("state.json").exists()), None)
 
-def kept(run) -> str:
+def resume_hint(run) -> str:
     "What an ended run leaves to go on with, and how."
     done = find_checkpoint(run)
     n = read_json(done / "state.json")["epoch"] if done else 0
@@ -201,16 +202,16 @@ def read_config(
     file = Path(run) / "config.json"
     try:
         info = read_json(file)
-        own, names = info["config"], info["classes"]
+        fields, names = info["config"], info["classes"]
         if not isinstance(names, list) or not 1 <= len(names) <= 10**4 or not all(isinstance(c, str) for c in names):
             raise MicaclError("classes: expected a list of names, found something else")
         if missing := {"dataset", "data", "fold", "train_counts", "train_clips"} - info.keys():
             raise MicaclError(f"expected {', '.join(sorted(missing))}, found nothing of the kind")
-        return config_from_dict(own), info
+        return config_from_dict(fields), info
     except (MicaclError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as e:
         if str(e).startswith(f"{file}: "): raise
         raise MicaclError(f"{file}: expected what a run writes there, found something else ({_first(e)}); the file is "
-                          "damaged or was made by another version, train anew") from None
+                          "damaged or was made by another version, train again") from None
 
 # %% ../../nbs/library/run.ipynb #4bd4c702
 def _needs(c):   # of a Config -> choice, why, setting, the value that this setting must have
@@ -219,32 +220,36 @@ def _needs(c):   # of a Config -> choice, why, setting, the value that this sett
     if c.loss == "focal": yield "loss focal", "is defined for one true class", "label_smoothing", 0.0
     if c.stage2 != "none": yield f"stage2 {c.stage2}", "changes a linear layer", "head", "linear"
     for name in ("min_lr", "warmup_lr"):
-        if getattr(c, name) > c.lr: yield f"lr {c.lr:g}", "is the highest rate", name, c.lr
+        if getattr(c.optim, name) > c.lr: yield f"lr {c.lr:g}", "is the highest rate", name, c.lr
+    if c.backbone in ("mc3_18", "r2plus1d_18", "swin3d_t") and c.image_size == Config.image_size:
+        yield f"backbone {c.backbone}", "was trained on larger frames", "image_size", IMAGE_SIZES[c.backbone]
     if c.model != "micacl": return
-    if c.dependency_over == "features":
+    if c.micacl.dependency_over == "features":
         for name in ("geiim", "wian"): yield "dependency_over features", "weighs features in both modules", name, True
-    if c.geiim and c.graph_over == "channels":
+    if c.micacl.geiim and c.micacl.graph_over == "channels":
         yield "graph_over channels", "is one graph for all clips", "adjacency", "learned"
         yield "graph_over channels", "has no temporal neighbours", "neighbours_only", False
 
 # %% ../../nbs/library/run.ipynb #b6b1b731
 def settle(
     config: Config,   # as it was asked for
-    asked=(),         # names of settings that were given for certain; the others may have been left at their defaults
+    asked=(),         # settings and arguments that were given for certain; the others may have been left at defaults
 ) -> tuple:           # (Config whose settings go together, a line for each setting that was changed)
     "A choice brings along what it needs, if that was left at its default; else `MicaclError`."
     needed, notes = {}, []
-    for choice, why, name, value in _needs(check_config(config)):
-        found, (first, other) = getattr(config, name), needed.setdefault(name, (value, choice))
+    have, default = check_config(config).flat(), Config().flat()
+    for choice, why, name, value in _needs(config):
+        found, (first, other) = have[name], needed.setdefault(name, (value, choice))
         if first != value:
             raise MicaclError(f"{choice} {why}: expected {name} {_said(value)} with it, found {other}, which needs "
                               f"{name} {_said(first)}; choose one of the two")
         if found == value: continue
-        if name in asked or found != getattr(Config, name):
+        if name in asked or found != default[name]:
             raise MicaclError(f"{choice} {why}: expected {name} {_said(value)} with it, found {_said(found)}; "
                               "change one of the two")
         notes.append(f"{choice} {why}: {name} {_said(found)} -> {_said(value)}")
-    return dataclasses.replace(config, **{name: value for name, (value, _) in needed.items()}), notes
+    changed = {f"{PLACE[name]}.{name}" if name in PLACE else name: value for name, (value, _) in needed.items()}
+    return config_from_dict(merge(config.to_dict(), changed)), notes
 
 def _said(v): return f"{v:g}" if isinstance(v, float) else v
 
@@ -292,14 +297,13 @@ def describe_run(
 
 def check_same(run, before: dict, now: dict):
     "`MicaclError` unless two descriptions are of the same run."
-    plain = lambda v: list(v) if isinstance(v, tuple) else v
     if "test_clips" in now and "test_clips" not in before:
         raise MicaclError(f"{run}: expected a run that says which clips it is tested on, found one of an earlier "
                           "version, whose clips cannot be compared; train into a new folder")
     same = [k for k in ("dataset", "fold", "classes", "train_clips", "validation_clips", "test_clips") if k in before]
-    old, new = ({**d["config"], **{k: d[k] for k in same}} for d in (before, now))
+    old, new = ({**config_from_dict(d["config"]).to_dict(), **{k: d[k] for k in same}} for d in (before, now))
     for name in sorted(old.keys() | new.keys()):
-        if name != "workers" and plain(old.get(name)) != plain(new.get(name)):
+        if name != "workers" and old.get(name) != new.get(name):
             raise MicaclError(f"{run}: the run to resume has {name} = {old.get(name)}, this call has {new.get(name)}; "
                               "repeat its settings, or train into a new folder")
 
@@ -313,7 +317,7 @@ def read_history(
     except (OSError, ValueError, RecursionError): records = [None]
     if not all(isinstance(r, dict) for r in records):
         raise MicaclError(f"{file}: expected a record (a line of JSON) for each epoch, found something else; copy the "
-                          "file again, or resume the run, which writes it anew")
+                          "file again, or resume the run, which writes it again")
     return records
 
 # %% ../../nbs/library/run.ipynb #c71df9da
@@ -340,6 +344,6 @@ def load_run(
     try: model.load_state_dict(read_tensors(file := folder / "model.safetensors"))
     except RuntimeError as e:
         raise MicaclError(f"{file}: expected the weights of the model that config.json describes, found others "
-                          f"({_first(e)}); the folder is damaged, train anew") from None
+                          f"({_first(e)}); the folder is damaged, train again") from None
     return model.eval(), config, dict(info, epoch=config.epochs if folder == run
                                       else read_json(folder / "state.json")["epoch"])

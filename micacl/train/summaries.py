@@ -9,8 +9,9 @@ __all__ = ['SCORES', 'pack_labels', 'unpack_labels', 'summarise_runs', 'compare_
 
 # %% ../../nbs/library/summaries.ipynb #bd835045
 import numpy as np
-from ..core import MicaclError, check_labels, frequency_groups
-from ..metrics import _mean, _recall_of, paired_difference
+from ..core import MicaclError, check_labels
+from ..metrics import frequency_groups
+from ..metrics import mean_present, matrix_recalls, paired_difference
 
 # %% ../../nbs/library/summaries.ipynb #bbd56d87
 _ALPHABET = np.array(list("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
@@ -58,15 +59,16 @@ def _by_seed(runs, test):   # -> {seed: {fold: scores}}
 
 def _over_folds(runs, test, folds):   # -> each fold's UAR and WAR over the seeds; the folds' matrices added up for each seed that has them all
     by = _by_seed(runs, test)
-    own = {str(k): {s: _spread([t[k][s] for t in by.values() if k in t]) for s in ("uar", "war")} for k in folds}
+    by_fold = {str(k): {s: _spread([t[k][s] for t in by.values() if k in t]) for s in ("uar", "war")} for k in folds}
     # (S,C,C)
     whole = np.array([sum(np.array(t["confusion"]) for t in ts.values()) for ts in by.values()
                       if len(ts) == len(folds)])
-    if not len(whole): return dict(folds=own, pooled=None)
+    if not len(whole): return dict(folds=by_fold, pooled=None)
     # (S,C), (S,)
-    r, war = _recall_of(whole), whole.trace(axis1=1, axis2=2) / whole.sum((1, 2))
-    return dict(folds=own, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()), confusion=whole.sum(0).tolist(),
-                                       uar=_spread(_mean(r)), war=_spread(war),
+    r, war = matrix_recalls(whole), whole.trace(axis1=1, axis2=2) / whole.sum((1, 2))
+    return dict(folds=by_fold, pooled=dict(n_seeds=len(whole), n_test=int(whole[0].sum()),
+                                           confusion=whole.sum(0).tolist(),
+                                       uar=_spread(mean_present(r)), war=_spread(war),
                                        recall={c: _spread(r[:, i]) for i, c in enumerate(runs[0]["classes"])}))
 
 # %% ../../nbs/library/summaries.ipynb #f3c035e2

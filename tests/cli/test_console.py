@@ -20,12 +20,13 @@ import micacl
 from helpers import CLASSES
 from micacl import cli
 from micacl.deploy import predict as P
+from micacl.deploy import prediction as Q
 from micacl.core import MicaclError, atomic_write, derive_seed, read_json, write_json
 from micacl.train.config import Config
 from micacl.data.frames import ClipError
 from micacl.metrics import summarise
 from micacl.train.objective import build_model
-from micacl.show.html import FreeNames, safe_name
+from micacl.deploy.filenames import FreeNames, safe_name
 from micacl.show.report import _still_there, write_report
 from micacl.train.run import is_shared, load_run, write_tensors
 from micacl.deploy.sharing import fetch, load_model, save_pretrained
@@ -82,7 +83,7 @@ def quick(monkeypatch):
     "A stand-in for the picture, which takes half a second to draw."
     def save(p, file):
         with atomic_write(file, "wb") as f: f.write(b"x")
-    monkeypatch.setattr(P, "save_plot", save)
+    for module in (P, Q): monkeypatch.setattr(module, "save_plot", save)
 
 
 def said(monkeypatch, encoding, *argv, errors="strict"):
@@ -390,7 +391,7 @@ def test_what_concerns_one_video(quick, run, tmp_path, monkeypatch, error, says)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_concerns_all(run, tmp_path, monkeypatch, capsys, number):
     def full(*a): raise OSError(number, os.strerror(number), "out/a.json")
-    monkeypatch.setattr(P, "write_json", full)
+    monkeypatch.setattr(Q, "write_json", full)
     videos = [str(video(tmp_path / f"{n}.mp4")) for n in "ab"]
     assert cli.main(["predict", str(run), *videos, "--no-crop", "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == f"micacl: out/a.json: {os.strerror(number)}\n"

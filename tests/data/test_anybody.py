@@ -8,13 +8,13 @@ import pytest
 
 from micacl.core import MicaclError, read_json
 from micacl.train.config import Config
-from micacl.data.load import check, load_table, make_folds, write_clips
+from micacl.data.load import check_dataset, load_table, make_folds, write_clips
 from micacl.data.table import divided_groups
 from micacl.show.tables import fold_rows, matrix_table, method_rows, read_results, results_table
 
 FIVE = ["Bored", "left, then right", "Łódź ☂", "笑顔", "50 %"]
 SEVENTY = [f"класс №{i} 🙂" if i % 3 else f"mood <{i}> & more_{i}" for i in range(70)]
-TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=16, mccl_dim=16)
+TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=16, mccl_args=dict(out_dim=16))
 
 
 def video(path, n, shade, codec="mpeg4"):
@@ -76,7 +76,7 @@ def test_what_the_list_says_is_what_is_read(folds):
     assert divided_groups(table) == [] and table.folds == [1, 2, 3] and all(c.path.exists() for c in table)
     assert {c.path.is_dir() for c in table} == {True, False}
     from micacl.data.bags import read_frames
-    report = check(file, decode=read_frames, progress=False)
+    report = check_dataset(file, decode=read_frames, progress=False)
     assert (report.ok and not report.problems and report.verdict == f"usable, {len(table)} clips"
             and sum(report.counts["fold 2"]) == len(table.select(fold=2)))
     assert json.loads(json.dumps(report.to_dict()))["classes"] == list(table.classes)

@@ -259,10 +259,10 @@ def test_the_first_format_of_the_cache_is_cleared_away(clips, tmp_path):
 
 
 def test_a_long_clip_is_decoded_in_portions(clips, tmp_path, monkeypatch):
-    whole, seen, square = build(clips, tmp_path / "a", 64), [], K._square
+    whole, seen, square = build(clips, tmp_path / "a", 64), [], K.resize_square
     monkeypatch.setattr(D, "_PORTION", 64 * 64 * 3 * 7)
     monkeypatch.setattr(K, "_LONG", 64 * 64 * 3 * 15)       # 7 frames at a time; a, d are long
-    monkeypatch.setattr(K, "_square", lambda x, size: seen.append(len(x)) or square(x, size))
+    monkeypatch.setattr(K, "resize_square", lambda x, size: seen.append(len(x)) or square(x, size))
     parts = build(clips, tmp_path / "b", 64)
     assert parts.names == whole.names and files(tmp_path / "a") == files(tmp_path / "b")
     for c in clips: assert parts.file(c.id).read_bytes() == whole.file(c.id).read_bytes()

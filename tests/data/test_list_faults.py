@@ -18,7 +18,7 @@ from micacl.data import readers as lists
 from micacl.data.table import (PROBLEM_KINDS, Clip, ClipTable, Intake, Problem, carve_validation, declared_classes,
                                divided_groups, make_folds, parse_label, plain_label, write_clips)
 from micacl.core import EMOTIONS, MicaclError
-from micacl.data.load import check, load_table
+from micacl.data.load import check_dataset, load_table
 from micacl.data.rows import cell_text, is_missing
 from test_load import FOLD, LABELS, dfew_clips, dfew_lists, ferv_clips, ferv_lists, mafw_clips, mafw_lists, write
 
@@ -57,7 +57,7 @@ def test_a_refused_row_makes_no_class(tmp_path, more, kinds):
     t = load_table(own(tmp_path, rows() + more))
     assert t.classes == EMOTIONS and len(t) == 12 and t.counts[:2].tolist() == [6, 6]
     assert [p.kind for p in t.problems] == kinds and t.problems[0].where == "clips.csv:14"
-    assert check(tmp_path).kinds == {k: kinds.count(k) for k in kinds}
+    assert check_dataset(tmp_path).kinds == {k: kinds.count(k) for k in kinds}
 
 
 def test_rows_of_a_second_list_are_read_by_its_header(tmp_path):
@@ -260,7 +260,7 @@ def test_hidden_files_beside_published_lists(tmp_path, clips, files, n):
     assert not plain.problems and not t.problems and len(t) == n
     assert [(c.id, c.label, c.split, c.fold, c.path.relative_to(tmp_path / "mac"))
             for c in t] == [(c.id, c.label, c.split, c.fold, c.path.relative_to(tmp_path / "plain")) for c in plain]
-    assert check(tmp_path / "mac").kinds == {}
+    assert check_dataset(tmp_path / "mac").kinds == {}
 
 
 def test_notes_beside_numbered_clips(tmp_path):
@@ -273,7 +273,7 @@ def test_notes_beside_numbered_clips(tmp_path):
 def test_hidden_files_are_no_clips(tmp_path):
     write(tmp_path, {"pictures/Thumbs.db": b"x", "pictures/.DS_Store": b"x", "._0.mp4": JUNK,
                      "clips.csv": rows(3) + "._0.mp4,sad\npictures,happy\n", **{f"{i}.mp4": b"x" for i in range(3)}})
-    assert check(tmp_path).kinds == dict(row=1, empty=1)
+    assert check_dataset(tmp_path).kinds == dict(row=1, empty=1)
 
 
 # ---------------------------------------------------------------- folders, pipes, separators
@@ -283,13 +283,13 @@ def test_a_folder_called_like_a_home(tmp_path, monkeypatch):
     for name in ("~x", "~root", "~"):
         own(Path(name), rows())
         for form in (name, f"{name}/", Path(name), f"{name}/clips.csv"):
-            assert len(load_table(form)) == 12 and check(form).ok
+            assert len(load_table(form)) == 12 and check_dataset(form).ok
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     own(tmp_path / "home" / "set", rows(4))
     assert len(load_table("~/set")) == 4
     for name in ("~nobody-of-this-name", "~nobody-of-this-name/set", "x\0y", "a" * 5000):
         with pytest.raises(MicaclError, match="expected a data folder or a CSV file"): load_table(name)
-        assert not check(name).ok
+        assert not check_dataset(name).ok
 
 
 def test_a_trailing_slash_changes_nothing(tmp_path):
@@ -304,11 +304,11 @@ def test_pipes_are_never_opened(tmp_path):
         os.mkfifo(root / "x.csv"); os.mkfifo(root / "clip.mp4")
         assert len(load_table(root)) == 12
         (root / "mine.csv").write_text(rows() + "clip.mp4,sad\n")
-        assert check(root).kinds == dict(unreadable=1) and "pipe" in str(check(root))
+        assert check_dataset(root).kinds == dict(unreadable=1) and "pipe" in str(check_dataset(root))
         (tmp_path / "b").mkdir(); os.mkfifo(tmp_path / "b" / "clips.csv")
         for where in (tmp_path / "b", tmp_path / "b" / "clips.csv"):
             with pytest.raises(MicaclError, match="pipe"): load_table(where)
-            assert not check(where).ok
+            assert not check_dataset(where).ok
         files = dfew_lists()
         name = next(iter(files))
         root = write(tmp_path / "c", {**dfew_clips(), **{k: v for k, v in files.items() if k != name}})
@@ -350,7 +350,7 @@ def test_separators_in_paths(tmp_path):
 def test_one_picture_as_a_clip(tmp_path):
     root = own(tmp_path, rows() + "one.PNG,happy\ntwo.jpg,sad\n")
     write(root, {"one.PNG": b"\x89PNG\r\n\x1a\n", "two.jpg": b"\xff\xd8\xff\xe0"})
-    report = check(root)
+    report = check_dataset(root)
     assert (report.ok and report.kinds == dict(unreadable=2) and "expected a video or a folder of pictures, found one "
             "picture" in str(report))
 
@@ -373,11 +373,11 @@ def closed(monkeypatch):
 def test_a_clip_that_cannot_be_read_is_named_and_left_out(tmp_path, closed, monkeypatch):
     root = own(tmp_path, rows() + "dir,happy\nsub/x.mp4,sad\n")
     write(root, {"dir/1.png": b"x", "sub/x.mp4": b"x"})
-    assert check(root).ok and check(root).kinds == {}
+    assert check_dataset(root).ok and check_dataset(root).kinds == {}
     closed |= {"dir", "sub", "3.mp4"}
     monkeypatch.setattr(os, "access", lambda path, mode, access=os.access: Path(path).name != "4.mp4"
                         and access(path, mode))
-    report = check(root)
+    report = check_dataset(root)
     assert report.ok and report.kinds == dict(unreadable=4) and sum(report.counts["all"]) == 10, str(report)
     assert all("Permission denied" in p.message for p in report.problems) and "no such file" not in str(report)
 
@@ -386,7 +386,7 @@ def test_folders_that_cannot_be_listed(tmp_path, closed):
     root = own(tmp_path / "mine", rows())
     closed |= {"mine"}
     with pytest.raises(MicaclError, match="mine: expected .* that can be read.*Permission denied"): load_table(root)
-    assert not check(root).ok
+    assert not check_dataset(root).ok
     closed.clear()
     dfew = write(tmp_path / "dfew", {**dfew_clips(), **dfew_lists()})
     closed |= {"clip_224x224"}
@@ -527,15 +527,15 @@ def test_published_sets_are_read_into_the_classes_of_a_run(tmp_path):
 def test_a_list_of_tests_only(tmp_path):
     t = load_table(own(tmp_path / "a", "path,label,split\n"
                        + "".join(f"{i}.mp4,{EMOTIONS[i % 2]},test\n" for i in range(12))))
-    report = check(tmp_path / "a")
+    report = check_dataset(tmp_path / "a")
     assert len(t) == 12 and report.ok and report.verdict == "usable to test only (no clips to train on), 12 clips"
-    report = check(own(tmp_path / "b", "path,label,fold\n"
+    report = check_dataset(own(tmp_path / "b", "path,label,fold\n"
                        + "".join(f"{i}.mp4,{EMOTIONS[i % 2]},1\n" for i in range(12))))
     assert report.ok and report.verdict.startswith("usable to test only")
-    report = check(write(tmp_path / "c", {**ferv_clips(), **{k: v for k, v in ferv_lists().items() if "test" in k}}))
+    report = check_dataset(write(tmp_path / "c", {**ferv_clips(), **{k: v for k, v in ferv_lists().items() if "test" in k}}))
     assert report.ok and report.verdict.startswith("usable to test only (no clips to train on), 2 clips")
     for split in ("train", "val", ""):
-        report = check(own(tmp_path / f"d{split}", "path,label,split\n"
+        report = check_dataset(own(tmp_path / f"d{split}", "path,label,split\n"
                            + "".join(f"{i}.mp4,{EMOTIONS[i % 2]},{split}\n" for i in range(12))))
         assert not report.ok and report.verdict.startswith("unusable")
 
@@ -553,7 +553,7 @@ def test_every_problem_has_a_kind(tmp_path):
     table = load_table(root)
     assert {p.kind for p in table.problems} == {"missing", "duplicate", "label", "outside", "row"}
     assert make_folds(table, 2).problems == table.problems
-    assert [p["kind"] for p in check(root).to_dict()["problems"]] == [p.kind for p in table.problems]
+    assert [p["kind"] for p in check_dataset(root).to_dict()["problems"]] == [p.kind for p in table.problems]
 
 
 def test_kinds_do_not_hang_on_words():
@@ -643,7 +643,7 @@ def fuzz(homes, n, seed=0):
         except MicaclError as e: table = None; seen["refused"] += 1; assert len(str(e).splitlines()) == 1
         with contextlib.suppress(MicaclError): load_table(homes[kind], on_bad="stop")
         with contextlib.suppress(MicaclError): load_table(homes[kind], classes=("sad", "calm"))
-        report = check(homes[kind])
+        report = check_dataset(homes[kind])
         assert str(report) and {p.kind for p in report.problems} <= set(PROBLEM_KINDS)
         if table is None: continue
         seen["problems"] += len(table.problems)
@@ -683,7 +683,7 @@ def test_any_bytes_in_a_list(homes):
 def test_any_bytes_alone(homes, kind, content):
     (homes[kind] / KINDS[kind][0]).write_bytes(content)
     with contextlib.suppress(MicaclError): load_table(homes[kind])
-    assert check(homes[kind]).verdict
+    assert check_dataset(homes[kind]).verdict
 
 
 def test_declared_classes():

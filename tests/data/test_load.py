@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given, settings, strategies as st
 from micacl.core import EMOTIONS, MicaclError
 from micacl.data.table import Intake, divided_groups, make_folds, parse_label, write_clips
-from micacl.data.load import Clip, ClipTable, Problem, carve_validation, check, load_table, protocol
+from micacl.data.load import Clip, ClipTable, Problem, carve_validation, check_dataset, load_table, protocol
 
 
 def write(root, files):
@@ -241,7 +241,7 @@ def test_dfew_contradictions(tmp_path):
 def test_dfew_without_clips(tmp_path):
     write(tmp_path, dfew_lists())
     with pytest.raises(MicaclError, match="clip_224x224"): load_table(tmp_path)
-    assert not check(tmp_path).ok
+    assert not check_dataset(tmp_path).ok
     write(tmp_path, {"Clip/clip_224x224.zip": b"PK"})
     with pytest.raises(MicaclError, match="unpack Clip/clip_224x224.zip"): load_table(tmp_path)
 
@@ -362,7 +362,7 @@ def test_empty_lists_are_an_error_of_one_line(tmp_path):
                             mafw={**mafw_clips("data/clips/{i:05d}.mp4"), **dict.fromkeys(mafw_lists(), "")}).items():
         with pytest.raises(MicaclError, match="a line for each clip|folder 2_Clips"):
             load_table(write(tmp_path / name, files))
-        assert not check(tmp_path / name).ok
+        assert not check_dataset(tmp_path / name).ok
 
 
 def test_ones_own_list_wins_where_only_the_names_are_dfews(tmp_path):
@@ -449,7 +449,7 @@ def test_linked_folders_are_followed_and_named(tmp_path):
     t = load_table(mine)
     assert (len(t) == 35 and not t.problems and t.notes == [f"35 clips are read from {disk}/Clip/clip_224x224, where a "
                                                             "link in the data folder leads"])
-    assert check(mine).notes == t.notes
+    assert check_dataset(mine).notes == t.notes
     home = mine / "Clip2" / "clip_224x224"
     (mine / "Clip").unlink(); home.mkdir(parents=True)
     for d in (disk / "Clip" / "clip_224x224").iterdir():
@@ -489,7 +489,7 @@ def test_csv_as_a_whole(tmp_path, text, words):
     for on_bad in ("skip", "stop"):
         with pytest.raises(MicaclError) as e: load_table(tmp_path, on_bad=on_bad)
         assert all(w in str(e.value) for w in words) and "\n" not in str(e.value)
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     assert not report.ok and words[0] in str(report)
 
 
@@ -639,7 +639,7 @@ def test_check_counts_and_names(tmp_path):
     del clips["Clip/clip_224x224/00003/1.jpg"], clips["Clip/clip_224x224/00005/1.jpg"]
     write(tmp_path, {**clips, **dfew_lists()})
     (tmp_path / "Clip/clip_224x224/00005").mkdir()
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     text = "\n".join(map(str, report.problems))
     assert report.ok and sum(report.counts["all"]) == 33 and len(report.problems) == 2
     assert "00003, found no such file" in text and "00005: expected pictures, found an empty folder" in text
@@ -669,7 +669,7 @@ def test_check_says_what_kind_and_what_to_do(tmp_path):
     (root / "d.mp4").touch()
     def decode(path):
         if path.name == "e.mp4": raise MicaclError(f"{path}: expected a video, found tea")
-    report = check(root, decode=decode, progress=False)
+    report = check_dataset(root, decode=decode, progress=False)
     assert report.kinds == dict(missing=31, outside=1, duplicate=1, label=1, row=1, empty=1, unreadable=1)
     assert (list(report.kinds)[0] == "missing" and set(report.advice) == set(report.kinds)
             and all(20 < len(a) < 200 for a in report.advice.values()))
@@ -678,15 +678,15 @@ def test_check_says_what_kind_and_what_to_do(tmp_path):
     d = json.loads(json.dumps(report.to_dict()))
     assert (sorted(d) == JSON_KEYS and len(d["problems"]) == 37
             and {tuple(p) for p in d["problems"]} == {("kind", "where", "message")})
-    assert (sorted(check(tmp_path / "nowhere").to_dict()) == JSON_KEYS
-            and "classes" not in str(check(tmp_path / "nowhere")))
+    assert (sorted(check_dataset(tmp_path / "nowhere").to_dict()) == JSON_KEYS
+            and "classes" not in str(check_dataset(tmp_path / "nowhere")))
 
     lists = dfew_lists()
     lists[ONE] += "\n5,3\n"                                       # of another label, and tested in another fold
-    report = check(write(tmp_path / "DFEW", {**dfew_clips(), **lists}))
+    report = check_dataset(write(tmp_path / "DFEW", {**dfew_clips(), **lists}))
     assert "contradiction" in report.kinds
-    assert (check(write(tmp_path / "bare", dfew_lists())).kinds == dict(list=1)
-            and check(own(tmp_path / "none", "a,b\n")).kinds == dict(list=1))
+    assert (check_dataset(write(tmp_path / "bare", dfew_lists())).kinds == dict(list=1)
+            and check_dataset(own(tmp_path / "none", "a,b\n")).kinds == dict(list=1))
 
 
 def test_check_of_a_whole_copy(tmp_path):
@@ -696,13 +696,13 @@ def test_check_of_a_whole_copy(tmp_path):
                      for k in range(1, 6) for part in ("train", "test")})
     (home := tmp_path / "Clip" / "original").mkdir(parents=True)
     for i in clips: (home / f"{i:05d}.mp4").write_bytes(b"x")
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     assert (report.verdict == "usable, 11697 clips; all published clips are there" and not report.problems
             and "missing" not in str(report))
     assert all(not np.any(v) for v in report.missing.values()) and len(report.missing) == 11
     gone = [i for i, (y, _) in clips.items() if y == 5][:4]
     for i in gone: (home / f"{i:05d}.mp4").unlink()
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     assert (report.missing["all"] == [0, 0, 0, 0, 0, 4, 0]
             and "4 of the 11697 published clips are missing" in report.verdict and report.kinds == dict(missing=4))
 
@@ -722,10 +722,10 @@ def test_check_decodes_when_asked(tmp_path):
     root = own(tmp_path, "path,label,split\na.mp4,sad,train\nb.mp4,happy,train\nc.mp4,fear,test\n")
     def decode(path):
         if path.name == "b.mp4": raise MicaclError(f"{path}: expected a video, found tea")
-    report = check(root, decode=decode, progress=False)
+    report = check_dataset(root, decode=decode, progress=False)
     assert [str(p) for p in report.problems] == [f"{root / 'b.mp4'}: expected a video, found tea"]
     assert not report.ok and "one class" in report.verdict
-    assert check(root).ok
+    assert check_dataset(root).ok
 
 
 # ---------------------------------------------------------------- whole data sets: lists of full size, with the
@@ -841,7 +841,7 @@ def test_any_classes_train_and_test(pictures, tmp_path, C, options):
     from micacl.train.config import Config
     from micacl.train.loop import evaluate, train
     config = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=16,
-                    mccl_dim=16, **options)
+                    mccl_args=dict(out_dim=16), **options)
     names = ODD[:C]
     with open(pictures / f"list {C}.csv", "w", newline="", encoding="utf-8") as f:
         out = csv.writer(f)
@@ -874,6 +874,6 @@ def test_folds_made_from_groups_train_and_test(pictures, tmp_path):
     table = make_folds(load_table(pictures / "grouped.csv"), 3)
     write_clips(table, pictures / "folds.csv")
     config = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=16,
-                    mccl_dim=16)
+                    mccl_args=dict(out_dim=16))
     r = train(pictures / "folds.csv", tmp_path / "run", config, fold=2, quiet=True)
     assert r["n_test"] == len(table.select(fold=2)) and r["fold"] == 2 and np.sum(r["confusion"]) == r["n_test"]

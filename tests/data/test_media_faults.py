@@ -8,9 +8,8 @@ from PIL import Image
 
 from micacl.data import cache as C
 from micacl.data import frames as F
-from micacl.deploy import tracking as T
 from micacl.core import MicaclError
-from micacl.data.load import Clip, ClipTable, check
+from micacl.data.load import Clip, ClipTable, check_dataset
 from micacl.data.frames import ClipError, count_frames, read_frames, read_portions
 from micacl.deploy.tracking import stream_frames
 from micacl.data.cache import FrameCache
@@ -117,7 +116,7 @@ def test_every_error_of_a_library_names_the_clip(tmp_path, monkeypatch, error):
         m.setattr(av, "open", fail); refused(p, "no readable video")
     for name in ("_view", "_rgb"):                                     # when a frame is there already
         with monkeypatch.context() as m:
-            m.setattr(F, name, fail); m.setattr(T, name, fail)
+            m.setattr(F, name, fail)
             for read in ("read", "portions", "stream"):
                 with pytest.raises(ClipError, match="x.mp4: expected .*no readable video"): READERS[read](p)
     with monkeypatch.context() as m:
@@ -133,7 +132,7 @@ def test_an_error_in_the_middle_of_a_stream_names_the_clip(tmp_path, monkeypatch
         nonlocal n; n += 1
         if n == 3: raise AssertionError("in the library")
         return rgb(*a, **k)
-    monkeypatch.setattr(T, "_rgb", third)
+    monkeypatch.setattr(F, "_rgb", third)
     frames = stream_frames(p)
     assert len([next(frames), next(frames)]) == 2
     with pytest.raises(ClipError, match="x.mp4: .*in the library"): next(frames)
@@ -554,7 +553,7 @@ def test_a_film_called_a_picture_is_the_film_everywhere(tmp_path, name):
     notes = []
     assert len(read_frames(file)) == len([*stream_frames(file, notes)]) == 6 and not notes
     (tmp_path / "clips.csv").write_text(f"path,label\n{name},happy\n", encoding="utf-8")
-    for decode in (None, count_frames): assert not check(tmp_path, decode=decode, progress=False).problems
+    for decode in (None, count_frames): assert not check_dataset(tmp_path, decode=decode, progress=False).problems
 
 
 def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path, recwarn):

@@ -14,7 +14,7 @@ from micacl.data import readers as lists
 from micacl.data import rows
 from micacl.data.table import Clip, ClipTable, Intake, Place, write_clips
 from micacl.core import EMOTIONS, MicaclError, atomic_write
-from micacl.data.load import check, load_table
+from micacl.data.load import check_dataset, load_table
 from micacl.data.rows import slashed, within
 from test_load import FOLD, LABELS, dfew_clips, dfew_lists, ferv_clips, ferv_lists, mafw_clips, mafw_lists, write
 
@@ -156,7 +156,7 @@ def test_a_csv_on_windows(windows):
                                                     ("D:/more/d.mp4", r"D:\more\d.mp4")]
         assert ([p.kind for p in t.problems] == ["duplicate", "outside", "outside", "missing"]
                 and t.notes == ["1 clips lie outside the data folder, where the list names them"])
-    report = check("C:/data")
+    report = check_dataset("C:/data")
     assert report.ok and report.kinds == dict(outside=2, duplicate=1, missing=1), str(report)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from helpers import CLASSES
 from micacl.deploy import predict as P
+from micacl.deploy import prediction as Q
 from micacl.deploy import tracking as T
 from micacl.core import MicaclError
 from micacl.train.config import Config
@@ -200,9 +201,9 @@ def fixed(*boxes): return lambda picture: list(boxes)
 def test_no_face_no_score(run, tmp_path):
     p = P.predict_video(run, write(tmp_path / "a.mp4", noise(60)), detect=fixed())
     assert np.isnan(p.probabilities).all() and set(p.labels) == {None} and (p.faces == 0).all()
-    assert "no face was found" in p.notes[0] and "no face" in P.describe(p)
-    assert P.timeline(p) == [(0, 6, None, None)]
-    P.plot_prediction(p).canvas.draw()
+    assert "no face was found" in p.notes[0] and "no face" in Q.prediction_text(p)
+    assert Q.timeline(p) == [(0, 6, None, None)]
+    Q.plot_prediction(p).canvas.draw()
 
 
 def test_a_face_that_comes_late_is_scored_late(run, tmp_path):
@@ -214,7 +215,7 @@ def test_a_face_that_comes_late_is_scored_late(run, tmp_path):
     assert (not there[0] and there[-1] and np.array_equal(there, ~np.isnan(p.probabilities[:, 0]))
             and np.array_equal(there, p.faces >= .5))
     assert "have no scores" in p.notes[0]
-    d = P.to_dict(p)["windows"]
+    d = Q.to_dict(p)["windows"]
     assert d[0]["probabilities"] is None and d[-1]["label"] == p.labels[-1]
 
 
@@ -263,10 +264,10 @@ def test_dlib_finds_drawn_faces():
 
 
 def test_a_missing_detector_is_named(run, tmp_path, monkeypatch):
-    T._dlib_detector.cache_clear(); monkeypatch.setitem(sys.modules, "dlib", None)
+    T.dlib_detector.cache_clear(); monkeypatch.setitem(sys.modules, "dlib", None)
     with pytest.raises(MicaclError, match=r'pip install "micacl\[predict\]".*--no-crop'):
         P.predict_video(run, write(tmp_path / "a.mp4", noise(3)))
-    T._dlib_detector.cache_clear()
+    T.dlib_detector.cache_clear()
 
 
 # ---- what is no video, or no honest one
@@ -421,7 +422,7 @@ def test_nonsense_settings(run, tmp_path):
 
 def test_files_say_what_the_prediction_says(run, tmp_path):
     p = P.predict_video(run, write(tmp_path / "Größe ё.mp4", noise(60)), detect=fixed((10, 10, 24, 24)))
-    files = P.write_prediction(p, tmp_path, "Größe ё")
+    files = Q.write_prediction(p, tmp_path, "Größe ё")
     assert [f.name for f in files] == ["Größe ё.json", "Größe ё.csv", "Größe ё.png"]
     d = json.loads(files[0].read_text(encoding="utf-8"))
     assert np.allclose([[w["probabilities"][c] for c in d["classes"]] for w in d["windows"]], p.probabilities)
@@ -433,21 +434,21 @@ def test_files_say_what_the_prediction_says(run, tmp_path):
     assert np.allclose([[float(r["start"]), float(r["stop"])] for r in rows], p.spans, atol=1e-3)
     from PIL import Image
     with Image.open(files[2]) as picture: said = picture.text["Description"]
-    for text in (d["note"], rows[0]["note"], P.describe(p), said):
+    for text in (d["note"], rows[0]["note"], Q.prediction_text(p), said):
         assert ("trained on drawn faces" in text and "a demonstration, not a measurement" in text and "does not say "
                 "what a person feels" in text)
 
 
 def test_the_caveat_follows_the_training_data():
-    assert "drawn" not in P.caveat("dfew") and "trained on dfew" in P.caveat("dfew") and "feels" in P.caveat("dfew")
+    assert "drawn" not in Q.caveat("dfew") and "trained on dfew" in Q.caveat("dfew") and "feels" in Q.caveat("dfew")
 
 
 def test_timeline_joins_neighbours_without_gaps():
     spans = np.array([[0, 2], [1, 3], [2, 4], [3, 5]], float)
     q = np.array([[.9, .1], [.7, .3], [np.nan, np.nan], [.2, .8]])
-    p = P.Prediction("v", ["a", "b"], spans, q, np.ones((4, 1)), np.ones((4, 1)), np.ones((4, 1, 3)), np.ones(4), [],
+    p = Q.Prediction("v", ["a", "b"], spans, q, np.ones((4, 1)), np.ones((4, 1)), np.ones((4, 1, 3)), np.ones(4), [],
                      50, dict(dataset="synfew"), [])
-    got = P.timeline(p)
+    got = Q.timeline(p)
     assert [g[:3] for g in got] == [(0, 2.5, "a"), (2.5, 3.5, None), (3.5, 5, "b")]
     assert got[0][3] == pytest.approx(.8) and got[1][3] is None and got[2][3] == pytest.approx(.8)
 
@@ -477,7 +478,7 @@ def test_one_broken_video_does_not_stop_the_others(run_folder, tmp_path, capsys)
 def test_json_for_programs_has_every_video(run_folder, tmp_path):
     good, bad = write(tmp_path / "a.mp4", noise(12)), tmp_path / "bad.mp4"; bad.write_bytes(b"x")
     done, problems = P.predict_videos(run_folder, [good, bad], tmp_path / "out", crop=False, quiet=True)
-    said = json.loads(P.to_json(done, problems))
+    said = json.loads(Q.to_json(done, problems))
     assert ([v["video"] for v in said] == [str(good), str(bad)]
             and said[0] == json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8")))
     assert said[1]["error"].startswith("expected a video file") and set(said[1]) == {"video", "error"}
@@ -539,4 +540,4 @@ def test_many_windows_keep_few_pictures(run, tmp_path):
     p = P.predict_video(run, write(tmp_path / "a.mp4", noise(90)), crop=False, window=.5, stride=.1)
     assert (len(p.spans) > 80 and 8 <= len(p.pictures) <= 32
             and [t for t, _ in p.pictures] == sorted(t for t, _ in p.pictures))
-    P.plot_prediction(dataclasses.replace(p, classes=[f"$c_{i}$" for i in range(7)])).canvas.draw()
+    Q.plot_prediction(dataclasses.replace(p, classes=[f"$c_{i}$" for i in range(7)])).canvas.draw()

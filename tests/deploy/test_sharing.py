@@ -267,7 +267,7 @@ def test_what_could_not_be_loaded_is_not_written(tmp_path):
     with pytest.raises(MicaclError, match=r"fc.bias: expected \[7\] float32, found \[9\] float32"):
         other.save_pretrained(tmp_path / "m")
     other.fc = torch.nn.Sequential()
-    with pytest.raises(MicaclError, match="no model can be made"): other.save_pretrained(tmp_path / "m")
+    with pytest.raises(MicaclError, match="head: expected a name, found a module"): other.save_pretrained(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
 

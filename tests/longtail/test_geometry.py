@@ -9,7 +9,8 @@ from scipy.stats import gmean
 from sklearn.metrics import accuracy_score
 
 import micacl.longtail as lt
-from micacl.core import MicaclError, frequency_groups
+from micacl.core import MicaclError
+from micacl.metrics import frequency_groups
 
 DFEW = [1956, 1515, 2135, 1738, 1175, 116, 721]
 

@@ -1,4 +1,4 @@
-"Core: counts, groups, seeds, streams, safe files, configuration."
+"Core: seeds, streams, safe files, configuration."
 import dataclasses
 import os
 import subprocess
@@ -9,34 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from micacl.train.config import PRESETS, Config, check_config, config_from_dict
-from micacl.core import (MicaclError, Stream, atomic_write, class_counts,
-                         derive_seed, frequency_groups, read_json, seed_everything, write_json)
-
-DFEW = [1956, 1515, 2135, 1738, 1175, 116, 721]
-FERV39K = [5854, 5523, 7790, 5906, 2502, 1833, 1680]
-
-
-def test_class_counts_by_hand():
-    assert class_counts([0, 0, 2], 4).tolist() == [2, 0, 1, 0]
-    assert class_counts([], 3).tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("bad", [[7], [-1], [0, 9]])
-def test_class_counts_names_a_wrong_label(bad):
-    with pytest.raises(MicaclError, match="expected 0..6"): class_counts(bad, 7)
-
-
-def test_groups_of_the_published_counts():
-    assert frequency_groups(DFEW) == dict(head=[0, 2, 3], medium=[1, 4], tail=[5, 6])
-    assert frequency_groups(FERV39K) == dict(head=[0, 2, 3], medium=[1, 4], tail=[5, 6])
-
-
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60))
-def test_groups_partition_the_classes(n_c):
-    g = frequency_groups(n_c)
-    assert sorted(g["head"] + g["medium"] + g["tail"]) == list(range(len(n_c)))
-    if g["tail"]: assert max(n_c[c] for c in g["tail"]) <= min(n_c[c] for c in g["head"])
-    if len(set(n_c)) == 1: assert not g["head"] and not g["tail"]
+from micacl.core import MicaclError, Stream, atomic_write, derive_seed, read_json, seed_everything, write_json
 
 
 def test_error_is_one_line():
@@ -136,13 +109,13 @@ def test_config_round_trip_through_json(tmp_path):
 
 def test_config_follows_the_recipes():
     p, m = PRESETS["paper"](), PRESETS["m3dfel"]()
-    assert (p.backbone, p.image_size, p.batch_size, p.epochs, p.lr, p.weight_decay, p.tau0, p.seed) == ("r3d_18", 112,
+    assert (p.backbone, p.image_size, p.batch_size, p.epochs, p.lr, p.weight_decay, p.mccl.tau0, p.seed) == ("r3d_18", 112,
         128, 300, 5e-4, .05, .07, 42)
-    assert (m.model, m.mccl_weight, m.batch_size, m.warmup_epochs, m.min_lr) == ("m3dfel", 0, 256, 20, 5e-6)
+    assert (m.model, m.mccl_weight, m.batch_size, m.warmup_epochs, m.optim.min_lr) == ("m3dfel", 0, 256, 20, 5e-6)
 
 
-@pytest.mark.parametrize("bad", [dict(model="x"), dict(epochs=0), dict(lr=-1), dict(tau0=0), dict(crop=0),
-                                 dict(crop=1.5), dict(val_fraction=1.0),
+@pytest.mark.parametrize("bad", [dict(model="x"), dict(epochs=0), dict(lr=-1), dict(mccl_args=dict(tau0=0)),
+                                 dict(augment_args=dict(crop=1.5)), dict(val_fraction=1.0),
                                  dict(label_smoothing=-.1), dict(lr=float("nan")), dict(on_bad_clip="ask"),
                                  dict(workers=-1)])
 def test_config_refuses(bad):
@@ -155,7 +128,7 @@ def test_config_refuses_unknown_names():
 
 
 @pytest.mark.parametrize("bad, words", [(dict(kernels=3), "kernels: expected a list of whole numbers, found 3"),
-                                        (dict(mccl_scales=["1"]), "mccl_scales: expected a list of whole numbers"),
+                                        (dict(mccl_args=dict(scales=["1"])), "scales: expected a list of whole numbers"),
                                         (dict(lr="fast"), "lr: expected a number, found 'fast'"),
                                         (dict(lr=None), "lr: expected a number"),
                                         (dict(epochs=2.5), "epochs: expected a whole number, found 2.5"),
@@ -166,5 +139,6 @@ def test_config_refuses_values_of_another_kind(bad, words):
 
 
 def test_config_takes_numbers_of_numpy():
-    assert config_from_dict(dict(lr=np.float64(.5), seed=np.int64(3), crop=1,
-                                 kernels=[1, np.int64(3)])) == Config(lr=.5, seed=3, crop=1, kernels=(1, 3))
+    assert config_from_dict(dict(lr=np.float64(.5), seed=np.int64(3), augment_args=dict(crop=1),
+                                 model_args=dict(kernels=[1, np.int64(3)]))) == Config(
+        lr=.5, seed=3, augment_args=dict(crop=1.), model_args=dict(kernels=(1, 3)))

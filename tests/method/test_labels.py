@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from micacl import longtail as lt
 from micacl.nn.backbone import build_backbone
 from micacl.longtail.contrast import CONTRASTS, bcl, bcl_terms, supcon
-from micacl.core import MicaclError, check_counts, check_labels, class_counts, frequency_groups
+from micacl.core import MicaclError, check_counts, check_labels
+from micacl.metrics import class_counts, frequency_groups
 from micacl.geiim import GEIIM
 from micacl.longtail.classifiers import learn_scales, nearest_mean, retrain, second_stage
 from micacl.longtail.samplers import SAMPLERS, EpochOrder, clip_shares, m_per_class
@@ -22,7 +23,8 @@ from micacl.metrics import (bootstrap_interval, confusion, ece, group_recall, in
 from micacl.models import MODELS, prepare_video
 from micacl.train.summaries import pack_labels, unpack_labels
 from micacl.show.tables import row_of
-from micacl.wian import WIAN, GatedAttentionPool, MaxPool, MeanPool, TransformerPool
+from micacl.wian import WIAN
+from micacl.nn.pools import GatedAttentionPool, MaxPool, MeanPool, TransformerPool
 
 C, Y = 5, [0, 1, 1, 4]
 N_C = [5, 4, 3, 2, 6]

@@ -8,12 +8,39 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
 
 from micacl.core import EMOTIONS, MicaclError
-from micacl.metrics import (bootstrap_interval, confusion, ece, group_recall, instance_auc, paired_difference, recalls,
-                            reliability, summarise, uar, war)
+from micacl.metrics import (
+    bootstrap_interval, class_counts, confusion, ece, frequency_groups, group_recall, instance_auc, paired_difference,
+    recalls, reliability, summarise, uar, war
+)
 
 DFEW = [489, 379, 534, 435, 294, 29, 181]
+DFEW_TRAIN = [1956, 1515, 2135, 1738, 1175, 116, 721]
+FERV39K_TRAIN = [5854, 5523, 7790, 5906, 2502, 1833, 1680]
 labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1,
                   max_size=60).map(lambda pairs: np.array(pairs).T)
+
+
+def test_class_counts_by_hand():
+    assert class_counts([0, 0, 2], 4).tolist() == [2, 0, 1, 0]
+    assert class_counts([], 3).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [[7], [-1], [0, 9]])
+def test_class_counts_names_a_wrong_label(bad):
+    with pytest.raises(MicaclError, match="expected 0..6"): class_counts(bad, 7)
+
+
+def test_groups_of_the_published_counts():
+    assert frequency_groups(DFEW_TRAIN) == dict(head=[0, 2, 3], medium=[1, 4], tail=[5, 6])
+    assert frequency_groups(FERV39K_TRAIN) == dict(head=[0, 2, 3], medium=[1, 4], tail=[5, 6])
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60))
+def test_groups_partition_the_classes(n_c):
+    g = frequency_groups(n_c)
+    assert sorted(g["head"] + g["medium"] + g["tail"]) == list(range(len(n_c)))
+    if g["tail"]: assert max(n_c[c] for c in g["tail"]) <= min(n_c[c] for c in g["head"])
+    if len(set(n_c)) == 1: assert not g["head"] and not g["tail"]
 
 
 def test_hand_case():

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from micacl.data.table import Clip, ClipTable, carve_validation, divided_groups, make_folds
 from micacl.core import MicaclError
-from micacl.data.load import check, load_table
+from micacl.data.load import check_dataset, load_table
 from micacl.longtail.samplers import SAMPLERS, EpochOrder, clip_shares
 from micacl.data.bags import frame_indices
 
@@ -62,7 +62,7 @@ def read(root, file, content, seconds=3):
     if error: assert len(str(error).splitlines()) == 1 and len(str(error)) < 1500
     try: load_table(root, on_bad="stop")
     except MicaclError: pass
-    report = check(root)
+    report = check_dataset(root)
     assert json.loads(json.dumps(report.to_dict()))["ok"] == report.ok and str(report)
     return table or error
 
@@ -180,7 +180,7 @@ def test_hostile_lists_take_bounded_time_and_memory(roots, name):
 def test_a_folder_called_like_a_list(tmp_path):
     (tmp_path / "clips.csv").mkdir()
     with pytest.raises(MicaclError, match="found none that can be read"): load_table(tmp_path)
-    assert not check(tmp_path).ok
+    assert not check_dataset(tmp_path).ok
 
 
 # ---------------------------------------------------------------- dividing clips

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from micacl.train import bench as B
+from micacl.train import speed as B
 from micacl import cli
 from micacl.core import MicaclError
 from micacl.train.config import PRESETS
@@ -87,7 +87,7 @@ def test_a_ceiling_has_positive_rates_and_takes_the_best():
 def test_the_pieces_one_after_the_other_are_the_whole_step(desk, model, names, over):
     "Value and gradients of the chain of stages are those of the model and its objective."
     batch = next(iter(desk.loader()))
-    t = desk.trainee(model=model, dependency_over=over)
+    t = desk.trainee(model=model, model_args=dict(dependency_over=over))
     model, objective = t.raw
     found = B.stages(model, objective, batch)
     assert list(found) == names
@@ -127,8 +127,9 @@ def test_the_timed_optimiser_leaves_the_weights_where_they_are(desk):
 # ---- the loss that is compared, and the plain model
 
 def test_the_two_losses_are_one_function():
+    from bench import same_loss
     pytest.importorskip("pytorch_metric_learning")
-    (a, da), (b, db) = (f() for f in B.same_loss(64, "cpu").values())
+    (a, da), (b, db) = (f() for f in same_loss(64, "cpu").values())
     assert torch.allclose(a, b, rtol=1e-5) and torch.allclose(da, db, rtol=1e-3, atol=1e-7) and da.abs().max() > 0
 
 

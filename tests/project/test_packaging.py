@@ -46,7 +46,7 @@ def test_installed_metadata_follows_settings():
     assert not any(re.match(r"(nbdev|jupyterlab|pytest|ipywidgets)\b", r) for r in core)
 
 
-def test_a_build_is_quiet_and_holds_the_weights(tmp_path):
+def test_a_build_is_quiet_and_holds_weights_and_templates(tmp_path):
     "About 2 s. What setuptools warns of, whoever installs the package reads."
     for need in ("build", "setuptools", "wheel"): pytest.importorskip(need)
     for name in ("pyproject.toml", "setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE"):
@@ -65,9 +65,10 @@ def test_a_build_is_quiet_and_holds_the_weights(tmp_path):
     assert r.returncode == 0 and not re.search(r"warning|deprecat|\*{20}", r.stdout + r.stderr, re.I), r.stderr[-3000:]
     wheel, = (tmp_path / "dist").glob("*.whl")
     names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("micacl/")}
-    kinds = (".py", ".safetensors", ".md", ".typed")
+    kinds = (".py", ".safetensors", ".md", ".typed", ".html", ".css")
     there = {p.relative_to(tmp_path).as_posix() for p in (tmp_path / "micacl").rglob("*") if p.suffix in kinds}
-    assert names == there and "micacl/nn/weights/r3d_small.safetensors" in names
+    assert names == there and {"micacl/nn/weights/r3d_small.safetensors",
+                               "micacl/show/templates/report.html"} <= names
 
 
 def exports():
@@ -182,7 +183,7 @@ def test_figures_of_the_readme_come_from_the_results():
 
 def test_rates_of_the_demo_are_those_that_tuning_chose():
     import json
-    from micacl.show.report import demo_config
+    from micacl.show.demo import demo_config
     methods = json.loads((ROOT / "results" / "ablations.json").read_text())["methods"]
     for model, method in (("micacl", "MICACL"), ("mean", "mean pooling, plain CE")):
         config = demo_config(model)

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 
 from micacl import metrics
 from micacl.show import html as pages
-from micacl.show import report
+from micacl.show import demo as demo_module
 from micacl.core import MicaclError, read_json, write_json
 from micacl.train.config import Config
 from micacl.data.load import load_table
 from micacl.metrics import instance_auc, summarise
 from micacl.show.plots import INK, plot_confusion
-from micacl.show.report import demo, paired_difference, write_report
+from micacl.show.demo import demo
+from micacl.show.report import run_difference, write_report
 from micacl.data.synfew.generate import generate
 from micacl.train.loop import instance_truth
 
@@ -266,31 +268,31 @@ def test_unfinished_and_unlike_runs_are_refused_in_one_line(runs, hostile, tmp_p
 
 def test_paired_difference_by_hand_and_by_a_slow_bootstrap():
     y, a, b = [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0], [0, 1, 1, 1, 1, 1]
-    d, low, high = paired_difference(y, a, b)
+    d, low, high = run_difference(y, a, b)
     assert d == pytest.approx((2 / 4 - 1 / 2) / 2) and low < 0 < high
-    assert paired_difference(y, a, a) == (0, 0, 0) and paired_difference(y, b, a)[0] == -d
+    assert run_difference(y, a, a) == (0, 0, 0) and run_difference(y, b, a)[0] == -d
     rng = np.random.default_rng(1)
     y = rng.integers(0, 3, 90); a, b = (np.where(rng.random(90) < q, y, (y + 1) % 3) for q in (.7, .5))
     r = metrics.paired_difference(y, [a], [b], 3, draws=2000)
     # one function, with one run of each
-    assert paired_difference(y, a, b) == (r["difference"], *r["interval"])
+    assert run_difference(y, a, b) == (r["difference"], *r["interval"])
     slow = []
     for _ in range(2000):
         take = np.concatenate([rng.choice(np.flatnonzero(y == c), (y == c).sum()) for c in range(3)])
         slow.append(np.mean([np.mean((a[take] == c)[y[take] == c]) - np.mean((b[take] == c)[y[take] == c])
                              for c in range(3)]))
-    assert np.allclose(paired_difference(y, a, b)[1:], np.quantile(slow, [.025, .975]), atol=.02)
+    assert np.allclose(run_difference(y, a, b)[1:], np.quantile(slow, [.025, .975]), atol=.02)
 
 
 def test_demo_makes_everything_once_and_goes_on(tmp_path, monkeypatch, capsys):
     tiny = dict(data=dict(n_train=14, n_test=7, n_frames=8, size=32),
-                run=dict(epochs=1, batch_size=7, image_size=32, pretrained=False, mccl_dim=16))
-    real, calls = report.train, []
+                run=dict(epochs=1, batch_size=7, image_size=32, pretrained=False, mccl_args=dict(out_dim=16)))
+    real, calls = demo_module.train, []
     def stop(*args, **kwargs):
         calls.append(args[2].model)
         if calls == ["micacl", "mean"]: raise KeyboardInterrupt
         return real(*args, **kwargs)
-    monkeypatch.setattr(report, "train", stop)
+    monkeypatch.setattr(demo_module, "train", stop)
     with pytest.raises(KeyboardInterrupt): demo(tmp_path, quiet=True, settings=tiny)
     path, ours, theirs = demo(tmp_path, quiet=True, settings=tiny)
     assert calls == ["micacl", "mean", "mean"] and capsys.readouterr().out == ""
@@ -303,7 +305,7 @@ def test_demo_makes_everything_once_and_goes_on(tmp_path, monkeypatch, capsys):
 
 def test_svg_has_ink_of_the_page_and_ids_of_its_own():
     a, b = (pages.inline_svg(plot_confusion(np.eye(3), list("abc")), 'alt "text"', key) for key in "xy")
-    assert (INK not in a and "currentColor" in a and "alt &quot;text&quot;" in a and "<metadata" not in a
+    assert (INK not in a and "currentColor" in a and "alt &#34;text&#34;" in a and "<metadata" not in a
             and "<!--" not in a)
     ids = [set(re.findall(r'\bid="([^"]+)"', s)) for s in (a, b)]
     assert ids[0] and not ids[0] & ids[1] and set(re.findall(r"url\(#([^)]+)\)", a)) <= ids[0]
@@ -327,8 +329,24 @@ def test_moving_picture_keeps_the_frames_and_thins_out_long_clips():
 
 
 def test_escaping_of_text_attributes_and_cells():
-    assert (pages.paragraph("<i>&") == "<p>&lt;i&gt;&amp;</p>"
-            and pages.tag("p", class_='a"b') == '<p class="a&quot;b"></p>')
-    table = Page(pages.number_table("<c>", ("<h>", ""), [("<r>", "<d>", 3)]))
+    evil = '<i a="b">&\''
+    shown = pages.render_template("clips.html", clips=dict(shown=[dict(picture=pages.Markup("<br>"), label=evil, id=evil)]))
+    assert "<br>" in shown and "<i" not in shown and shown.count("&lt;i a=&#34;b&#34;&gt;&amp;&#39;") == 2
+    assert evil in Page(pages.moving_picture(np.zeros((1, 8, 8, 3), np.uint8), evil)).all("img")[0]["alt"]
+    table = pages.render_template("table.html", head=[evil], bodies=[[[evil, evil]]], notes=[evil], caption=evil)
+    assert Page(table).text.count(evil) == 5 and not Page(table).all("i")
+    parts = pages._templates().get_template("parts.html").module
+    table = Page(parts.number_table("<c>", ("<h>", ""), [("<r>", "<d>", 3)]))
     assert not table.errors and [t for t, _ in table.tags if len(t) == 1] == [] and table.words == "<c> <h> <r> <d> 3"
     assert pages.percent(float("nan")) == pages.percent(None) == "–" and pages.percent(.0004) == "0.0"
+
+
+def test_a_place_that_is_given_nothing_is_an_error():
+    with pytest.raises(UndefinedError, match="'limits' is undefined"): pages.render_template("limits.html")
+
+
+@pytest.mark.parametrize("file", sorted((Path(pages.__file__).parent / "templates").glob("*.html")), ids=lambda p: p.stem)
+def test_templates_load_nothing_and_switch_no_escaping_off(file):
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(r"\|\s*safe\b|autoescape|<script|<link|https?:|\bon\w+=", text)
+    assert max(map(len, text.splitlines())) <= 120

@@ -11,8 +11,10 @@ from sklearn.metrics import balanced_accuracy_score, recall_score
 from micacl.core import EMOTIONS, MicaclError, write_json
 from micacl.train.config import Config
 from micacl.metrics import summarise
-from micacl.show.tables import (CAUTION, OWN_LIST, PUBLISHED, Result, Row, fold_rows, matrix_table, mean_row,
-                                method_rows, pooled, published_rows, read_results, results_table, row_of)
+from micacl.show.published import CAUTION, OWN_LIST, PUBLISHED, Row, published_rows
+from micacl.show.tables import (
+    Result, fold_rows, matrix_table, mean_row, method_rows, pooled, read_results, results_table, row_of
+)
 
 CLASSES = ("a", "b", "c")
 

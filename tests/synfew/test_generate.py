@@ -6,12 +6,14 @@ from micacl.data.synfew import acting
 from micacl.data.synfew import generate as synfew
 from micacl.data.synfew.acting import (CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, SLOWER, X60, AU, draw_peaks, ease,
                                        envelope, sample_clip, unit_stream)
-from micacl.core import EMOTIONS, MicaclError, Stream, class_counts, read_json
+from micacl.core import EMOTIONS, MicaclError, Stream, read_json
+from micacl.metrics import class_counts
 from micacl.data.synfew.faces import UNITS, random_face
-from micacl.data.synfew.labels import TAILS
-from micacl.data.synfew.generate import (CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate,
-                                         label_counts, plan_split, read_clips,
-                           read_truth, read_votes, vote_probabilities)
+from micacl.data.synfew.labels import TAIL_SHAPES
+from micacl.data.synfew.generate import (
+    CONFUSION, NEUTRAL, PROFILES, decode, digest, draw_act, encode, generate, label_counts, plan_split,
+    read_clip_rows, read_truth, read_votes, vote_probabilities
+)
 
 SMALL = dict(n_train=21, n_test=7, n_frames=6, size=32, progress=False)   # 35 clips
 
@@ -153,7 +155,7 @@ def test_tails_by_hand():
     assert label_counts(4300, imbalance=10, tail="step")[order].tolist() == [1000] * 4 + [100] * 3
     n_c = label_counts(10**6, imbalance=7, tail="pareto")[order]       # a = 1: 1, 1/2, ... 1/7
     assert np.allclose(n_c / n_c[0], 1 / np.arange(1, 8), atol=1e-4)
-    for tail in TAILS:
+    for tail in TAIL_SHAPES:
         n_c = label_counts(10**6, imbalance=30, tail=tail)
         assert abs(n_c.max() / n_c.min() - 30) < 0.01 and n_c.sum() == 10**6 and (np.diff(n_c[order]) <= 1).all()
 
@@ -232,7 +234,7 @@ def test_encoding_keeps_frames_and_counts():
         assert box.streams.video[0].average_rate == 25 and box.streams.video[0].codec_context.name == "h264"
 
 def test_layout_counts_votes_and_truth(made):
-    info, clips, votes, truth = read_json(made / "synfew.json"), read_clips(made), read_votes(made), read_truth(made)
+    info, clips, votes, truth = read_json(made / "synfew.json"), read_clip_rows(made), read_votes(made), read_truth(made)
     assert sorted(p.name for p in made.iterdir()) == [".lock", "README.md", "clips", "clips.csv", "synfew.json",
                                                       "truth.npz", "votes.csv"]
     assert len(clips) == len(votes) == len(truth) == len(list((made / "clips").iterdir())) == 35
@@ -260,7 +262,7 @@ def test_layout_counts_votes_and_truth(made):
     columns = list(clips[0]); assert len(columns) == len(set(columns))
 
 def test_truth_is_what_was_drawn(made):
-    r = next(r for r in read_clips(made) if r["split"] == "test" and r["clean_label"] != "neutral")
+    r = next(r for r in read_clip_rows(made) if r["split"] == "test" and r["clean_label"] != "neutral")
     row = next(q for q in plan_split(0, "test", label_counts(7, least=1), 22) if q.clip == r["clip"])
     act = draw_act(0, row.index, row.label)
     clip = sample_clip(0, row.index, act.emotion, act.strength, act.second, act.blend, row.identity, 6)
@@ -273,7 +275,7 @@ def test_truth_is_what_was_drawn(made):
 
 def test_the_card_documents_every_column(made):
     card = (made / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{c}`" in card for c in read_clips(made)[0])
+    assert all(f"`{c}`" in card for c in read_clip_rows(made)[0])
     with np.load(made / "truth.npz") as z: assert all(f"`{c}`" in card for c in z.files)
     info = read_json(made / "synfew.json")
     assert (info["command"] in card and "{" not in card and all(f"| {s} | {' | '.join(map(str, c.values()))} | "
@@ -289,7 +291,7 @@ def test_truth_of_an_older_edition_is_named(copy):
 def test_strength_and_apex_are_parameters(made, tmp_path):
     info = generate(tmp_path / "weak", workers=1, strength=(0.2, 0.4), apex=(0.1, 0.2), imbalance=5, tail="step",
                     **SMALL)
-    clips, before = [r for r in read_clips(tmp_path / "weak") if r["clean_label"] != "neutral"], read_clips(made)
+    clips, before = [r for r in read_clip_rows(tmp_path / "weak") if r["clean_label"] != "neutral"], read_clip_rows(made)
     assert all(0.2 <= float(r["strength"]) <= 0.4 for r in clips) and max(float(r["apex_share"]) for r in clips) < 0.5
     assert (any(float(r["strength"]) > 0.4 for r in before) and "--tail step" in info["command"] and "--apex 0.1 0.2 "
             "--strength 0.2 0.4" in info["command"])
@@ -366,14 +368,14 @@ def test_bad_arguments_are_one_line(tmp_path, bad):
     with pytest.raises(MicaclError) as e: generate(tmp_path / "x", **bad)
     assert one_line(e).startswith(next(iter(bad))) and not (tmp_path / "x").exists()
 
-@pytest.mark.parametrize("read", [read_clips, read_votes, read_truth])
+@pytest.mark.parametrize("read", [read_clip_rows, read_votes, read_truth])
 def test_readers_name_the_file_that_is_missing(tmp_path, read):
     with pytest.raises(MicaclError) as e: read(tmp_path)
     assert str(tmp_path) in one_line(e)
 
 def test_no_test_sets_when_none_are_wanted(tmp_path):
     info = generate(tmp_path / "x", workers=1, **{**SMALL, "n_train": 14, "n_test": 0})
-    assert list(info["counts"]) == ["train"] and {r["split"] for r in read_clips(tmp_path / "x")} == {"train"}
+    assert list(info["counts"]) == ["train"] and {r["split"] for r in read_clip_rows(tmp_path / "x")} == {"train"}
 
 # --- the committed set -----------------------------------------------------------------------------------------
 
@@ -386,10 +388,10 @@ def test_the_committed_set_is_what_its_command_makes(tmp_path):
         assert (tmp_path / "mini" / name).read_text() == (MINI / name).read_text()
     old, new = read_truth(MINI), read_truth(tmp_path / "mini")
     assert old.keys() == new.keys() and all((old[c][k] == new[c][k]).all() for c in old for k in range(4))
-    for r in read_clips(MINI):        # another x264 may compress a little differently
+    for r in read_clip_rows(MINI):        # another x264 may compress a little differently
         a, b = decode(MINI / r["path"]).astype(int), decode(tmp_path / "mini" / r["path"]).astype(int)
         assert a.shape == b.shape and np.abs(a - b).mean() < 1
 
 def test_the_committed_set_is_small_and_has_three_clips_of_every_class():
     assert sum(f.stat().st_size for f in MINI.rglob("*") if f.is_file() and ".micacl-cache" not in f.parts) < 1_200_000
-    assert class_counts([EMOTIONS.index(r["label"]) for r in read_clips(MINI) if r["split"] == "train"], 7).min() >= 3
+    assert class_counts([EMOTIONS.index(r["label"]) for r in read_clip_rows(MINI) if r["split"] == "train"], 7).min() >= 3

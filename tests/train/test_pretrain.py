@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from micacl.nn.backbone import build_backbone, read_weights, weights_path
 from micacl.core import MicaclError, derive_seed
-from micacl.train.pretrain import (UnitHead, augment, data_card, fit, forget_time, load_regressor, new_model,
+from micacl.train.pretrain import (UnitHead, augment_instances, weights_card, fit, forget_time, load_regressor, new_model,
                                    predict_units,
                              pretrain, probe, r_squared, recolour, render_stream, to_instances, unit_loss)
 from micacl.data.synfew.generate import GENERATOR, UNITS, unit_stream
@@ -97,7 +97,7 @@ def test_pictures_leave_time_alone_and_clips_do_not():
 # ---- augmentation
 def test_augmentation_off_is_the_picture_or_its_mirror():
     frames = torch.randint(0, 256, (16, 2, 8, 8, 3), dtype=torch.uint8)
-    out, plain = augment(frames, torch.Generator().manual_seed(0), crop=0., jitter=0.), to_instances(frames)
+    out, plain = augment_instances(frames, torch.Generator().manual_seed(0), crop=0., jitter=0.), to_instances(frames)
     assert out.shape == (16, 3, 2, 8, 8)
     same = torch.tensor([torch.allclose(o, p, atol=1e-4) for o, p in zip(out, plain)])
     mirrored = torch.tensor([torch.allclose(o.flip(-1), p, atol=1e-4) for o, p in zip(out, plain)])
@@ -106,16 +106,16 @@ def test_augmentation_off_is_the_picture_or_its_mirror():
 
 def test_frames_of_an_instance_are_changed_alike():
     frames = torch.randint(0, 256, (6, 1, 16, 16, 3), dtype=torch.uint8).expand(6, 4, 16, 16, 3)
-    out = augment(frames, torch.Generator().manual_seed(0))
+    out = augment_instances(frames, torch.Generator().manual_seed(0))
     assert torch.equal(out[:, :, 0], out[:, :, 3]) and 0 <= out.min() and out.max() <= 1
-    assert torch.equal(out, augment(frames, torch.Generator().manual_seed(0)))
-    assert not torch.equal(out, augment(frames, torch.Generator().manual_seed(1)))
+    assert torch.equal(out, augment_instances(frames, torch.Generator().manual_seed(0)))
+    assert not torch.equal(out, augment_instances(frames, torch.Generator().manual_seed(1)))
 
 
 def test_crop_stays_inside_the_picture():
     "A picture whose rows are constant stays so, and no value from outside creeps in."
     ramp = torch.arange(16).mul(10).byte().view(1, 1, 16, 1, 1).expand(8, 1, 16, 16, 3)
-    out = augment(ramp, torch.Generator().manual_seed(0), jitter=0.)[:, 0, 0] * 255
+    out = augment_instances(ramp, torch.Generator().manual_seed(0), jitter=0.)[:, 0, 0] * 255
     assert torch.allclose(out.std(-1), torch.zeros(8, 16), atol=1e-3) and (out.diff(dim=1) > 0).all()
     # 10 a row uncropped, 9 at the tightest crop
     steps = out.diff(dim=1).mean((1, 2))
@@ -194,7 +194,7 @@ def test_log_card_and_weights_belong_together():
     _, header = read_weights(weights_path(), "r3d_small")
     assert hashlib.sha256(weights_path().read_bytes()).hexdigest() == LOG["sha256"]
     assert (header["generator"], header["seed"], header["n"]) == (str(GENERATOR), str(LOG["seed"]), str(LOG["n"]))
-    assert weights_path().with_suffix(".md").read_text(encoding="utf-8") == data_card(LOG)
+    assert weights_path().with_suffix(".md").read_text(encoding="utf-8") == weights_card(LOG)
     assert LOG["mean_r2"] == pytest.approx(np.mean(list(LOG["r2"].values())), abs=1e-3)
 
 

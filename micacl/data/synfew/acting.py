@@ -173,8 +173,8 @@ def sample_clip(
     apex=(0.3, 0.6),         # range of the apex share
 ) -> Sample:
     "Everything about clip `index`, before drawing. It depends on the arguments only, never on other clips."
-    own = derive_seed(seed, "clip", index)
-    streams = lambda name: Stream(own, name)
+    clip_seed = derive_seed(seed, "clip", index)
+    streams = lambda name: Stream(clip_seed, name)
     n, fps = max(2, round(n_frames * (0.5 + 0.5 * sum(map(float,
                                                           streams("length").uniform(size=2)))))), Fraction(n_frames) / int(SECONDS)
     frame, step = np.arange(n) + 0.5, 1 / float(fps)
@@ -191,7 +191,7 @@ def sample_clip(
     face, scene = random_face(Stream(seed, "face", index if identity is None
                                      else identity)), random_scene(streams("scene"))
     factors = dict(factors, yaw=float(pose[0, 0]), crf=streams("compression").integers(18, 32), **_factors(face, scene))
-    return Sample(own, label, face, scene, np.round(units * 256) / 256, e > LEVEL * e.max(), e, pose,
+    return Sample(clip_seed, label, face, scene, np.round(units * 256) / 256, e > LEVEL * e.max(), e, pose,
                   streams("asymmetry").normal(0, 0.2, len(UNITS)).clip(-1, 1), fps, factors["crf"], factors)
 
 # %% ../../../nbs/synfew/acting.ipynb #8ce95043

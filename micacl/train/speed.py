@@ -6,11 +6,10 @@ Docs: https://micacl.github.io/micacl/findings/speed.html.md"""
 
 # %% auto #0
 __all__ = ['alternate', 'ratio', 'ceiling', 'Traffic', 'count', 'fastest', 'Trainee', 'Workbench', 'stages', 'there_and_back',
-           'pieces', 'parts', 'peak_bytes', 'batch_sizes', 'peak_rss', 'loading', 'models', 'same_loss', 'losses',
-           'bench']
+           'pieces', 'parts', 'peak_bytes', 'batch_sizes', 'peak_rss', 'loading', 'models', 'bench']
 
 # %% ../../nbs/findings/speed.ipynb #b16a0004
-import dataclasses, importlib.util, os, platform, sys
+import dataclasses, os, platform, sys
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -25,7 +24,6 @@ from ..core import MicaclError, seed_everything
 from .config import PRESETS
 from ..data.synfew.generate import generate
 from ..data.augment import augment
-from ..mccl import MCCL
 from ..models import MICACL, BagOutput
 from .objective import build_model
 from .loaders import make_loader
@@ -168,7 +166,7 @@ def pieces(bench, trainee) -> dict:   # name -> function without arguments: data
     for g in trainee.optimizer.param_groups: g["lr"] = 0.0      # the same work, and the weights stay
     def update():
         for p, g in zip(weights, grads): p.grad = g
-        acc.clip_grad_norm_(weights, c.clip_norm or float("inf"))
+        acc.clip_grad_norm_(weights, c.optim.clip_norm or float("inf"))
         trainee.optimizer.step()
     return {"data": lambda: next(stream), **found, "optimiser": update}
 
@@ -246,27 +244,6 @@ def models(bench, rounds=5) -> dict:   # ratios
     return {f"a step of {a} : {b}": ratio(t, a, b) for a,
             b in (("micacl", "m3dfel"), ("micacl", "mean"), ("m3dfel", "mean"))}
 
-# %% ../../nbs/findings/speed.ipynb #b16b000a
-def same_loss(B, device, temperature=0.1, dim=128) -> dict:   # name -> function: value and gradient; {} without pytorch-metric-learning
-    "MCCL set up to be SupCon, and SupCon as pytorch-metric-learning computes it."
-    if importlib.util.find_spec("pytorch_metric_learning") is None: return {}
-    from pytorch_metric_learning.losses import SupConLoss
-    dice = torch.Generator().manual_seed(0)
-    x, y = torch.randn(B, dim, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,),
-        generator=dice).to(device)
-    one = MCCL([1] * 7, dim, scales=(1,), tau0=temperature, out_dim=None, class_weight="none", temperature="fixed",
-               centres=False).to(device)
-    def learn(loss): value = loss(x, y); return value.detach(), torch.autograd.grad(value, x)[0]
-    return {"MCCL": lambda: learn(one), "SupCon of pytorch-metric-learning": lambda: learn(SupConLoss(temperature))}
-
-def losses(device, B=1024, rounds=5) -> dict:   # ratios
-    "Time and memory of the contrastive loss."
-    if not (both := same_loss(B, device)): return {}
-    (a, f), (b, g) = both.items()
-    r = peak_bytes(f, device) / peak_bytes(g, device)
-    return {f"{a} : {b}, batch {B}, time": ratio(alternate(both, rounds, device), a, b),
-            f"{a} : {b}, batch {B}, peak memory": dict(ratio=r, low=r, high=r)}
-
 # %% ../../nbs/findings/speed.ipynb #b16b000b
 def bench(
     folder,                     # where the clips go that are drawn for it
@@ -286,9 +263,8 @@ def bench(
     d = dict(machine=_machine(desk), preset=preset, rounds=rounds, parts=parts(desk, top, rounds))
     for line in _describe(d): say(line)
     d["ratios"], shown = {}, "{}: {ratio:.2f}  [{low:.2f}, {high:.2f}]".format
-    for some in (lambda: loading(desk, rounds), lambda: models(desk, rounds),
-                 lambda: losses(desk.device, rounds=rounds)):
-        new = some(); d["ratios"].update(new)
+    for some in (loading, models):
+        new = some(desk, rounds); d["ratios"].update(new)
         for name, r in new.items(): say(shown(name, **r))
     d["batch_sizes"] = batch_sizes(desk) if desk.device.type == "cuda" else []
     for r in d["batch_sizes"]:
