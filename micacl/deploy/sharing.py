@@ -26,7 +26,8 @@ from ..train.config import IMAGE_SIZES, config_from_dict
 from ..longtail.classifiers import HEADS
 from ..models import MODELS, BagModel
 from ..train.objective import build_model
-from ..train.run import find_checkpoint, is_shared, load_run
+from ..train.checkpoint import find_checkpoint
+from ..train.run import is_shared, load_run
 
 # %% ../../nbs/library/sharing.ipynb #e4c533ab
 FORMAT, FILES = "1", ("config.json", "model.safetensors", "README.md")

@@ -62,8 +62,8 @@ def moving_picture(
     "A moving picture, still for those who prefer reduced motion; long clips are thinned out to 32 frames."
     frames = np.asarray(frames)
     step = -(-len(frames) // 32)
-    return render_template("picture.html", still=webp(frames[len(frames) // 2:][:1]), moving=webp(frames[::step], 80 * step),
-                  alt=alt)
+    still, moving = webp(frames[len(frames) // 2:][:1]), webp(frames[::step], 80 * step)
+    return render_template("picture.html", still=still, moving=moving, alt=alt)
 
 # %% ../../nbs/library/html.ipynb #f45e5bb3
 def inline_svg(

@@ -243,11 +243,11 @@ def write_report(
     where = Path(data or r.info["data"])
     table = load_table(where) if data is not None else _still_there(where, r.info)
     s, dataset = r.tests[r.main], NAMES.get(r.info["dataset"], r.info["dataset"])
-    page = render_template("report.html", title=f"{r.name} on {dataset}", name=r.name, n_classes=len(r.classes), test=r.main,
-                  n_test=s["n_test"], uar=s["uar"], war=s["war"], baseline=base and base.name,
-                  result=_result(r, base), settings=_settings(r, base), clips=_clips(r, table), tail=_tail(r),
-                  curves=_curves(r), confusion=_confusion(r), recalls=_recalls(r, base), weights=_weights(r, table),
-                  limits=_limits(r, table))
+    page = render_template(
+        "report.html", title=f"{r.name} on {dataset}", name=r.name, n_classes=len(r.classes), test=r.main,
+        n_test=s["n_test"], uar=s["uar"], war=s["war"], baseline=base and base.name, result=_result(r, base),
+        settings=_settings(r, base), clips=_clips(r, table), tail=_tail(r), curves=_curves(r),
+        confusion=_confusion(r), recalls=_recalls(r, base), weights=_weights(r, table), limits=_limits(r, table))
     out = Path(out or r.path / "report.html")
     with atomic_write(out) as f: f.write(page)
     return out

@@ -54,7 +54,7 @@ def _read(path):
 def _experiment(folder, test):
     "The runs of the specification that summary.json holds."
     from micacl.train.config import config_from_dict
-    from micacl.train.experiments import configuration
+    from micacl.train.specification import configuration
     s = _with(folder / "summary.json", "spec", "methods")
     spec, out = s["spec"], []
     for file in sorted((folder / "runs").glob("*.json")):
@@ -216,7 +216,8 @@ def _text(cells, line, notes, caption):
     return ("\n".join([*([caption] if caption else []), body[0], rule, *body[1:], *([""] if notes else []), *notes])
             + "\n")
 
-def _markdown(cells, line, notes, caption):      # Markdown has no line inside a table; the sources tell the two kinds apart
+def _markdown(cells, line, notes, caption):
+    # Markdown has no line inside a table; the sources tell the two kinds apart
     rows = ["| " + " | ".join(r) + " |" for r in cells]
     return ("\n".join([*([caption, ""] if caption else []), rows[0], "|---|" + "---:|" * (len(cells[0]) - 1), *rows[1:],
                        "", *(n + "  " for n in notes)]).rstrip() + "\n")

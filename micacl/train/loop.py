@@ -23,8 +23,10 @@ from .objective import Objective, build_model, lr_at, make_optimizer
 from ..metrics import uar, war
 from .loaders import InstanceFeatures, make_loader, plain_error, set_epoch
 from ..nn.distributed import check_batch, sync_norms
-from .run import check_same, describe_run, resume_hint, load_checkpoint, open_run, prepare_data, read_config
-from .run import save_checkpoint, wants_bars, write_tensors
+from .run import check_same, describe_run, open_run, prepare_data, read_config
+from .checkpoint import resume_hint, load_checkpoint
+from .checkpoint import save_checkpoint, write_tensors
+from .run import wants_bars
 from .evaluation import (evaluate, held, instance_truth, make_accelerator, predict, processes, record_clips,
                                      score_tests)
 _all_ = ["evaluate", "instance_truth", "make_accelerator", "predict"]     # of the page before

@@ -28,7 +28,8 @@ from micacl.metrics import summarise
 from micacl.train.objective import build_model
 from micacl.deploy.filenames import FreeNames, safe_name
 from micacl.show.report import _still_there, write_report
-from micacl.train.run import is_shared, load_run, write_tensors
+from micacl.train.run import is_shared, load_run
+from micacl.train.checkpoint import write_tensors
 from micacl.deploy.sharing import fetch, load_model, save_pretrained
 from micacl.show.tables import read_results
 

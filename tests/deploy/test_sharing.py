@@ -24,7 +24,7 @@ from micacl.train.config import Config
 from micacl.metrics import summarise
 from micacl.models import M3DFEL, MICACL, MODELS, BagModel, MeanMIL
 from micacl.train.objective import build_model
-from micacl.train.run import save_checkpoint, write_tensors
+from micacl.train.checkpoint import save_checkpoint, write_tensors
 from micacl.deploy.sharing import FILES, from_pretrained, made_with, model_card, save_pretrained
 
 

@@ -25,7 +25,8 @@ from micacl.train.loaders import InstanceFeatures, make_loader, set_epoch
 from micacl.models import MODELS
 from micacl.train.objective import build_model
 from micacl.nn.distributed import WholeBatchNorm, check_batch, sync_norms
-from micacl.train.run import find_checkpoint, prepare_data, read_tensors
+from micacl.train.checkpoint import find_checkpoint, read_tensors
+from micacl.train.run import prepare_data
 from micacl.data.synfew.generate import generate
 from micacl.train.loop import Interrupted, evaluate, train
 from micacl.train.objective import Objective

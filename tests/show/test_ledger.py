@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from micacl.train.config import ARGS, PLACE, SETTINGS, Config, merge
-from micacl.train.experiments import configuration, grid_points, read_spec
+from micacl.train.specification import configuration, grid_points, read_spec
 from micacl.show.ledger import LEDGER, ledger_rows
 
 ROOT = Path(__file__).parents[2]

@@ -19,12 +19,14 @@ from micacl.geiim import GEIIM
 from micacl.mccl import MCCL
 from micacl.models import MICACL
 from micacl.train import experiments
+from micacl.train.specification import SPEC_KEYS
 from micacl.train.config import (
     ARGS, CHOICES, FEATURES, MOVED, PLACE, PRESETS, SETTINGS, Config, MCCLArgs, ModelArgs, check_config, check_value,
     config_from_dict, merge
 )
 from micacl.core import MicaclError, read_json, write_json
-from micacl.train.experiments import configuration, grid_points, read_spec, run_experiment
+from micacl.train.specification import configuration, grid_points, read_spec
+from micacl.train.experiments import run_experiment
 from micacl.longtail.losses import LDAM
 from micacl.train.objective import build_model
 from micacl.train.run import load_run, open_run, read_config, settle
@@ -827,7 +829,7 @@ JUNK = [
     "é\n\0",
 ]
 NAMES = [
-    *experiments.SPEC_KEYS,
+    *SPEC_KEYS,
     "like",
     "lr",
     "model",

@@ -14,8 +14,8 @@ import pytest
 from micacl.train import experiments
 from micacl.core import MicaclError, read_json
 from micacl.train.config import Config
-from micacl.train.experiments import (compare_runs, configuration, cost, grid_points, one_run, read_spec,
-                                      run_experiment, run_path, summarise_runs)
+from micacl.train.experiments import compare_runs, cost, one_run, run_experiment, run_path, summarise_runs
+from micacl.train.specification import configuration, grid_points, read_spec
 from micacl.metrics import paired_difference, uar
 from micacl.train.objective import build_model
 from micacl.train.summaries import pack_labels, unpack_labels

@@ -12,7 +12,8 @@ from micacl.train.config import Config
 from micacl.longtail.samplers import EpochOrder
 from micacl.train.loaders import FeatureDataset, InstanceFeatures, make_loader, set_epoch
 from micacl.train.objective import build_model
-from micacl.train.run import prepare_data, read_tensors
+from micacl.train.run import prepare_data
+from micacl.train.checkpoint import read_tensors
 from micacl.train.loop import train
 
 TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_args=dict(out_dim=16),

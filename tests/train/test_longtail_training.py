@@ -17,7 +17,8 @@ from micacl.train.loaders import make_loader
 from micacl.longtail.losses import LOSSES
 from micacl.models import BagOutput
 from micacl.train.objective import build_model
-from micacl.train.run import load_run, prepare_data, read_tensors, settle
+from micacl.train.run import load_run, prepare_data, settle
+from micacl.train.checkpoint import read_tensors
 from micacl.train.loop import Interrupted, bag_features, train
 from micacl.train.objective import Objective
 

@@ -22,7 +22,8 @@ from micacl.metrics import class_counts
 from micacl.train.config import Config
 from micacl.metrics import instance_auc, summarise
 from micacl.train.objective import build_model
-from micacl.train.run import find_checkpoint, hold_folder, load_run, prepare_data, read_tensors
+from micacl.train.checkpoint import find_checkpoint, read_tensors
+from micacl.train.run import hold_folder, load_run, prepare_data
 from micacl.data.synfew.generate import read_truth
 from micacl.longtail.samplers import EpochOrder
 from micacl.train.loaders import make_loader

@@ -13,9 +13,10 @@ from torch import nn
 from micacl.train import run as runs
 from micacl.core import MicaclError, write_json
 from micacl.train.config import Config
-from micacl.train.run import (check_same, find_checkpoint, hold_folder, resume_hint, load_checkpoint, load_run, open_run,
-                              read_config, read_tensors,
-                         save_checkpoint, write_tensors)
+from micacl.train.run import check_same, hold_folder, load_run, open_run, read_config
+from micacl.train.checkpoint import (
+    find_checkpoint, resume_hint, load_checkpoint, read_tensors, save_checkpoint, write_tensors
+)
 
 
 def parts(seed=0):
