@@ -9,7 +9,6 @@ __all__ = ['MODELS', 'BagOutput', 'prepare_video', 'BagModel', 'PoolMIL', 'MeanM
            'MICACL', 'zero_score', 'M3DFEL']
 
 # %% ../nbs/11_micacl.ipynb #2f42722c
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 import torch
@@ -17,10 +16,11 @@ from torch import nn
 from .core import MicaclError
 from .data.bags import to_bags
 from .nn.backbone import as_backbone, build_backbone
+from .nn.hub import HubModel
 from .nn.pools import build_pool, check_bag, masked_softmax
 from .nn.tails import DMINTail, build_tail
 from .geiim import GEIIM
-from .longtail.classifiers import build_head
+from .longtail.classifiers import HEADS, build_head
 from .wian import WIAN
 
 # %% ../nbs/11_micacl.ipynb #9cdebee4
@@ -66,14 +66,9 @@ def _advice(shape):
     return "T is n_instances*instance_length, sample that many frames"
 
 # %% ../nbs/11_micacl.ipynb #e8c4a7bc
-class BagModel(nn.Module):
+class BagModel(HubModel):
     "Backbone on every instance, an aggregation that the subclass gives, a linear classifier."
     __call__: Callable[..., BagOutput]  # for editors and type checkers
-
-    def __new__(cls, *args, **options):
-        self = super().__new__(cls)
-        self.made_with = args, options  # what save_pretrained writes down
-        return self
 
     def __init__(self, n_classes, backbone, n_instances, instance_length, pretrained):
         super().__init__()
@@ -106,6 +101,11 @@ class BagModel(nn.Module):
         self.fc = build_head(head, self.bag_dim, self.n_classes)
         return self
 
+    def head_kind(self): return next((k for k, made in HEADS.items() if type(self.fc) is made), None)
+
+    @classmethod
+    def kinds(cls): return {made.__name__: made for made in MODELS.values()}
+
     def _dtype(self):  # of the last layer, which all that lies behind the backbone shares
         return next((p.dtype for p in self.fc.parameters()), torch.get_default_dtype())
 
@@ -137,14 +137,6 @@ class BagModel(nn.Module):
             raise MicaclError(f"model: expected features of {self.n_instances} instances, found {video.shape[1]}")
         return self.from_instances(video.to(self._dtype()))
 
-    @classmethod
-    def from_pretrained(cls, where, **options):  # folder, or id on the Hugging Face hub -> model in evaluation mode
-        "A trained model (chapter 10c, which comes later and is looked up when it is needed)."
-        return importlib.import_module("micacl.deploy.sharing").from_pretrained(where, cls, **options)
-
-    def save_pretrained(self, folder, **about):  # new or empty folder -> the folder
-        "Weights, description and model card in a folder (chapter 10c)."
-        return importlib.import_module("micacl.deploy.sharing").save_pretrained(self, folder, **about)
 
 # %% ../nbs/11_micacl.ipynb #06ffb6be
 class PoolMIL(BagModel):

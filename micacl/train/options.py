@@ -91,4 +91,4 @@ def defaults_for(
     if "resume" in given and (Path(given.get("out", "")) / "config.json").exists():
         from micacl.train.run import read_config
         return read_config(given["out"])[0]
-    return PRESETS.get(given.get("preset"), Config)()
+    return PRESETS.get(given.get("preset", "small"), Config)()

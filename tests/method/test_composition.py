@@ -9,7 +9,7 @@ from torchvision.models.video import r3d_18
 
 from helpers import movie
 from micacl.core import MicaclError
-from micacl.deploy.sharing import made_with
+from micacl.nn.hub import made_with
 from micacl.geiim import GEIIM, AdaptiveGraph
 from micacl.longtail.classifiers import HEADS, SECOND_STAGES, build_head, second_stage, tau_normalise
 from micacl.longtail.losses import LOSSES

@@ -96,7 +96,7 @@ def test_names_and_defaults_of_arguments_are_those_of_the_modules():
     taken = {**parameters(GEIIM), **parameters(MICACL)}
     for name, default in dataclasses.asdict(ModelArgs()).items():
         assert taken[name] == default, name
-    assert {"n_classes", "backbone", "pretrained", "hidden"} >= {
+    assert {"n_classes", "backbone", "pretrained", "hidden", "head"} >= {
         k for k in parameters(MICACL) if k not in ("graph", "n_instances", "instance_length")
     } - ARGS["model_args"].keys()
     own = {k: v for k, v in dataclasses.asdict(MCCLArgs()).items() if k not in ("on", "warmup")}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from micacl.core import MicaclError, read_json
 from micacl.train.config import CHOICES, Config
-from micacl.longtail.contrast import CONTRASTS
+from micacl.longtail.bcl import CONTRASTS
 from micacl.longtail.classifiers import HEADS, STAGES, CosineLinear, nearest_mean, second_stage
 from micacl.longtail.samplers import SAMPLERS, EpochOrder, clip_shares
 from micacl.train.loaders import make_loader

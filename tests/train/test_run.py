@@ -267,7 +267,7 @@ def test_a_full_disk_gives_its_room_back(tmp_path, monkeypatch):
     a = parts(); step(*a, 0)
     save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
     def full(*args): raise OSError(28, "No space left on device")
-    monkeypatch.setattr(runs, "write_json", full)
+    monkeypatch.setattr("micacl.train.checkpoint.write_json", full)
     with pytest.raises(OSError): save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None))
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"] and load_checkpoint(tmp_path, *parts())["epoch"] == 1
 
