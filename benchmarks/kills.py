@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 SHARES = dict(train=0.4, cache=0.2, synfew=0.2, experiment=0.2)
-TINY = "--no-pretrained --n-instances 2 --image-size 32 --epochs 3 --batch-size 8 --mccl-dim 16"
+TINY = "--no-pretrained --n-instances 2 --image-size 32 --epochs 3 --batch-size 8 --mccl-args out_dim=16"
 SPEC = dict(data="data", base=dict(pretrained=False, n_instances=2, image_size=32, epochs=2, batch_size=8,
                                    mccl_weight=0.0), seeds=[1], test="test_balanced",
             methods=dict(mean=dict(model="mean"), attention=dict(model="attention")), compare=[["attention", "mean"]])
