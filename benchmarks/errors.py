@@ -62,7 +62,7 @@ def write_list(file, rows, columns=("clip", "path", "label", "split", "fold", "i
 def config_of(method, seed):
     "As in the experiment that the method comes from, with the rate that it chose."
     from micacl.core import read_json
-    from micacl.train.experiments import configuration
+    from micacl.train.specification import configuration
     _, experiment, name = METHODS[method]
     spec, chosen = read_spec(experiment), read_json(ROOT / "results" / f"{experiment}.json")["methods"][name]["chosen"]
     return configuration(spec, name, seed, chosen)

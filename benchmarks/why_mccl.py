@@ -29,7 +29,8 @@ def measure(run, features, data):
     import torch.nn.functional as F
     from micacl.train.loaders import InstanceFeatures
     from micacl.metrics import recalls, uar
-    from micacl.train.run import load_run, prepare_data, read_tensors
+    from micacl.train.run import load_run, prepare_data
+    from micacl.train.checkpoint import read_tensors
     from micacl.train.objective import Objective
     model, config, info = load_run(run)
     model.freeze_backbone().eval()

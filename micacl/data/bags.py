@@ -82,8 +82,9 @@ def to_bags(
     n_instances: int,      # N
 ) -> torch.Tensor:         # (B*N,C,L,H,W), L = T/N; instance n of clip b is row b*N + n
     "Unfold clips into instances."
-    B, T, C, H, W = video.shape
+    T = video.shape[1]
     if T % n_instances:
         raise MicaclError(f"to_bags: expected a number of frames that {n_instances} instances can share equally, found "
                           f"{T}; T = n_instances * instance_length")
-    return video.reshape(B * n_instances, T // n_instances, C, H, W).transpose(1, 2)   # (B*N,L,C,H,W) -> (B*N,C,L,H,W)
+    # (B,T,C,H,W) -> (B,N,L,C,H,W) -> (B*N,L,C,H,W) -> (B*N,C,L,H,W)
+    return video.unflatten(1, (n_instances, T // n_instances)).flatten(0, 1).transpose(1, 2)

@@ -19,7 +19,7 @@ from ..data.frames import ClipError
 from ..data.bags import frame_indices
 from .sharing import load_model
 from .filenames import FreeNames
-from .prediction import Prediction, prediction_text, plot_prediction, save_plot, write_prediction, _ENDINGS
+from .prediction import Prediction, plot_prediction, prediction_text, save_plot, write_prediction, _ENDINGS
 from .tracking import crop_face, find_faces, follow_face, slide, stream_frames, dlib_detector, fit_picture
 
 # %% ../../nbs/library/predict.ipynb #d7dd3a51
@@ -102,7 +102,8 @@ def _problem(video, e, out):
     if e.errno in _FOR_ALL: raise e
     _writable(out)
     found = f"{e.filename or video}: {e.strerror or e}"
-    return Problem(video, f"expected to read it and to write its files, found {found}; correct that and predict it again")
+    return Problem(video, f"expected to read it and to write its files, found {found}; correct that and predict "
+                          "it again")
 
 def _writable(folder):
     try:

@@ -13,8 +13,10 @@ import csv, json, math, textwrap
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core import atomic_write, write_json, to_plain
-from ..show.plots import INK, MARKERS, MUTED, OKABE_ITO, SERIES, STYLE, BookFigure, style_axes, label_axes, drawable_text
+from ..core import atomic_write, to_plain, write_json
+from micacl.show.plots import (
+    INK, MARKERS, MUTED, OKABE_ITO, SERIES, STYLE, BookFigure, drawable_text, label_axes, style_axes
+)
 
 # %% ../../nbs/library/prediction.ipynb #bbb403c4
 @dataclass
@@ -49,8 +51,9 @@ def caveat(
 ) -> str:                  # goes with every output
     "What the scores are worth."
     drawn = "trained on drawn faces (SynFEW); scores on real faces are a demonstration, not a measurement"
-    own = drawn if dataset == "synfew" else f"trained on {dataset or 'unknown data'}"
-    return (f"{own}. A score says how much a window looks like the training clips of a label; it does not say what a "
+    origin = drawn if dataset == "synfew" else f"trained on {dataset or 'unknown data'}"
+    return (f"{origin}. A score says how much a window looks like the training clips of a label; it does not say "
+            "what a "
             "person feels.")
 
 # %% ../../nbs/library/prediction.ipynb #f1057433

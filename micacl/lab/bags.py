@@ -11,7 +11,7 @@ __all__ = ['softmax_over_real', 'gated_attention', 'adaptive_adjacency', 'step']
 import torch
 import micacl.geiim as geiim
 from .checker import exercise
-from ..wian import GatedAttentionPool
+from ..nn.pools import GatedAttentionPool, masked_softmax
 
 # %% ../../nbs/lab/4_bags.ipynb #f2561cdd
 _dice = torch.Generator().manual_seed(0)
@@ -30,7 +30,7 @@ _nan = torch.where(_m, _s, torch.nan)
     (lambda s, m: (e := s.exp().masked_fill(~m, 0)) / e.sum(-1, keepdim=True),
      "exp of a large score is infinite. `softmax` subtracts the largest score first; mask the scores and let it."),
 ], gradient=[0])
-def softmax_over_real(scores, mask): return geiim.masked_softmax(scores, mask)
+def softmax_over_real(scores, mask): return masked_softmax(scores, mask)
 
 # %% ../../nbs/lab/4_bags.ipynb #3bb3d7f3
 _x, _V, _U, _a = (torch.randn(*shape, generator=_dice) for shape in ((3, 4, 6), (5, 6), (5, 6), (5,)))

@@ -26,7 +26,8 @@ def demo_config(
     settings: dict = DEMO,    # its "run" holds fields of `Config`
     seed: int = Config.seed,  # of the training
 ) -> Config:
-    "Each model with the learning rate that it prefers (the page on ablations); mean pooling is trained with cross entropy alone."
+    """Each model with the learning rate that it prefers (see ablations); mean pooling is trained with cross entropy
+    alone."""
     return Config(seed=seed, **{"model": model, **OWN[model], **settings["run"]})
 
 def demo(

@@ -18,7 +18,7 @@ class Choice(NamedTuple):
     figure: str       # what the figure prints or draws
     code: str         # what code published near the paper appears to do
     ours: str         # the default here
-    options: tuple    # fields of `Config` that change it
+    options: tuple    # of `Config`, or of one of its dicts of arguments, as in mccl_args.tau0
     rows: tuple       # ablations, by their name in results/ablations.json
 
 # %% ../../nbs/findings/ledger.ipynb #6f1b30df
@@ -28,54 +28,58 @@ GRAPH = (
     Choice("adjacency", "adaptive adjacency matrices; A = softmax(relu(N1 N2)) with one row for each instance", "",
            "the same formula over the feature channels",
            "the formula over instances; embeddings start positive, so that the relu stays alive",
-           ("adjacency", "graph_over"),
+           ("model_args.adjacency", "model_args.graph_over"),
            ("adjacency from the data", "adjacency: learned and from the data", "graph over channels")),
     Choice("links", "relations between adjacent instances", "arcs between temporal neighbours",
-           "all pairs (of channels)", "all pairs of instances", ("neighbours_only",), ("neighbours only",)),
+           "all pairs (of channels)", "all pairs of instances", ("model_args.neighbours_only",), ("neighbours only",)),
     Choice("propagation", "graph convolution", "", "mix-hop, alpha 0.7, one hop, A + I normalised",
-           "mix-hop, alpha 0.7, one hop; rows of A sum to 1 already", ("hops",), ("two hops",)),
+           "mix-hop, alpha 0.7, one hop; rows of A sum to 1 already", ("model_args.hops", "model_args.alpha"),
+           ("two hops",)),
     Choice("multiscale convolution", "multiscale convolutions", "each node is a stack of levels",
-           "one convolution over the instances", "kernels 1, 3 and 5 over the instances", ("kernels", "dilation"),
+           "one convolution over the instances", "kernels 1, 3 and 5 over the instances",
+           ("model_args.kernels", "model_args.dilation"),
            ("kernel 1 only", "kernel 3 only", "dilation 2")))
 
 # %% ../../nbs/findings/ledger.ipynb #d3ad9e86
 AGGREGATION = (
     Choice("dependency weight", "weights by instance importance", "GEIIM, then a softmax",
-           "softmax over the features of an instance", "softmax over the instances, of a linear score that starts "
-                                                       "at zero", ("dependency_over",), ("dependency over features",)),
+           "softmax over the features of an instance",
+           "softmax over the instances, of a linear score that starts at zero", ("model_args.dependency_over",),
+           ("dependency over features",)),
     Choice("gate", "assigned dynamically", "the weight enters a recurrence in two directions",
            "a fourth gate of the LSTM: sigmoid times weight",
-           "the same, times the number of instances, so that uniform weights mean 1", ("gate",),
+           "the same, times the number of instances, so that uniform weights mean 1", ("model_args.gate",),
            ("gate: weight alone", "gate: none (LSTM)")),
     Choice("recurrent layers", "", "one column of cells for each direction", "four for each direction",
-           "one for each direction", ("wian_layers",), ("two WIAN layers", "four WIAN layers")),
+           "one for each direction", ("model_args.layers",), ("two WIAN layers", "four WIAN layers")),
     Choice("end", "", "multi-head self-attention, Norm & Conv1D, FC",
            "attention and layer norm, then the end of M3DFEL (attention, DMIN, gate, convolution)",
            "attention, add, layer norm, convolution; it starts as a mean and takes each instance with its weight",
-           ("tail",), ("tail: DMIN",)))
+           ("model_args.tail",), ("tail: DMIN",)))
 
 # %% ../../nbs/findings/ledger.ipynb #0a75540e
 CONTRAST = (
     Choice("form of the loss", "contrastive learning", "a ratio without a logarithm", "with the logarithm (SupCon)",
-           "with the logarithm", ("mccl_form",), ("MCCL as printed",)),
+           "with the logarithm", ("mccl_args.form",), ("MCCL as printed",)),
     Choice("category weight", "balances major and minor categories", "W_c, not defined", "1/n_c times (1 - p_y)",
-           "effective number of samples; (1 - p_y) is not built", ("mccl_class_weight",),
+           "effective number of samples; (1 - p_y) is not built", ("mccl_args.class_weight",),
            ("no class weight", "inverse class weight")),
     Choice("temperature", "", "one number from the class counts; a plot beside it falls with class size", "as printed",
-           "as printed", ("mccl_temperature", "tau0"), ("temperature per class", "temperature fixed", "tau0 0.2")),
-    Choice("pairs of a clip with itself", "", "the sums don't say", "left out", "left out", ("mccl_self_pairs",),
+           "as printed", ("mccl_args.temperature", "mccl_args.tau0"),
+           ("temperature per class", "temperature fixed", "tau0 0.2")),
+    Choice("pairs of a clip with itself", "", "the sums don't say", "left out", "left out", ("mccl_args.self_pairs",),
            ("self-pairs",)),
     Choice("class centres", "category-aware", "clusters drawn at each scale", "none",
-           "one learned centre for each class and scale joins the comparison", ("mccl_centres",),
+           "one learned centre for each class and scale joins the comparison", ("mccl_args.centres",),
            ("no class centres",)),
     Choice("scales", "multiscale", "s in {1, 2, 4}; the feature in s groups", "average pooling to 1/s of the length",
-           "s groups, each projected and normalised", ("mccl_scales",), ("one scale",)),
+           "s groups, each projected and normalised", ("mccl_args.scales",), ("one scale",)),
     Choice("projection", "", "", "drawn again at each call (a defect)",
-           "linear for each group, learned, 128 numbers a scale", ("mccl_dim",), ("projection of 32",)),
+           "linear for each group, learned, 128 numbers a scale", ("mccl_args.out_dim",), ("projection of 32",)),
     Choice("weight of the loss", "cross entropy plus contrastive loss", "", "30", "1; the paper preset has 30",
-           ("mccl_weight", "mccl_warmup"), ("lambda 0.3", "lambda 3", "lambda 30", "MCCL warm-up, 3 epochs")),
+           ("mccl_weight", "mccl_args.warmup"), ("lambda 0.3", "lambda 3", "lambda 30", "MCCL warm-up, 3 epochs")),
     Choice("where it attaches", "", "the bag-level feature", "the bag-level feature", "the bag-level feature",
-           ("mccl_on",), ("MCCL on the instances",)),
+           ("mccl_args.on",), ("MCCL on the instances",)),
     Choice("sampler", "", "", "natural order", "natural order", ("sampler",),
            ("MICACL, square-root sampler", "MICACL, balanced sampler")))
 
@@ -95,7 +99,11 @@ def ledger_rows(
         d = found[row]
         return f"{row}: {100 * d['difference']:+.1f} [{100 * d['interval'][0]:+.1f}, {100 * d['interval'][1]:+.1f}]"
     return [[c.component, c.abstract or "–", c.figure or "–", c.code or "–",
-             f"{c.ours} ({', '.join(f'`{o}`' for o in c.options)})", "<br>".join(map(cost, c.rows)) or "not measured"]
+             f"{c.ours} ({', '.join(map(_option, c.options))})", "<br>".join(map(cost, c.rows)) or "not measured"]
              for c in LEDGER[part]]
+
+def _option(name):   # as it is typed
+    place, _, own = name.partition(".")
+    return f"`--{place.replace('_', '-')}{' ' * bool(own)}{own}`"
 
 def _turned(d): return dict(difference=-d["difference"], interval=[-d["interval"][1], -d["interval"][0]])

@@ -81,7 +81,8 @@ def _read_rows(file):
         except (UnicodeDecodeError, csv.Error, OSError) as e:
             raise MicaclError(f"{file}: expected a CSV file ({e}); save it as 'CSV UTF-8'") from None
     if not isinstance(found, list) or not all(isinstance(r, dict) for r in found) or not found:
-        raise MicaclError(f"{file}: expected rows with name, source, uar and war, found none; see the page on published rows")
+        raise MicaclError(f"{file}: expected rows with name, source, uar and war, found none; see the page Published "
+                          "rows")
     return found
 
 def _own_row(file, i, r):

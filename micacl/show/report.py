@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 from ..metrics import paired_difference
 from ..core import MicaclError, Stream, atomic_write, read_json
-from ..train.config import Config
+from ..train.config import PLACE, Config, config_from_dict
 from ..data.synfew.generate import read_truth
 from ..data.load import load_table
 from ..data.bags import frame_indices, read_frames
@@ -21,7 +21,7 @@ from ..data.cache import clip_content
 from ..train.run import read_history
 from ..train.evaluation import recorded_clips
 from .plots import plot_confusion, plot_curves, plot_long_tail, plot_recalls, plot_weights
-from .html import inline_svg, moving_picture, render
+from .html import inline_svg, moving_picture, render_template
 from .terminal import percent
 
 # %% ../../nbs/library/report.ipynb #f31ef075
@@ -97,9 +97,10 @@ def _difference(run, base):
 # %% ../../nbs/library/report.ipynb #32b09439
 def _settings(run, base):
     "For settings.html: the command, what differs from the defaults, data and versions."
-    i, default = run.info, Config().to_dict()
-    changed = ", ".join(f"{k} = {v}" for k, v in i["config"].items()
-                        if v != (list(default[k]) if isinstance(default.get(k), tuple) else default.get(k)))
+    i, default = run.info, Config().flat()
+    used = config_from_dict(i["config"]).flat()
+    changed = ", ".join(f"{PLACE[k] + '.' if k in PLACE else ''}{k} = {list(v) if isinstance(v, tuple) else v}"
+                        for k, v in used.items() if v != default[k])
     rows = [("model", f"{run.name}, {i['config']['backbone']}"), ("changed from the defaults", changed or "nothing"),
             ("data", f"{NAMES.get(i['dataset'], i['dataset'])}, {i['n_train']} clips to train on, {i['n_validation']} "
                      "to watch" + ("" if i["fold"] is None else f", fold {i['fold']} to test on")),
@@ -242,11 +243,11 @@ def write_report(
     where = Path(data or r.info["data"])
     table = load_table(where) if data is not None else _still_there(where, r.info)
     s, dataset = r.tests[r.main], NAMES.get(r.info["dataset"], r.info["dataset"])
-    page = render("report.html", title=f"{r.name} on {dataset}", name=r.name, n_classes=len(r.classes), test=r.main,
-                  n_test=s["n_test"], uar=s["uar"], war=s["war"], baseline=base and base.name,
-                  result=_result(r, base), settings=_settings(r, base), clips=_clips(r, table), tail=_tail(r),
-                  curves=_curves(r), confusion=_confusion(r), recalls=_recalls(r, base), weights=_weights(r, table),
-                  limits=_limits(r, table))
+    page = render_template(
+        "report.html", title=f"{r.name} on {dataset}", name=r.name, n_classes=len(r.classes), test=r.main,
+        n_test=s["n_test"], uar=s["uar"], war=s["war"], baseline=base and base.name, result=_result(r, base),
+        settings=_settings(r, base), clips=_clips(r, table), tail=_tail(r), curves=_curves(r),
+        confusion=_confusion(r), recalls=_recalls(r, base), weights=_weights(r, table), limits=_limits(r, table))
     out = Path(out or r.path / "report.html")
     with atomic_write(out) as f: f.write(page)
     return out

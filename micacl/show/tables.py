@@ -8,14 +8,14 @@ Docs: https://micacl.github.io/micacl/library/tables.html.md"""
 __all__ = ['Result', 'read_results', 'row_of', 'mean_row', 'pooled', 'fold_rows', 'method_rows', 'results_table', 'matrix_table']
 
 # %% ../../nbs/library/tables.ipynb #814eb959
-import json, os
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 from ..core import MicaclError, number_array, read_json
 from ..metrics import mean_present, matrix_recalls
-from .html import render
+from .html import render_template
 from .published import CAUTION, OWN_LIST, Row, published_rows
 
 # %% ../../nbs/library/tables.ipynb #7cefb7d8
@@ -53,16 +53,17 @@ def _read(path):
 
 def _experiment(folder, test):
     "The runs of the specification that summary.json holds."
-    from micacl.train.experiments import configuration
+    from micacl.train.config import config_from_dict
+    from micacl.train.specification import configuration
     s = _with(folder / "summary.json", "spec", "methods")
-    spec, plain, out = s["spec"], lambda c: json.loads(json.dumps(c)), []
+    spec, out = s["spec"], []
     for file in sorted((folder / "runs").glob("*.json")):
         if file.name.startswith("."): continue           # macOS puts a ._name beside a copy
         if file.name not in s.get("runs", [file.name]): continue       # of other data
         r = _with(file, "method", "seed", "fold", "config")
         if r["method"] not in s["methods"] or r["seed"] not in spec["seeds"] or r["fold"] not in spec["folds"]: continue
-        if plain(r["config"]) == plain(configuration(spec, r["method"], r["seed"],
-                                                     s["methods"][r["method"]]["chosen"]).to_dict()):
+        if config_from_dict(r["config"]) == configuration(spec, r["method"], r["seed"],
+                                                          s["methods"][r["method"]]["chosen"]):
             out.append(_result(r, file, test))
     if not out:
         raise MicaclError(f"{folder}: expected runs of its summary.json in runs/, found none; run micacl "
@@ -215,7 +216,8 @@ def _text(cells, line, notes, caption):
     return ("\n".join([*([caption] if caption else []), body[0], rule, *body[1:], *([""] if notes else []), *notes])
             + "\n")
 
-def _markdown(cells, line, notes, caption):      # Markdown has no line inside a table; the sources tell the two kinds apart
+def _markdown(cells, line, notes, caption):
+    # Markdown has no line inside a table; the sources tell the two kinds apart
     rows = ["| " + " | ".join(r) + " |" for r in cells]
     return ("\n".join([*([caption, ""] if caption else []), rows[0], "|---|" + "---:|" * (len(cells[0]) - 1), *rows[1:],
                        "", *(n + "  " for n in notes)]).rstrip() + "\n")
@@ -231,7 +233,7 @@ def _latex(cells, line, notes, caption):
 
 def _html(cells, line, notes, caption):
     bodies = [cells[1:line + 1], cells[line + 1:]] if line else [cells[1:]]
-    return str(render("table.html", head=cells[0], bodies=bodies, notes=notes, caption=caption))
+    return str(render_template("table.html", head=cells[0], bodies=bodies, notes=notes, caption=caption))
 
 # %% ../../nbs/library/tables.ipynb #629b33c9
 def results_table(

@@ -9,11 +9,12 @@ __all__ = ['make_loader', 'set_epoch', 'plain_error', 'InstanceFeatures', 'Featu
 
 # %% ../../nbs/library/loaders.ipynb #9c51cd2c
 import contextlib, hashlib, re
+from collections.abc import Sized
 from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from ..core import MicaclError, atomic_write, derive_seed
 from .config import Config
 from ..data.load import ClipTable
@@ -36,14 +37,17 @@ def make_loader(
     train: bool = False,         # True: shuffled, whole batches only, with draws for `augment`
     cache: FrameCache | None = None,    # decoded frames, or None to decode each time
     features=None,               # `InstanceFeatures`, to give features instead of videos
+    sampler: str | Sampler | None = None,   # in training: a name, or any sampler of places in the table; None: config's
 ) -> DataLoader:                 # of (video uint8 (B,T,3,H,W) or features (B,N,D), y (B,), index (B,)); in training, videos come with draws (B,11)
     "Batches of clips; in the order of the table unless for training."
     clips = (ClipDataset(table, config, train, cache, draws=train) if features is None
              else FeatureDataset(table, features, train))
     workers = config.workers if features is None else 0      # features are in memory
-    return DataLoader(clips, config.batch_size, sampler=EpochOrder([c.label for c in table], config.seed,
-        config.sampler, config.epochs) if train else None,
-                      drop_last=train and len(table) > config.batch_size,
+    if not isinstance(sampler, Sampler):
+        sampler = EpochOrder([c.label for c in table], config.seed, sampler or config.sampler, config.epochs)
+    n = len(sampler) if isinstance(sampler, Sized) else len(table)      # not every sampler knows
+    return DataLoader(clips, config.batch_size, sampler=sampler if train else None,
+                      drop_last=train and n > config.batch_size,
                       collate_fn=_as_they_lie if train and features is None else None,
                       num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
 
@@ -82,9 +86,9 @@ class InstanceFeatures:
         weights = hashlib.blake2b(digest_size=8)
         for name, v in sorted(model.backbone.state_dict().items()):
             weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
-        c = config
-        self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(c.crop), str(c.flip),
-                    str(c.jitter), CACHE_FORMAT)
+        c, a = config, config.augment
+        self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(a.crop), str(a.flip),
+                    str(a.jitter), CACHE_FORMAT)
 
     def of(self,
         table: ClipTable,            # whose features

@@ -23,8 +23,10 @@ from .objective import Objective, build_model, lr_at, make_optimizer
 from ..metrics import uar, war
 from .loaders import InstanceFeatures, make_loader, plain_error, set_epoch
 from ..nn.distributed import check_batch, sync_norms
-from .run import check_same, describe_run, resume_hint, load_checkpoint, open_run, prepare_data, read_config
-from .run import save_checkpoint, wants_bars, write_tensors
+from .run import check_same, describe_run, open_run, prepare_data, read_config
+from .checkpoint import resume_hint, load_checkpoint
+from .checkpoint import save_checkpoint, write_tensors
+from .run import wants_bars
 from .evaluation import (evaluate, held, instance_truth, make_accelerator, predict, processes, record_clips,
                                      score_tests)
 _all_ = ["evaluate", "instance_truth", "make_accelerator", "predict"]     # of the page before
@@ -33,7 +35,7 @@ _all_ = ["evaluate", "instance_truth", "make_accelerator", "predict"]     # of t
 def train_epoch(
     model: nn.Module, objective: nn.Module, loader, optimizer,   # as made above
     epoch: int,                 # from 0
-    config: Config,             # the schedule, the seed, clip_norm and mccl_warmup
+    config: Config,             # the schedule, the seed, the clipping and the warm-up of MCCL
     accelerator: Accelerator,   # device, precision and processes
     progress=iter,              # wraps the loader, e.g. in a bar
 ) -> dict:                      # mean loss, ce, mccl over the epoch, and the last lr
@@ -43,14 +45,14 @@ def train_epoch(
     model.train(); objective.train()
     accelerator.unwrap_model(objective).ce.progress = epoch / config.epochs      # for a loss that changes late
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    total = torch.zeros(3, dtype=torch.float64)
+    total, ramp, most = torch.zeros(3, dtype=torch.float64), config.mccl.warmup, config.optim.clip_norm or math.inf
     for i, (video, y, _, *draws) in enumerate(progress(loader)):
         if draws: video = augment(video, draws[0], config.image_size)      # features have been augmented
         lr, done = lr_at(epoch * len(loader) + i, len(loader), config), epoch + i / len(loader)
         for group in optimizer.param_groups: group["lr"] = lr * group.get("scale", 1.0)
-        terms = objective(model(video), y, min(1, done / config.mccl_warmup) if config.mccl_warmup else 1.0)
+        terms = objective(model(video), y, min(1, done / ramp) if ramp else 1.0)
         accelerator.backward(terms["loss"])
-        norm = accelerator.clip_grad_norm_(parameters, config.clip_norm or math.inf)
+        norm = accelerator.clip_grad_norm_(parameters, most)
         values = torch.stack([*terms.values(), norm]).detach().cpu().double()
         _must_be_finite(values if config.mixed_precision != "fp16" else values[:3], epoch, i)   # fp16 may skip steps
         optimizer.step(); optimizer.zero_grad()

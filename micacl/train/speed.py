@@ -166,7 +166,7 @@ def pieces(bench, trainee) -> dict:   # name -> function without arguments: data
     for g in trainee.optimizer.param_groups: g["lr"] = 0.0      # the same work, and the weights stay
     def update():
         for p, g in zip(weights, grads): p.grad = g
-        acc.clip_grad_norm_(weights, c.clip_norm or float("inf"))
+        acc.clip_grad_norm_(weights, c.optim.clip_norm or float("inf"))
         trainee.optimizer.step()
     return {"data": lambda: next(stream), **found, "optimiser": update}
 

@@ -13,6 +13,9 @@ from micacl.train.config import Config
 CONFIG = Config(image_size=32)
 
 
+def with_(**args): return replace(CONFIG, augment_args=args)
+
+
 def noise(*shape, seed=0):
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
@@ -27,7 +30,7 @@ def smooth(B, T, H, W):
        st.sampled_from([(32, 32), (40, 28), (64, 64)]))
 @settings(max_examples=60, deadline=None)
 def test_it_is_torchvisions_pipeline_bit_for_bit(seed, crop, flip, jitter, shape):
-    c, x = replace(CONFIG, crop=crop, flip=flip, jitter=jitter), noise(3, 3, *shape, seed=seed % 97)
+    c, x = with_(crop=crop, flip=flip, jitter=jitter), noise(3, 3, *shape, seed=seed % 97)
     steps = ([v2.RandomResizedCrop(32, scale=(crop, 1.), antialias=True)] + [v2.RandomHorizontalFlip()] * flip
              + [v2.ColorJitter(jitter, jitter, jitter)] * (jitter > 0))
     with A._own_dice(seed): truth = v2.Compose(steps)(x)
@@ -48,12 +51,12 @@ def test_a_clip_that_stands_still_stands_still():
                                  d: augment_batch(x[None], d[None], 32)[0]])
 def test_flip_crop_and_jitter_can_be_switched_off(use):
     x = smooth(1, 3, 32, 32)[0]
-    off = replace(CONFIG, flip=False, jitter=0., crop=1.)
-    assert torch.equal(use(x, draw(off, 1, 32, 32)), x)
-    mirrored = [torch.equal(use(x, draw(replace(off, flip=True), s, 32, 32)), x.flip(-1)) for s in range(40)]
-    same = [torch.equal(use(x, draw(replace(off, flip=True), s, 32, 32)), x) for s in range(40)]
+    off = dict(flip=False, jitter=0., crop=1.)
+    assert torch.equal(use(x, draw(with_(**off), 1, 32, 32)), x)
+    mirrored = [torch.equal(use(x, draw(with_(**{**off, "flip": True}), s, 32, 32)), x.flip(-1)) for s in range(40)]
+    same = [torch.equal(use(x, draw(with_(**{**off, "flip": True}), s, 32, 32)), x) for s in range(40)]
     assert 8 < sum(mirrored) < 32 and sum(mirrored) + sum(same) == 40
-    areas = torch.stack([use(x, draw(replace(off, crop=.5), s, 32, 32)).float() for s in range(20)])
+    areas = torch.stack([use(x, draw(with_(**{**off, "crop": .5}), s, 32, 32)).float() for s in range(20)])
     assert areas.var(0).max() > 0
 
 
@@ -69,7 +72,7 @@ def test_the_matrix_is_pytorchs_resizing(n, first, length, size):
 @pytest.mark.parametrize("video", [smooth(24, 2, 32, 32), smooth(24, 2, 48, 40), noise(24, 2, 3, 32, 32)],
                          ids=["smooth", "larger", "noise"])
 def test_all_at_once_is_clip_by_clip_up_to_rounding(video):
-    draws = torch.stack([draw(replace(CONFIG, crop=.5), seed, *video.shape[-2:]) for seed in range(24)])
+    draws = torch.stack([draw(with_(crop=.5), seed, *video.shape[-2:]) for seed in range(24)])
     one, all_ = torch.stack([augment_clip(x, d, 32) for x, d in zip(video, draws)]), augment_batch(video, draws, 32)
     difference = (one.int() - all_.int()).abs().float()
     assert all_.dtype == torch.uint8 and difference.max() <= 6 and difference.mean() < .06

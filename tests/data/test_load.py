@@ -841,7 +841,7 @@ def test_any_classes_train_and_test(pictures, tmp_path, C, options):
     from micacl.train.config import Config
     from micacl.train.loop import evaluate, train
     config = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=16,
-                    mccl_dim=16, **options)
+                    mccl_args=dict(out_dim=16), **options)
     names = ODD[:C]
     with open(pictures / f"list {C}.csv", "w", newline="", encoding="utf-8") as f:
         out = csv.writer(f)
@@ -874,6 +874,6 @@ def test_folds_made_from_groups_train_and_test(pictures, tmp_path):
     table = make_folds(load_table(pictures / "grouped.csv"), 3)
     write_clips(table, pictures / "folds.csv")
     config = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=16,
-                    mccl_dim=16)
+                    mccl_args=dict(out_dim=16))
     r = train(pictures / "folds.csv", tmp_path / "run", config, fold=2, quiet=True)
     assert r["n_test"] == len(table.select(fold=2)) and r["fold"] == 2 and np.sum(r["confusion"]) == r["n_test"]

@@ -456,7 +456,7 @@ def test_timeline_joins_neighbours_without_gaps():
 @pytest.fixture
 def run_folder(run, tmp_path):
     from micacl.core import write_json
-    from micacl.train.run import write_tensors
+    from micacl.train.checkpoint import write_tensors
     model, config, info = run
     (tmp_path / "run").mkdir()
     write_json(tmp_path / "run" / "config.json", dict(info, config=config.to_dict(), data="", fold=None,

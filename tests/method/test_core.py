@@ -109,13 +109,13 @@ def test_config_round_trip_through_json(tmp_path):
 
 def test_config_follows_the_recipes():
     p, m = PRESETS["paper"](), PRESETS["m3dfel"]()
-    assert (p.backbone, p.image_size, p.batch_size, p.epochs, p.lr, p.weight_decay, p.tau0, p.seed) == ("r3d_18", 112,
+    assert (p.backbone, p.image_size, p.batch_size, p.epochs, p.lr, p.weight_decay, p.mccl.tau0, p.seed) == ("r3d_18", 112,
         128, 300, 5e-4, .05, .07, 42)
-    assert (m.model, m.mccl_weight, m.batch_size, m.warmup_epochs, m.min_lr) == ("m3dfel", 0, 256, 20, 5e-6)
+    assert (m.model, m.mccl_weight, m.batch_size, m.warmup_epochs, m.optim.min_lr) == ("m3dfel", 0, 256, 20, 5e-6)
 
 
-@pytest.mark.parametrize("bad", [dict(model="x"), dict(epochs=0), dict(lr=-1), dict(tau0=0), dict(crop=0),
-                                 dict(crop=1.5), dict(val_fraction=1.0),
+@pytest.mark.parametrize("bad", [dict(model="x"), dict(epochs=0), dict(lr=-1), dict(mccl_args=dict(tau0=0)),
+                                 dict(augment_args=dict(crop=1.5)), dict(val_fraction=1.0),
                                  dict(label_smoothing=-.1), dict(lr=float("nan")), dict(on_bad_clip="ask"),
                                  dict(workers=-1)])
 def test_config_refuses(bad):
@@ -128,7 +128,7 @@ def test_config_refuses_unknown_names():
 
 
 @pytest.mark.parametrize("bad, words", [(dict(kernels=3), "kernels: expected a list of whole numbers, found 3"),
-                                        (dict(mccl_scales=["1"]), "mccl_scales: expected a list of whole numbers"),
+                                        (dict(mccl_args=dict(scales=["1"])), "scales: expected a list of whole numbers"),
                                         (dict(lr="fast"), "lr: expected a number, found 'fast'"),
                                         (dict(lr=None), "lr: expected a number"),
                                         (dict(epochs=2.5), "epochs: expected a whole number, found 2.5"),
@@ -139,5 +139,6 @@ def test_config_refuses_values_of_another_kind(bad, words):
 
 
 def test_config_takes_numbers_of_numpy():
-    assert config_from_dict(dict(lr=np.float64(.5), seed=np.int64(3), crop=1,
-                                 kernels=[1, np.int64(3)])) == Config(lr=.5, seed=3, crop=1, kernels=(1, 3))
+    assert config_from_dict(dict(lr=np.float64(.5), seed=np.int64(3), augment_args=dict(crop=1),
+                                 model_args=dict(kernels=[1, np.int64(3)]))) == Config(
+        lr=.5, seed=3, augment_args=dict(crop=1.), model_args=dict(kernels=(1, 3)))

@@ -24,7 +24,8 @@ from micacl.metrics import (bootstrap_interval, confusion, ece, group_recall, in
 from micacl.models import MODELS, prepare_video
 from micacl.train.summaries import pack_labels, unpack_labels
 from micacl.show.tables import row_of
-from micacl.wian import WIAN, GatedAttentionPool, MaxPool, MeanPool, TransformerPool
+from micacl.wian import WIAN
+from micacl.nn.pools import GatedAttentionPool, MaxPool, MeanPool, TransformerPool
 
 C, Y = 5, [0, 1, 1, 4]
 N_C = [5, 4, 3, 2, 6]

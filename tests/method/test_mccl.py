@@ -6,9 +6,9 @@ from hypothesis import given, settings, strategies as st
 from pytorch_metric_learning.losses import SupConLoss
 from helpers import needs_gloo, on_two_processes
 from micacl.core import MicaclError
-from micacl.mccl import (MCCL, category_weights, class_temperatures, gather_batch, printed_form, temperature,
-                         unit_groups)
+from micacl.mccl import MCCL, category_weights, class_temperatures, printed_form, temperature, unit_groups
 from micacl.nn.contrast import log_form, pairs
+from micacl.nn.distributed import gather_batch
 
 DFEW_ALL = [2445, 1894, 2669, 2173, 1469, 145, 902]
 DFEW_FOLD1 = [1956, 1515, 2135, 1738, 1175, 116, 721]

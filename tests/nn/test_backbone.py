@@ -6,9 +6,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torchvision.models.video import R3D_18_Weights, r3d_18
-from micacl.nn.backbone import (KINETICS, Backbone, PlacePool, build_backbone, conv_block, read_weights, save_weights,
-                             weights_path)
+from torch import nn
+from torchvision.models import get_model, get_model_weights
 from micacl.core import MicaclError
+from micacl.nn.backbone import (BACKBONES, KINETICS, LONGER, Backbone, PlacePool, as_backbone, build_backbone, conv_block,
+                                read_weights, save_weights, weights_path)
+from micacl.train.config import CHOICES, FEATURES, IMAGE_SIZES
+
+TORCHVISION = [name for name in BACKBONES if name != "r3d_small"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +31,9 @@ def one_line(error): return "\n" not in str(error.value)
 
 # ---- shapes and contracts
 @pytest.mark.parametrize("name,dim,L,size", [("r3d_small", 128, 4, 64), ("r3d_small", 128, 1, 32),
-                                             ("r3d_small", 128, 5, 112), ("r3d_18", 512, 4, 32)])
+                                             ("r3d_small", 128, 5, 112), ("r3d_18", 512, 4, 32),
+                                             ("mc3_18", 512, 4, 32), ("r2plus1d_18", 512, 4, 32),
+                                             ("swin3d_t", 768, 4, 32), ("swin3d_t", 768, 1, 48)])
 def test_shape_and_dim(name, dim, L, size):
     encoder = build_backbone(name, pretrained=False).eval()
     assert encoder.dim == dim
@@ -48,7 +55,8 @@ def test_wrong_input_is_refused(bad):
 
 
 def test_unknown_name():
-    with pytest.raises(MicaclError, match="expected r3d_small or r3d_18, found 'resnet'"): build_backbone("resnet")
+    with pytest.raises(MicaclError, match="expected one of r3d_small, r3d_18, .*found 'resnet'"):
+        build_backbone("resnet")
 
 
 # ---- normalisation
@@ -159,6 +167,96 @@ def test_no_network(monkeypatch, tmp_path):
     with pytest.raises(MicaclError, match="connect to the internet once.*r3d_18-b3b3357e.pth.*pretrained=False") as e:
         build_backbone("r3d_18", pretrained=True)
     assert one_line(e) and str(tmp_path) in str(e.value)
+
+
+# ---- the other networks of torchvision
+def test_what_the_configuration_says_of_backbones_is_true():
+    assert set(CHOICES["backbone"]) == FEATURES.keys() == IMAGE_SIZES.keys() == BACKBONES.keys()
+    for name, make in BACKBONES.items():
+        with torch.device("meta"):
+            encoder = make(pretrained=False).eval()
+            size = IMAGE_SIZES[name]
+            assert encoder(torch.rand(2, 3, 4, size, size)).shape == (2, FEATURES[name]) == (2, encoder.dim)
+        assert encoder.image_size == size
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_each_is_torchvisions_up_to_the_head_with_its_own_normalisation(name, tmp_path, monkeypatch):
+    "The weights come by torchvision's way, from a file in the hub's cache."
+    torch.manual_seed(1)
+    reference, weights = get_model(name, weights=None).eval(), get_model_weights(name).KINETICS400_V1
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(reference.state_dict(), tmp_path / "checkpoints" / weights.url.rsplit("/", 1)[1])
+    encoder, preset = build_backbone(name, pretrained=True).eval(), weights.transforms()
+    assert encoder.mean.flatten().tolist() == pytest.approx(preset.mean)
+    assert encoder.std.flatten().tolist() == pytest.approx(preset.std) and encoder.image_size == preset.crop_size[0]
+    x = torch.rand(2, 3, 4, 32, 32)
+    scaled = torch.stack([(x[:, c] - preset.mean[c]) / preset.std[c] for c in range(3)], 1)
+    last = reference.fc if hasattr(reference, "fc") else reference.head
+    with torch.no_grad():
+        torch.testing.assert_close(last(encoder(x)), reference(scaled), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_a_gradient_reaches_the_input_and_every_parameter(name):
+    encoder, x = build_backbone(name).train(), torch.rand(2, 3, 4, 32, 32, requires_grad=True)
+    encoder(x).mul(torch.randn(2, encoder.dim)).sum().backward()
+    assert x.grad.isfinite().all() and (x.grad.abs().sum((0, 1, 3, 4)) > 0).all()           # every frame
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_weights_that_cannot_be_had_are_named(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    def refuse(*args, **kwargs): raise urllib.error.URLError("no network")
+    monkeypatch.setattr("urllib.request.urlopen", refuse); monkeypatch.setattr("torch.hub.urlopen", refuse)
+    with pytest.raises(MicaclError, match=f"^{name}: .*connect to the internet once.*{name}-.*pretrained=False") as e:
+        build_backbone(name, pretrained=True)
+    assert one_line(e)
+    with pytest.raises(MicaclError, match="weights files are for r3d_small"): build_backbone(name, tmp_path / "w")
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_a_network_that_needs_more_frames_says_how_many(name):
+    assert LONGER[name] == get_model_weights(name).DEFAULT.meta["min_temporal_size"]
+    with pytest.raises(MicaclError, match=f"needs instances of {LONGER[name]} frames") as e: build_backbone(name)
+    assert one_line(e)
+    with pytest.raises(MicaclError, match="at least 6 frames, found 4; set instance_length=6"):
+        Backbone(nn.Flatten(), 1, [0.] * 3, [1.] * 3, frames=6)(torch.rand(1, 3, 4, 8, 8))
+
+
+# ---- a network of one's own
+def test_the_length_of_a_feature_is_found_and_nothing_changes():
+    net = nn.Sequential(nn.Conv3d(3, 7, 3), nn.BatchNorm3d(7), nn.Dropout(.5), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    net[1].eval()
+    before, modes = {k: v.clone() for k, v in net.state_dict().items()}, [m.training for m in net.modules()]
+    torch.manual_seed(5); drawn = torch.rand(1)
+    torch.manual_seed(5); encoder = as_backbone(net, 4)
+    assert torch.equal(torch.rand(1), drawn) and [m.training for m in net.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    x = torch.rand(2, 3, 4, 16, 16)
+    assert encoder.dim == 7 and encoder.net is net and torch.equal(encoder.eval()(x), net.eval()(x))   # pixels as they are
+
+
+def test_a_network_that_says_its_dim_is_not_asked():
+    class Mine(nn.Module):
+        dim = 5
+        def forward(self, x): raise AssertionError("it was run")
+    net = Mine()
+    assert as_backbone(net, 4) is net
+
+
+@pytest.mark.parametrize("net, found", [(nn.Conv3d(3, 7, 3), "(1, 7, 2, 30, 30)"), (nn.Identity(), "(1, 3, 4, 32, 32)"),
+                                        (nn.Linear(5, 5), "RuntimeError"), (nn.LSTM(32, 4), "Error")])
+def test_a_network_that_makes_no_vectors_is_asked_for_its_dim(net, found):
+    with pytest.raises(MicaclError, match="attribute dim = D") as e: as_backbone(net, 4)
+    assert found in str(e.value) and one_line(e)
+
+
+def test_a_network_for_one_size_only():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 2 * 112 * 112, 3))
+    assert as_backbone(net, 2).dim == 3
 
 
 # ---- weights files

@@ -25,12 +25,13 @@ from micacl.train.loaders import InstanceFeatures, make_loader, set_epoch
 from micacl.models import MODELS
 from micacl.train.objective import build_model
 from micacl.nn.distributed import WholeBatchNorm, check_batch, sync_norms
-from micacl.train.run import find_checkpoint, prepare_data, read_tensors
+from micacl.train.checkpoint import find_checkpoint, read_tensors
+from micacl.train.run import prepare_data
 from micacl.data.synfew.generate import generate
 from micacl.train.loop import Interrupted, evaluate, train
 from micacl.train.objective import Objective
 
-TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16,
+TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_args=dict(out_dim=16),
               val_fraction=0.25)
 FROZEN = dataclasses.replace(TINY, epochs=2, backbone_lr=0.0, stage2="crt", sampler="balanced")
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -315,14 +316,14 @@ def test_the_state_keeps_its_names_and_its_tensors(monkeypatch):
 
 # ---- what else two processes need
 
-@pytest.mark.parametrize("options", [*(dict(model=m) for m in MODELS), dict(geiim=False), dict(wian=False),
-                                     dict(geiim=False, wian=False), dict(tail="dmin"), dict(gate="weight"),
-                                     dict(gate="none"),
-                                     dict(dependency_over="features"), dict(adjacency="data"), dict(adjacency="both"),
-                                     dict(graph_over="channels"), dict(neighbours_only=True), dict(wian_layers=2),
-                                     dict(contrast="supcon"), dict(contrast="bcl"), dict(mccl_on="instances"),
-                                     dict(mccl_centres=False), dict(mccl_weight=0.0), dict(head="cosine", loss="ldam")],
-                                     ids=str)
+@pytest.mark.parametrize("options", [
+    *(dict(model=m) for m in MODELS),
+    *(dict(model_args=a) for a in (
+        dict(geiim=False), dict(wian=False), dict(geiim=False, wian=False), dict(tail="dmin"), dict(gate="weight"),
+        dict(gate="none"), dict(dependency_over="features"), dict(adjacency="data"), dict(adjacency="both"),
+        dict(graph_over="channels"), dict(neighbours_only=True), dict(layers=2))),
+    dict(contrast="supcon"), dict(contrast="bcl"), dict(mccl_args=dict(on="instances", out_dim=16)),
+    dict(mccl_args=dict(centres=False, out_dim=16)), dict(mccl_weight=0.0), dict(head="cosine", loss="ldam")], ids=str)
 def test_every_parameter_gets_a_gradient(options):
     """DistributedDataParallel waits for the gradient of each parameter; one that is never asked would end the run
     at its second step."""
@@ -348,7 +349,7 @@ def test_a_file_of_features_has_one_author(data, home, monkeypatch):
 
 
 CLI = ["-m", "micacl.cli", "train"]
-SMALL = "--epochs 1 --batch-size 8 --image-size 32 --n-instances 2 --no-pretrained --mccl-dim 16".split()
+SMALL = "--epochs 1 --batch-size 8 --image-size 32 --n-instances 2 --no-pretrained --mccl-args out_dim=16".split()
 
 
 def test_the_command_line_says_everything_once(data, tmp_path):

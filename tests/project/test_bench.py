@@ -87,7 +87,7 @@ def test_a_ceiling_has_positive_rates_and_takes_the_best():
 def test_the_pieces_one_after_the_other_are_the_whole_step(desk, model, names, over):
     "Value and gradients of the chain of stages are those of the model and its objective."
     batch = next(iter(desk.loader()))
-    t = desk.trainee(model=model, dependency_over=over)
+    t = desk.trainee(model=model, model_args=dict(dependency_over=over))
     model, objective = t.raw
     found = B.stages(model, objective, batch)
     assert list(found) == names

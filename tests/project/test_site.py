@@ -431,7 +431,7 @@ def test_programs_that_read_find_every_page(site):
             n += 1
     assert n > 40
     md = (site["out"] / "geiim.html.md").read_text(encoding="utf-8")
-    assert md.startswith("# GEIIM\n\n> ") and "```python\ndef masked_softmax(" in md and "google.colab" not in md
+    assert md.startswith("# GEIIM\n\n> ") and "```python\ndef allowed_links(" in md and "google.colab" not in md
 
 
 def test_lab_sheets_are_the_students_copies(site):

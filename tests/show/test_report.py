@@ -286,7 +286,7 @@ def test_paired_difference_by_hand_and_by_a_slow_bootstrap():
 
 def test_demo_makes_everything_once_and_goes_on(tmp_path, monkeypatch, capsys):
     tiny = dict(data=dict(n_train=14, n_test=7, n_frames=8, size=32),
-                run=dict(epochs=1, batch_size=7, image_size=32, pretrained=False, mccl_dim=16))
+                run=dict(epochs=1, batch_size=7, image_size=32, pretrained=False, mccl_args=dict(out_dim=16)))
     real, calls = demo_module.train, []
     def stop(*args, **kwargs):
         calls.append(args[2].model)
@@ -330,10 +330,10 @@ def test_moving_picture_keeps_the_frames_and_thins_out_long_clips():
 
 def test_escaping_of_text_attributes_and_cells():
     evil = '<i a="b">&\''
-    shown = pages.render("clips.html", clips=dict(shown=[dict(picture=pages.Markup("<br>"), label=evil, id=evil)]))
+    shown = pages.render_template("clips.html", clips=dict(shown=[dict(picture=pages.Markup("<br>"), label=evil, id=evil)]))
     assert "<br>" in shown and "<i" not in shown and shown.count("&lt;i a=&#34;b&#34;&gt;&amp;&#39;") == 2
     assert evil in Page(pages.moving_picture(np.zeros((1, 8, 8, 3), np.uint8), evil)).all("img")[0]["alt"]
-    table = pages.render("table.html", head=[evil], bodies=[[[evil, evil]]], notes=[evil], caption=evil)
+    table = pages.render_template("table.html", head=[evil], bodies=[[[evil, evil]]], notes=[evil], caption=evil)
     assert Page(table).text.count(evil) == 5 and not Page(table).all("i")
     parts = pages._templates().get_template("parts.html").module
     table = Page(parts.number_table("<c>", ("<h>", ""), [("<r>", "<d>", 3)]))
@@ -342,7 +342,7 @@ def test_escaping_of_text_attributes_and_cells():
 
 
 def test_a_place_that_is_given_nothing_is_an_error():
-    with pytest.raises(UndefinedError, match="'limits' is undefined"): pages.render("limits.html")
+    with pytest.raises(UndefinedError, match="'limits' is undefined"): pages.render_template("limits.html")
 
 
 @pytest.mark.parametrize("file", sorted((Path(pages.__file__).parent / "templates").glob("*.html")), ids=lambda p: p.stem)

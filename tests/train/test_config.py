@@ -5,7 +5,9 @@ import dataclasses
 import itertools
 import json
 import math
+import inspect
 import random
+from typing import Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -13,12 +15,18 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from micacl import cli
+from micacl.geiim import GEIIM
+from micacl.mccl import MCCL
+from micacl.models import MICACL
 from micacl.train import experiments
+from micacl.train.specification import SPEC_KEYS
 from micacl.train.config import (
-    CHOICES, FEATURES, PRESETS, SETTINGS, Config, check_config, check_value, config_from_dict
+    ARGS, CHOICES, FEATURES, MOVED, PLACE, PRESETS, SETTINGS, Config, MCCLArgs, ModelArgs, check_config, check_value,
+    config_from_dict, merge
 )
 from micacl.core import MicaclError, read_json, write_json
-from micacl.train.experiments import configuration, grid_points, read_spec, run_experiment
+from micacl.train.specification import configuration, grid_points, read_spec
+from micacl.train.experiments import run_experiment
 from micacl.longtail.losses import LDAM
 from micacl.train.objective import build_model
 from micacl.train.run import load_run, open_run, read_config, settle
@@ -26,9 +34,19 @@ from micacl.train.objective import Objective
 from micacl.train.loop import train
 
 INFO = dict(classes=["a", "b"], dataset="csv", data="/x", fold=None, train_counts=[1, 1], train_clips="0")
-TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=8, mccl_dim=16)
-NUMBERS = {name: (kind, bounds) for name, (kind, bounds) in SETTINGS.items() if kind in (int, float)}
-LISTS = ("kernels", "mccl_scales")
+TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=8, mccl_args=dict(out_dim=16))
+KINDS = {
+    **{name: kind for name, kind in SETTINGS.items() if name not in ARGS},
+    **{f"{place}.{name}": ARGS[place][name] for name, place in PLACE.items()},
+}
+NUMBERS = {name: kind for name, kind in KINDS.items() if kind[0] in (int, float)}
+LISTS = ("model_args.kernels", "mccl_args.scales")
+WORDS = {name: get_args(kind) for name, (kind, _) in KINDS.items() if get_origin(kind) is Literal}
+
+
+def of(d):
+    "A Config from names with a point: mccl_args.tau0."
+    return Config(**merge(d))
 
 
 def sources(tmp_path):
@@ -64,11 +82,85 @@ def test_every_field_has_a_kind_and_every_number_finite_bounds():
     assert list(SETTINGS) == [f.name for f in dataclasses.fields(Config)] and {
         **NUMBERS,
         **dict.fromkeys(LISTS),
-    }.keys() | CHOICES.keys() == {n for n in SETTINGS if SETTINGS[n][0] is not bool}
-    for name, (_, bounds) in SETTINGS.items():
+    }.keys() | WORDS.keys() == {n for n in KINDS if KINDS[n][0] is not bool}
+    assert len(SETTINGS) <= 28 and len(Config().flat()) == len(KINDS)  # no name is in two places
+    for name, (_, bounds) in KINDS.items():
         if name in NUMBERS or name in LISTS:
             assert math.isfinite(max(bounds.least, bounds.above)) and math.isfinite(min(bounds.most, bounds.below))
+    for name in SETTINGS:
         assert check_value(name, getattr(Config(), name)) == getattr(Config(), name)
+
+
+def test_names_and_defaults_of_arguments_are_those_of_the_modules():
+    parameters = lambda f: {k: p.default for k, p in inspect.signature(f).parameters.items()}
+    taken = {**parameters(GEIIM), **parameters(MICACL)}
+    for name, default in dataclasses.asdict(ModelArgs()).items():
+        assert taken[name] == default, name
+    assert {"n_classes", "backbone", "pretrained", "hidden", "head"} >= {
+        k for k in parameters(MICACL) if k not in ("graph", "n_instances", "instance_length")
+    } - ARGS["model_args"].keys()
+    own = {k: v for k, v in dataclasses.asdict(MCCLArgs()).items() if k not in ("on", "warmup")}
+    assert own == {k: v for k, v in parameters(MCCL).items() if k not in ("class_counts", "dim")}
+
+
+def test_a_dict_of_arguments_holds_what_is_not_default():
+    c = Config(model_args=dict(hops=1, kernels=[3]), mccl_args=dict(tau0=np.float32(0.25), centres=True))
+    assert c.to_dict()["model_args"] == dict(kernels=(3,)) and c.mccl_args == dict(tau0=0.25)
+    assert c.micacl.kernels == (3,) and c.mccl.tau0 == 0.25 and c.flat()["hops"] == 1
+    assert Config().model_args is not Config().model_args
+    for place, bad in (("model_args", 3), ("mccl_args", None), ("augment_args", ["flip"]), ("optim_args", "min_lr")):
+        with pytest.raises(MicaclError, match=f"^{place}: expected arguments by name, found"):
+            Config(**{place: bad})
+    for bad in ("hop", "tau0", 3, None):
+        with pytest.raises(MicaclError, match=f"^model_args: unknown name {bad}; known are geiim, wian, adjacency"):
+            Config(model_args={bad: 1})
+
+
+def test_settings_from_several_places_are_merged_name_by_name():
+    a, b = dict(lr=1.0, model_args=dict(hops=2, gate="none")), {"model_args": dict(hops=3), "mccl_args.tau0": 0.2}
+    assert merge(a, b, dict(tau0=0.3, epochs=2)) == dict(
+        lr=1.0, epochs=2, model_args=dict(hops=3, gate="none"), mccl_args=dict(tau0=0.3)
+    )
+    assert a["model_args"] == dict(hops=2, gate="none") and merge({3: 4, "a.b": 1}) == {3: 4, "a.b": 1}
+
+
+FIRST = dict(  # config.json of a run of the first edition
+    model="micacl", backbone="r3d_small", pretrained=False, n_instances=2, instance_length=4, image_size=32, geiim=True,
+    adjacency="both", neighbours_only=False, graph_over="instances", hops=2, kernels=[1, 3], dilation=1, wian=True,
+    dependency_over="instances", gate="product", wian_layers=1, tail="norm", mccl_weight=1.0, mccl_warmup=0.0,
+    mccl_on="bag", mccl_scales=[1, 2], mccl_form="log", mccl_dim=128, mccl_class_weight="effective",
+    mccl_temperature="printed", mccl_self_pairs=False, mccl_centres=True, tau0=0.1, contrast="mccl", loss="ce",
+    head="linear", stage2="none", sampler="natural", label_smoothing=0.1, epochs=2, batch_size=8, lr=0.003,
+    backbone_lr=0.3, weight_decay=0.05, warmup_epochs=1.0, warmup_lr=1e-05, min_lr=1e-05, clip_norm=1.0,
+    mixed_precision="no", flip=False, jitter=0.4, crop=0.8, val_fraction=0.1, workers=0, on_bad_clip="skip", seed=42,
+)  # fmt: skip
+
+
+def test_files_of_the_first_edition_are_read(data, tmp_path):
+    now = Config(
+        pretrained=False, n_instances=2, image_size=32, epochs=2, batch_size=8, augment_args=dict(flip=False),
+        model_args=dict(adjacency="both", hops=2, kernels=(1, 3)), mccl_args=dict(scales=(1, 2), tau0=0.1),
+        optim_args=dict(clip_norm=1.0),
+    )  # fmt: skip
+    assert config_from_dict(FIRST) == now and len(FIRST) == 52 and MOVED.keys() < FIRST.keys()
+    spec = dict(data="d", methods={"A": {k: v for k, v in FIRST.items() if k != "seed"}})
+    assert configuration(read_spec(spec), "A", 42) == now
+    with pytest.raises(MicaclError, match="wian_layers|layers: expected a whole number from 1 to 64, found 65"):
+        config_from_dict(dict(FIRST, wian_layers=65))
+    train(data, tmp_path / "whole", now, quiet=True)
+
+    def stop(record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(MicaclError, match="1 finished epoch"):
+        train(data, tmp_path / "run", now, quiet=True, on_epoch=stop)
+    write_json(tmp_path / "run/config.json", dict(read_json(tmp_path / "run/config.json"), config=FIRST))
+    with pytest.raises(MicaclError, match="has model_args = .*'hops': 2.* this call has .*'hops': 3"):
+        other = dataclasses.replace(now, model_args=dict(now.model_args, hops=3))
+        train(data, tmp_path / "run", other, quiet=True, resume=True)
+    train(data, tmp_path / "run", quiet=True, resume=True)
+    whole, run = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
+    assert whole == run and load_run(tmp_path / "run")[1] == now
 
 
 WRONG = (
@@ -111,10 +203,10 @@ WRONG = (
             np.float32(np.nan),
         )
     ]
-    + [("flip", v) for v in (1, 0, "no", None, 1.0, [True])]
+    + [("augment_args.flip", v) for v in (1, 0, "no", None, 1.0, [True])]
     + [("model", v) for v in ("vit", "", "MICACL", None, 3, ["micacl"], {}, True)]
     + [
-        ("kernels", v)
+        ("model_args.kernels", v)
         for v in (
             (),
             [],
@@ -135,43 +227,43 @@ WRONG = (
             np.eye(2, dtype=int),
         )
     ]
-    + [("mccl_scales", v) for v in ((), (0,), (3,), (-1,), (1, 2.0), (10**9,), None)]
+    + [("mccl_args.scales", v) for v in ((), (0,), (3,), (-1,), (1, 2.0), (10**9,), None)]
     + [("seed", v) for v in (-1, 2**63, 1.5, "1", False, np.uint64(2**63))]
     + [
         (name, v)
         for name in (
-            "min_lr",
-            "warmup_lr",
+            "optim_args.min_lr",
+            "optim_args.warmup_lr",
             "weight_decay",
-            "clip_norm",
+            "optim_args.clip_norm",
             "backbone_lr",
             "warmup_epochs",
             "mccl_weight",
-            "mccl_warmup",
-            "jitter",
+            "mccl_args.warmup",
+            "augment_args.jitter",
         )
         for v in (-1, -1e-9, math.nan, math.inf, "0")
     ]
     + [
-        ("hops", 65),
-        ("wian_layers", 65),
+        ("model_args.hops", 65),
+        ("model_args.layers", 65),
         ("batch_size", 1000001),
         ("image_size", 0),
         ("image_size", 10**4),
         ("workers", -1),
         ("workers", 10**6),
-        ("tau0", 0),
-        ("tau0", 1e-320),
-        ("mccl_dim", 0),
-        ("mccl_dim", 10**6),
+        ("mccl_args.tau0", 0),
+        ("mccl_args.tau0", 1e-320),
+        ("mccl_args.out_dim", 0),
+        ("mccl_args.out_dim", 10**6),
         ("n_instances", 10**12),
         ("instance_length", 0),
-        ("dilation", 0),
-        ("dilation", 10**6),
+        ("model_args.dilation", 0),
+        ("model_args.dilation", 10**6),
         ("label_smoothing", 1),
         ("val_fraction", 1.0),
-        ("crop", 0),
-        ("crop", 1.01),
+        ("augment_args.crop", 0),
+        ("augment_args.crop", 1.01),
     ]
 )
 
@@ -181,8 +273,8 @@ def test_a_value_that_no_run_can_have_is_one_line_wherever_it_comes_from(tmp_pat
         for k, make in enumerate(sources(tmp_path)):
             if (k == 3 and name == "seed") or (k == 5 and not json_can(v)):
                 continue  # a spec has its own seeds
-            with pytest.raises(MicaclError, match=f"{name}: expected .*found ") as e:
-                make({name: v})
+            with pytest.raises(MicaclError, match=f"{name.replace('.', ': ')}: expected .*found ") as e:
+                make(merge({name: v}))
             assert "\n" not in str(e.value) and len(str(e.value)) < 500 + len(str(tmp_path)), (name, v)
 
 
@@ -197,15 +289,15 @@ def test_a_message_names_the_bound_or_the_choices_and_what_was_found():
     for d, words in (
         (dict(lr=-1), "lr: expected a number above 0 and up to 1e+30, found -1"),
         (dict(label_smoothing=1), "label_smoothing: expected a number from 0 to below 1, found 1"),
-        (dict(hops=65), "hops: expected a whole number from 1 to 64, found 65"),
+        ({"model_args.hops": 65}, "model_args: hops: expected a whole number from 1 to 64, found 65"),
         (dict(epochs=2.5), "epochs: expected a whole number, found 2.5"),
-        (dict(kernels=(1, 2)), "kernels: expected a list of whole numbers from 1 to 63, odd, found (1, 2)"),
-        (dict(kernels=[]), "kernels: expected a list of whole numbers, 1 to 16 of them, found []"),
-        (dict(mccl_form="exp"), "mccl_form: expected one of log, printed, found 'exp'"),
-        (dict(flip="no"), "flip: expected true or false, found 'no'"),
+        ({"model_args.kernels": (1, 2)}, "kernels: expected a list of whole numbers from 1 to 63, odd, found (1, 2)"),
+        ({"model_args.kernels": []}, "kernels: expected a list of whole numbers, 1 to 16 of them, found []"),
+        ({"mccl_args.form": "exp"}, "mccl_args: form: expected one of log, printed, found 'exp'"),
+        ({"augment_args.flip": "no"}, "augment_args: flip: expected true or false, found 'no'"),
         (
-            dict(mccl_scales=(3,)),
-            "mccl_scales: expected divisors of mccl_dim, 128, and of the length of the feature, 256, found 3",
+            {"mccl_args.scales": (3,)},
+            "mccl_args: scales: expected divisors of out_dim, 128, and of the length of the feature, 256, found 3",
         ),
         (
             dict(n_instances=1000, instance_length=1000, image_size=64),
@@ -213,7 +305,7 @@ def test_a_message_names_the_bound_or_the_choices_and_what_was_found():
         ),
     ):
         with pytest.raises(MicaclError) as e:
-            Config(**d)
+            of(d)
         assert words in str(e.value)
 
 
@@ -230,32 +322,31 @@ def test_numbers_of_numpy_and_lists_become_plain():
     c = Config(
         lr=np.float32(0.5),
         epochs=np.int64(3),
-        flip=np.bool_(False),
-        kernels=[1, np.int8(3)],
-        mccl_scales=np.array([1, 2]),
+        augment_args=dict(flip=np.bool_(False), crop=1),
+        model_args=dict(kernels=[1, np.int8(3)]),
+        mccl_args=dict(scales=np.array([1, 2]), tau0=torch.tensor(0.25)),
         model=np.str_("mean"),
-        crop=1,
-        tau0=torch.tensor(0.25),
     )
     assert c == Config(
-        lr=0.5, epochs=3, flip=False, kernels=(1, 3), mccl_scales=(1, 2), model="mean", crop=1.0, tau0=0.25
-    )
+        lr=0.5, epochs=3, augment_args=dict(flip=False, crop=1.0), model_args=dict(kernels=(1, 3)), model="mean",
+        mccl_args=dict(scales=(1, 2), tau0=0.25),
+    )  # fmt: skip
     plain(c)
 
 
 def plain(c):
-    for name, (kind, _) in SETTINGS.items():
-        v = getattr(c, name)
-        assert type(v) is (str if name in CHOICES else tuple if name in LISTS else kind), name
+    for name, (kind, _) in KINDS.items():
+        v = c.flat()[name.rpartition(".")[2]]
+        assert type(v) is (str if name in WORDS else tuple if name in LISTS else kind), name
         if name in LISTS:
             assert {type(i) for i in v} == {int}
 
 
 def test_fields_that_were_set_later_are_checked_again():
     c = Config()
-    c.lr, c.kernels = 1, [1, 3]
-    assert check_config(c) is c and c == Config(lr=1.0, kernels=(1, 3)) and type(c.lr) is float
-    c.min_lr = -1
+    c.lr, c.model_args["kernels"] = 1, [1, 3]
+    assert check_config(c) is c and c == Config(lr=1.0, model_args=dict(kernels=(1, 3))) and type(c.lr) is float
+    c.optim_args = dict(min_lr=-1)
     with pytest.raises(MicaclError, match="min_lr: expected a number from 0"):
         check_config(c)
 
@@ -264,9 +355,9 @@ def test_fields_that_were_set_later_are_checked_again():
 
 
 def values(name):
-    kind, b = SETTINGS[name]
-    if name in CHOICES:
-        return st.sampled_from(CHOICES[name])
+    kind, b = KINDS[name]
+    if name in WORDS:
+        return st.sampled_from(WORDS[name])
     if kind is bool:
         return st.booleans()
     whole = st.integers(int(b.least), int(b.most)) if name not in NUMBERS or kind is int else st.nothing()
@@ -282,10 +373,10 @@ def values(name):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.fixed_dictionaries({}, optional={name: values(name) for name in SETTINGS}))
+@given(st.fixed_dictionaries({}, optional={name: values(name) for name in KINDS}))
 def test_every_config_that_can_be_made_is_read_back(tmp_path_factory, d):
     try:
-        c = Config(**d)
+        c = of(d)
     except MicaclError:
         return
     plain(c)
@@ -306,12 +397,12 @@ def test_every_config_that_can_be_made_is_read_back(tmp_path_factory, d):
         dict(seed=10**18),
         dict(seed=1795895194723989303),
         dict(seed=2**63 - 1),
-        dict(hops=64),
-        dict(wian_layers=64),
+        dict(model_args=dict(hops=64)),
+        dict(model_args=dict(layers=64)),
         dict(batch_size=2**14),
         dict(lr=1e30),
-        dict(min_lr=0),
-        dict(warmup_lr=0),
+        dict(optim_args=dict(min_lr=0)),
+        dict(optim_args=dict(warmup_lr=0)),
     ],
 )
 def test_the_largest_and_smallest_values_are_read_back(tmp_path, d):
@@ -321,7 +412,7 @@ def test_the_largest_and_smallest_values_are_read_back(tmp_path, d):
 
 def test_presets_and_defaults_go_together():
     for make in PRESETS.values():
-        assert settle(make(), SETTINGS) == (make(), [])
+        assert settle(make(), [*SETTINGS, *PLACE]) == (make(), [])
 
 
 # ---- what goes together
@@ -341,19 +432,34 @@ def test_presets_and_defaults_go_together():
             dict(head="cosine"),
             "loss ldam_drw has margins between cosines: head linear -> cosine",
         ),
-        (dict(lr=1e-6), dict(min_lr=1e-6, warmup_lr=1e-6), "lr 1e-06 is the highest rate: min_lr 1e-05 -> 1e-06"),
+        (
+            dict(lr=1e-6),
+            {"optim_args.min_lr": 1e-6, "optim_args.warmup_lr": 1e-6},
+            "lr 1e-06 is the highest rate: min_lr 1e-05 -> 1e-06",
+        ),
+        (
+            dict(backbone="swin3d_t"),
+            dict(image_size=224),
+            "backbone swin3d_t was trained on larger frames: image_size 64 -> 224",
+        ),
+        (
+            dict(backbone="mc3_18"),
+            dict(image_size=112),
+            "backbone mc3_18 was trained on larger frames: image_size 64 -> 112",
+        ),
     ],
 )
 def test_a_choice_brings_along_what_it_needs_and_says_so(tmp_path, capsys, asked, changed, note):
     before = Config(**asked)
     config, notes = settle(before)
     assert (
-        config == Config(**asked, **changed)
+        config == of({**asked, **changed})
         and note in notes
         and len(notes) == len(changed)
         and before == Config(**asked)
     )
-    assert settle(Config(**asked, **changed), {*asked, *changed})[1] == []
+    named = {name.rpartition(".")[2] for name in (*asked, *changed)}
+    assert settle(of({**asked, **changed}), named)[1] == []
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     assert (
@@ -361,8 +467,8 @@ def test_a_choice_brings_along_what_it_needs_and_says_so(tmp_path, capsys, asked
         and f"note: {note}\n" in capsys.readouterr().out
     )
     assert open_run(tmp_path / "b", Config(**asked), False) == config and capsys.readouterr().out == ""
-    with pytest.raises(MicaclError, match=next(iter(changed))) as e:
-        settle(before, asked=[*asked, *changed])
+    with pytest.raises(MicaclError, match=next(iter(changed)).rpartition(".")[2]) as e:
+        settle(before, asked=named)
     assert str(e.value).endswith("change one of the two")
 
 
@@ -373,12 +479,12 @@ def test_a_choice_brings_along_what_it_needs_and_says_so(tmp_path, capsys, asked
         (dict(loss="ldam", stage2="crt"), "stage2 crt .*loss ldam, which needs head cosine; choose one of the two"),
         (dict(loss="ldam_drw", stage2="lws", head="cosine"), "choose one of the two"),
         (dict(stage2="tau_norm", head="cosine"), "stage2 tau_norm .*expected head linear with it, found cosine"),
-        (dict(dependency_over="features", geiim=False), "expected geiim True"),
-        (dict(dependency_over="features", wian=False), "expected wian True"),
-        (dict(graph_over="channels", adjacency="data"), "expected adjacency learned"),
-        (dict(graph_over="channels", neighbours_only=True), "expected neighbours_only False"),
-        (dict(min_lr=0.1), "lr 0.003 is the highest rate: expected min_lr 0.003"),
-        (dict(warmup_lr=1), "expected warmup_lr 0.003"),
+        (dict(model_args=dict(dependency_over="features", geiim=False)), "expected geiim True"),
+        (dict(model_args=dict(dependency_over="features", wian=False)), "expected wian True"),
+        (dict(model_args=dict(graph_over="channels", adjacency="data")), "expected adjacency learned"),
+        (dict(model_args=dict(graph_over="channels", neighbours_only=True)), "expected neighbours_only False"),
+        (dict(optim_args=dict(min_lr=0.1)), "lr 0.003 is the highest rate: expected min_lr 0.003"),
+        (dict(optim_args=dict(warmup_lr=1)), "expected warmup_lr 0.003"),
     ],
 )
 def test_two_choices_that_contradict_each_other_are_one_line(d, words):
@@ -387,41 +493,46 @@ def test_two_choices_that_contradict_each_other_are_one_line(d, words):
     assert "\n" not in str(e.value)
 
 
+def test_a_backbone_takes_other_sizes_that_are_asked_for():
+    for c in (Config(backbone="swin3d_t", image_size=112), Config(backbone="r3d_18"), Config()):
+        assert settle(c, {"backbone", "image_size"}) == (c, [])
+
+
 def test_what_is_not_used_contradicts_nothing():
     for d in (
-        dict(model="mean", dependency_over="features", wian=False),
-        dict(geiim=False, graph_over="channels", adjacency="data"),
-        dict(mccl_weight=0, mccl_scales=(3,)),
-        dict(contrast="bcl", mccl_scales=(3,)),
-        dict(epochs=1, warmup_epochs=20, mccl_warmup=30),
+        dict(model="mean", model_args=dict(dependency_over="features", wian=False, heads=7)),
+        dict(model_args=dict(geiim=False, graph_over="channels", adjacency="data")),
+        dict(mccl_weight=0, mccl_args=dict(scales=(3,))),
+        dict(contrast="bcl", mccl_args=dict(scales=(3,))),
+        dict(epochs=1, warmup_epochs=20, mccl_args=dict(warmup=30)),
     ):
         assert settle(Config(**d)) == (Config(**d), [])
 
 
 def test_what_is_settled_can_be_built_and_what_is_refused_could_not():
     "Over all choices that have a say in each other."
-    fields = dict(
-        model=("micacl", "m3dfel", "mean"),
-        geiim=(True, False),
-        wian=(True, False),
-        dependency_over=CHOICES["dependency_over"],
-        graph_over=CHOICES["graph_over"],
-        adjacency=("learned", "data"),
-        neighbours_only=(False, True),
-        loss=("ce", "focal", "ldam"),
-        head=CHOICES["head"],
-        stage2=("none", "crt"),
-        mccl_on=CHOICES["mccl_on"],
-        mccl_scales=((1, 2), (256,)),
-        mccl_dim=(256,),
-    )
+    fields = {
+        "model": ("micacl", "m3dfel", "mean"),
+        "model_args.geiim": (True, False),
+        "model_args.wian": (True, False),
+        "model_args.dependency_over": WORDS["model_args.dependency_over"],
+        "model_args.graph_over": WORDS["model_args.graph_over"],
+        "model_args.adjacency": ("learned", "data"),
+        "model_args.neighbours_only": (False, True),
+        "loss": ("ce", "focal", "ldam"),
+        "head": CHOICES["head"],
+        "stage2": ("none", "crt"),
+        "mccl_args.on": WORDS["mccl_args.on"],
+        "mccl_args.scales": ((1, 2), (256,)),
+        "mccl_args.out_dim": (256,),
+    }
     draw, refused = random.Random(0), 0
     for _ in range(250):
         d = {name: draw.choice(v) for name, v in fields.items()}
         try:
-            config = Config(pretrained=False, **d)
+            config = of({"pretrained": False, **d})
         except MicaclError as e:
-            assert d["mccl_scales"] == (256,) and "mccl_scales" in str(e)
+            assert d["mccl_args.scales"] == (256,) and "mccl_args: scales" in str(e)
             continue
         try:
             config, _ = settle(config)
@@ -475,19 +586,25 @@ def test_help_lists_the_choices(capsys, monkeypatch):
         "--loss",
         "--lr nan",
         "--lr inf",
-        "--kernels 2",
-        "--kernels",
-        "--mccl-scales 3",
-        "--mccl_scales 3",
+        "--model-args kernels=2",
+        "--model-args kernels=",
+        "--model-args kernels",
+        "--model-args hop=2",
+        "--model-args hops=65",
+        "--model-args hops=two",
+        "--model-args geiim=no",
+        "--model-args adjacency=word",
+        "--model-args heads=7",
+        "--mccl-args scales=3",
+        "--mccl_args scales=3",
+        "--mccl-args tau0=nan",
+        "--optim-args min_lr=-1",
         "--seed 9223372036854775808",
-        "--hops 65",
         "--batch-size 1000001",
-        "--min-lr -1",
         "--loss focal --label-smoothing 0.1",
         "--loss ldam --head linear",
         "--loss=ldam --head=linear",
         "--loss ldam --stage2 crt",
-        "--no-wian --dependency-over features",
     ],
 )
 def test_a_wrong_setting_on_the_command_line_is_one_line(capsys, option, tmp_path, monkeypatch):
@@ -503,12 +620,58 @@ def test_a_wrong_setting_on_the_command_line_is_one_line(capsys, option, tmp_pat
 
 
 def test_what_holds_for_a_preset_or_a_run_is_not_measured_by_the_defaults(tmp_path):
-    assert parse("train D --out R --preset paper --warmup-epochs 50 --min-lr 5e-4").config.min_lr == 5e-4
-    write_json(tmp_path / "config.json", dict(INFO, config=Config(mccl_dim=96, lr=0.5).to_dict()))
+    assert parse("train D --out R --preset paper --warmup-epochs 50 --optim-args min_lr=5e-4").config.optim.min_lr == 5e-4
+    write_json(tmp_path / "config.json", dict(INFO, config=Config(mccl_args=dict(out_dim=96), lr=0.5).to_dict()))
     config = parse(
-        f"train D --out {tmp_path} --resume --mccl-scales 32 --min-lr 0.1"
+        f"train D --out {tmp_path} --resume --mccl-args scales=32 --optim-args min_lr=0.1"
     ).config  # 32 divides 96, and 0.1 is below 0.5
-    assert (config.mccl_scales, config.min_lr, config.lr) == ((32,), 0.1, 0.5)
+    assert (config.mccl_args, config.optim.min_lr, config.lr) == (dict(scales=(32,), out_dim=96), 0.1, 0.5)
+
+
+def test_arguments_on_the_command_line():
+    command = parse("train D --out R --preset paper --optim-args clip_norm=1 --lr 1e-3 --mccl-args scales=1,2 tau0=0.1 "
+                    "--model-args adjacency=data hops=2 kernels=1,3 geiim=True gate=product")  # fmt: skip
+    assert command.config == dataclasses.replace(
+        PRESETS["paper"](), lr=1e-3, optim_args=dict(min_lr=3e-6, clip_norm=1.0), mccl_args=dict(scales=(1, 2), tau0=0.1),
+        model_args=dict(adjacency="data", hops=2, kernels=(1, 3)),
+    )  # fmt: skip
+    assert {"gate", "tau0", "lr", "model_args"} <= command.given and "layers" not in command.given
+    assert parse("train D --out R --model-args").config == Config()
+
+
+def test_arguments_that_contradict_each_other_on_the_command_line(capsys):
+    for words, said in (
+        ("--model-args wian=false dependency_over=features", "dependency_over features"),
+        ("--model-args graph_over=channels adjacency=data", "graph_over channels"),
+        ("--lr 1e-6 --optim-args min_lr=1e-5", "expected min_lr 1e-06 with it, found 1e-05"),
+    ):
+        assert cli.main(["train", "nowhere", "--out", "run", *words.split()]) == 1
+        assert said in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_option_of_the_first_edition_says_where_it_is_now(capsys, old):
+    place, own = MOVED[old].split(".")
+    option = f"--{place.replace('_', '-')} {own}=..."
+    for word in (f"--{old.replace('_', '-')}", f"--{old}=1", f"--no-{old.replace('_', '-')}"):
+        assert cli.main(["train", "D", "--out", "R", word, "x"]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"micacl: {word.partition('=')[0]}: now an argument of the ") and err.endswith(option + "\n")
+    assert cli.main(["train", "D", "--out", "R", "--model-args", "hops=2", "--model-args", "gate=none"]) == 2
+    assert "--model-args: given twice" in capsys.readouterr().err
+
+
+def test_help_has_groups_and_tells_the_arguments(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    out = capsys.readouterr().out
+    at = [out.find(f" {name} options ") for name in ("clips", "network", "loss", "training", "computing")]
+    assert 0 < at[0] and at == sorted(at)
+    told = " ".join(out.replace("│", " ").replace("|", " ").split())
+    for name in PLACE:
+        assert f" {name}=" in told.replace("(default: ", " "), name
+    assert "kernels=1,3,5" in told and "geiim=true" in told
 
 
 def test_train_prints_and_writes_what_was_brought_along(data, tmp_path, capsys):
@@ -530,8 +693,8 @@ SPECS = [
         data="d",
         methods={"A": dict(model="mean"), "B": dict(like="A", lr=0.1)},
         compare=[["A", "B"]],
-        tune=dict(data="t", grid=dict(lr=[0.1, 0.2], epochs=[1]), seeds=[1], folds=[1, 2]),
-        base=dict(epochs=2, kernels=[1, 3]),
+        tune=dict(data="t", grid={"lr": [0.1, 0.2], "mccl_args.tau0": [0.1]}, seeds=[1], folds=[1, 2]),
+        base=dict(epochs=2, model_args=dict(kernels=[1, 3])),
         seeds=[1, 2],
         folds=[1, 2],
         frozen=True,
@@ -572,7 +735,7 @@ SPECS = [
             dict(
                 tune=dict(
                     data="t",
-                    grid={f: [1, 2, 3] for f in ("lr", "hops", "epochs", "dilation", "seed", "batch_size", "workers")},
+                    grid={f: [1, 2, 3] for f in ("lr", "model_args.hops", "epochs", "mccl_weight", "seed", "batch_size", "workers")},
                 )
             ),
             "at most 1000 points, .*found 2187",
@@ -666,7 +829,7 @@ JUNK = [
     "é\n\0",
 ]
 NAMES = [
-    *experiments.SPEC_KEYS,
+    *SPEC_KEYS,
     "like",
     "lr",
     "model",
@@ -679,6 +842,9 @@ NAMES = [
     "head",
     "stage2",
     "mccl_scales",
+    "model_args",
+    "mccl_args",
+    "mccl_args.tau0",
     "epochs",
     "seed",
     "",

@@ -14,8 +14,8 @@ import pytest
 from micacl.train import experiments
 from micacl.core import MicaclError, read_json
 from micacl.train.config import Config
-from micacl.train.experiments import (compare_runs, configuration, cost, grid_points, one_run, read_spec,
-                                      run_experiment, run_path, summarise_runs)
+from micacl.train.experiments import compare_runs, cost, one_run, run_experiment, run_path, summarise_runs
+from micacl.train.specification import configuration, grid_points, read_spec
 from micacl.metrics import paired_difference, uar
 from micacl.train.objective import build_model
 from micacl.train.summaries import pack_labels, unpack_labels
@@ -63,8 +63,8 @@ def spec(data, **kw):
     (dict(tune=dict(data="d", grid=dict(lr=[1]), seed=3)), "tune: unknown name seed"),
     (dict(tune=dict(data="d", grid=dict(lr=[1]), seeds=[])), "tune: seeds: expected"),
     (dict(methods={"//": dict(model="mean"), "": dict(model="max")}, compare=[]), "expected a name"),
-    (dict(methods={"x": dict(kernels=3)}, compare=[]), "^experiment: method x: kernels: expected a list of whole "
-                                                       "numbers, found 3"), (dict(base=dict(BASE, lr="fast")),
+    (dict(methods={"x": dict(model_args=dict(kernels=3))}, compare=[]),
+     "^experiment: method x: model_args: kernels: expected a list of whole numbers, found 3"), (dict(base=dict(BASE, lr="fast")),
                                                            "lr: expected a number, found 'fast'"),
     (dict(tune=dict(data="d", grid=dict(epochs=[2.5]))), "epochs: expected a whole number"),
     (dict(tune=dict(synfew=dict(n_trian=20), grid=dict(lr=[1]))),
@@ -182,7 +182,7 @@ def test_frozen_gives_the_numbers_of_a_frozen_backbone(data, tmp_path):
 
 def test_a_failed_run_is_named_and_the_others_go_on(data, tmp_path, capsys):
     s = spec(data, methods={"mean": dict(model="mean"), "mad": dict(model="mean", lr=1e30, warmup_epochs=0.0,
-        clip_norm=0.0)}, compare=[["mean", "mad"]])
+        optim_args=dict(clip_norm=0.0))}, compare=[["mean", "mad"]])
     summary = run_experiment(s, tmp_path / "x", 2, costs=False)
     said = capsys.readouterr().out
     assert "FAILED: mad, seed 1" in said and "not finite" in said and "2 of 4 runs failed" in said

@@ -4,6 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import SequentialSampler, WeightedRandomSampler
 
 from micacl.data.augment import augment
 from micacl.core import MicaclError, read_json
@@ -11,10 +12,11 @@ from micacl.train.config import Config
 from micacl.longtail.samplers import EpochOrder
 from micacl.train.loaders import FeatureDataset, InstanceFeatures, make_loader, set_epoch
 from micacl.train.objective import build_model
-from micacl.train.run import prepare_data, read_tensors
+from micacl.train.run import prepare_data
+from micacl.train.checkpoint import read_tensors
 from micacl.train.loop import train
 
-TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16,
+TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_args=dict(out_dim=16),
               backbone_lr=0.0)
 N_C = [400, 100, 4]
 LABELS = [0] * 400 + [1] * 100 + [2] * 4
@@ -64,6 +66,25 @@ def test_loaders(data, tmp_path):
     assert len(make_loader(d.train, dataclasses.replace(TINY, batch_size=64), True, d.cache)) == 1
 
 
+def test_any_sampler_takes_the_place_of_the_named_one(data, tmp_path):
+    d = prepare_data(data, tmp_path, TINY, quiet=True)
+    n, balanced = len(d.train), dataclasses.replace(TINY, sampler="balanced")
+    index = lambda loader: [i for _, _, batch, _ in loader for i in batch.tolist()]
+    named = index(make_loader(d.train, balanced, True, d.cache))
+    own = EpochOrder([c.label for c in d.train], TINY.seed, "balanced", TINY.epochs)
+    assert index(make_loader(d.train, TINY, True, d.cache, sampler="balanced")) == named
+    assert index(make_loader(d.train, TINY, True, d.cache, sampler=own)) == named
+    assert index(make_loader(d.train, TINY, True, d.cache)) != named
+    in_order = SequentialSampler(range(n))
+    assert index(make_loader(d.train, TINY, True, d.cache, sampler=in_order)) == list(range(n // 8 * 8))
+    few = WeightedRandomSampler([1.0] + [0.0] * (n - 1), 3)               # three draws are less than a batch, and a batch
+    assert index(make_loader(d.train, TINY, True, d.cache, sampler=few)) == [0, 0, 0]
+    loader = make_loader(d.train, TINY, True, d.cache, sampler=own)
+    set_epoch(loader, 1); assert own.epoch == 1 and index(loader) != named
+    with pytest.raises(MicaclError, match="sampler: expected one of natural"):
+        make_loader(d.train, TINY, True, d.cache, sampler="fair")
+
+
 def test_features_are_those_of_the_videos(data, tmp_path):
     d, model = prepare_data(data, tmp_path, TINY, quiet=True), build_model(TINY, 7)
     features = InstanceFeatures(tmp_path / "f", model, TINY, d.cache)
@@ -97,7 +118,7 @@ def test_files_are_found_again_and_never_mixed_up(data, tmp_path):
     first = make().of(d.train, 0)
     assert torch.equal(make().of(d.train, 0), first) and len(list((tmp_path / "f").iterdir())) == 1
     torch.manual_seed(3)
-    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train), make(crop=.5).of(d.train, 0),
+    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train), make(augment_args=dict(crop=.5)).of(d.train, 0),
               make(build_model(dataclasses.replace(TINY, pretrained=False), 7)).of(d.train, 0)]
     assert len(list((tmp_path / "f").iterdir())) == 1 + len(others) and not any(torch.equal(o, first) for o in others)
     assert make().of(d.validation).shape[0] == len(d.validation)

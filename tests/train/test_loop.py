@@ -22,7 +22,8 @@ from micacl.metrics import class_counts
 from micacl.train.config import Config
 from micacl.metrics import instance_auc, summarise
 from micacl.train.objective import build_model
-from micacl.train.run import find_checkpoint, hold_folder, load_run, prepare_data, read_tensors
+from micacl.train.checkpoint import find_checkpoint, read_tensors
+from micacl.train.run import hold_folder, load_run, prepare_data
 from micacl.data.synfew.generate import read_truth
 from micacl.longtail.samplers import EpochOrder
 from micacl.train.loaders import make_loader
@@ -31,7 +32,7 @@ from micacl.train.objective import Objective, lr_at, make_optimizer
 from micacl.data.cache import FrameCache
 from micacl.data.bags import frame_indices
 
-TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_dim=16)
+TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_args=dict(out_dim=16))
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +59,7 @@ def same_run(a, b):
 
 def test_lr_by_hand():
     # 4 steps an epoch: W = 4, last step 11
-    c = Config(epochs=3, warmup_epochs=1, warmup_lr=0.0, lr=1.0, min_lr=0.1)
+    c = Config(epochs=3, warmup_epochs=1, lr=1.0, optim_args=dict(warmup_lr=0.0, min_lr=0.1))
     assert [lr_at(t, 4, c) for t in range(5)] == [0, .25, .5, .75, 1]
     assert lr_at(11, 4, c) == pytest.approx(.1)
     assert lr_at(7, 4, c) == pytest.approx(.1 + .9 * (1 + math.cos(math.pi * 3 / 7)) / 2)
@@ -72,8 +73,8 @@ def test_lr_rises_then_falls(warm, per_epoch):
     d = np.diff(rates)
     up = np.arange(1, 3 * per_epoch) <= W
     assert (d[up] > 0).all() and (d[~up & (np.arange(1, 3 * per_epoch) > W + 1)] < 0).all()
-    assert c.min_lr <= rates.min() and rates.max() <= c.lr
-    if warm < 2: assert rates[-1] == pytest.approx(c.min_lr)
+    assert c.optim.min_lr <= rates.min() and rates.max() <= c.lr
+    if warm < 2: assert rates[-1] == pytest.approx(c.optim.min_lr)
 
 
 def test_a_run_of_one_step_has_a_rate():
@@ -88,7 +89,7 @@ class Out(NamedTuple):
 def test_objective():
     torch.manual_seed(0)
     y, out = torch.tensor([0, 0, 1, 1, 2, 2]), Out(torch.randn(6, 7), torch.randn(6, 16))
-    loss = Objective(Config(mccl_weight=2.5, mccl_dim=8), [9, 8, 7, 6, 5, 4, 3], 16)
+    loss = Objective(Config(mccl_weight=2.5, mccl_args=dict(out_dim=8)), [9, 8, 7, 6, 5, 4, 3], 16)
     t = loss(out, y)
     p = out.logits.double().log_softmax(1)
     ce = -(.9 * p[range(6), y] + .1 * p.mean(1)).mean()
@@ -155,7 +156,7 @@ def test_gradients_are_clipped_and_the_rate_is_set():
     net, objective = Net(), Objective(Config(mccl_weight=0), [3] * 7, 4)
     norms = []
     for clip_norm in (0, 1e-3):
-        c = Config(epochs=1, warmup_epochs=0, batch_size=20, mccl_weight=0, clip_norm=clip_norm)
+        c = Config(epochs=1, warmup_epochs=0, batch_size=20, mccl_weight=0, optim_args=dict(clip_norm=clip_norm))
         accelerator, optimizer = make_accelerator(c), torch.optim.SGD(net.parameters(), lr=99.)
         before = net.fc.weight.detach().clone()
         record = train_epoch(net, objective, [(torch.ones(7, 3, 4), torch.arange(7), None)],
@@ -460,7 +461,7 @@ def test_which_way_the_two_losses_pull_the_features():
     from why_mccl import pull
     torch.manual_seed(0)
     fc, bag, y = torch.nn.Linear(16, 7), torch.randn(40, 16), torch.arange(40) % 7
-    objective = Objective(Config(mccl_dim=8), [9, 8, 7, 6, 5, 4, 3], 16)
+    objective = Objective(Config(mccl_args=dict(out_dim=8)), [9, 8, 7, 6, 5, 4, 3], 16)
     with torch.no_grad(): out = Out(fc(bag), bag)
     assert -0.99 < pull(fc, objective, out, y) < 0.99
     del objective.mccl
@@ -483,25 +484,25 @@ def test_lambda_rises_over_the_warm_up(monkeypatch):
         def forward(self, out, y, ramp=1.0): seen.append(ramp); return super().forward(out, y, ramp)
     def ramps(**options):
         seen.clear()
-        c, net = Config(epochs=3, batch_size=4, mccl_dim=4, mccl_scales=(1,), **options), Net()
+        c, net = Config(epochs=3, batch_size=4, mccl_args=dict(out_dim=4, scales=(1,), **options)), Net()
         accelerator, objective = make_accelerator(c), Watch(c, [3] * 7, 4)
         loader = torch.utils.data.DataLoader(Points(), 4)
         for epoch in range(3):
             train_epoch(net, objective, loader, make_optimizer(net, objective, c), epoch, c, accelerator)
         return list(seen)
-    assert ramps(mccl_warmup=2.0) == pytest.approx([min(1, k / 10) for k in range(15)])
+    assert ramps(warmup=2.0) == pytest.approx([min(1, k / 10) for k in range(15)])
     assert ramps() == [1.0] * 15
 
 
 def test_options_reach_the_loss():
-    c = Config(mccl_scales=(1, 2), mccl_form="printed", mccl_dim=8, mccl_class_weight="none", mccl_temperature="class",
-               mccl_centres=False, tau0=.1)
+    c = Config(mccl_args=dict(scales=(1, 2), form="printed", out_dim=8, class_weight="none", temperature="class",
+                              centres=False, tau0=.1))
     mccl = Objective(c, [8, 4], 16).mccl
     torch.testing.assert_close(mccl.W.double(), torch.ones(2).double())
     torch.testing.assert_close(mccl.tau.double(), torch.tensor([.1, .15]).double())
     assert (mccl.scales == (1, 2) and mccl.project(torch.randn(3, 16), 1).shape == (3, 8)
             and len(list(mccl.parameters())) == 2)
-    assert len(list(Objective(dataclasses.replace(c, mccl_centres=True), [8, 4], 16).mccl.parameters())) == 4
+    assert len(list(Objective(dataclasses.replace(c, mccl_args=dict(c.mccl_args, centres=True)), [8, 4], 16).mccl.parameters())) == 4
     assert Objective(dataclasses.replace(c, mccl_weight=0.0), [8, 4], 16).mccl is None
 
 
@@ -510,6 +511,6 @@ def test_mccl_can_look_at_the_instances():
     torch.manual_seed(0)
     out, y = Whole(torch.zeros(6, 2), torch.randn(6, 16), torch.randn(6, 4, 8),
                    torch.rand(6, 4).softmax(1)), torch.tensor([0, 0, 1, 1, 0, 1])
-    loss = Objective(Config(mccl_on="instances", mccl_dim=8), [3, 3], 16, 8)
+    loss = Objective(Config(mccl_args=dict(on="instances", out_dim=8)), [3, 3], 16, 8)
     mean = torch.stack([sum(out.weights[i, n] * out.instances[i, n] for n in range(4)) for i in range(6)])
     torch.testing.assert_close(loss(out, y)["mccl"], loss.mccl(mean, y))

@@ -13,9 +13,10 @@ from torch import nn
 from micacl.train import run as runs
 from micacl.core import MicaclError, write_json
 from micacl.train.config import Config
-from micacl.train.run import (check_same, find_checkpoint, hold_folder, resume_hint, load_checkpoint, load_run, open_run,
-                              read_config, read_tensors,
-                         save_checkpoint, write_tensors)
+from micacl.train.run import check_same, hold_folder, load_run, open_run, read_config
+from micacl.train.checkpoint import (
+    find_checkpoint, resume_hint, load_checkpoint, read_tensors, save_checkpoint, write_tensors
+)
 
 
 def parts(seed=0):
@@ -145,14 +146,16 @@ def test_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(MicaclError, match="epochs"): open_run(tmp_path, Config(epochs=0), True)
 
 
-@pytest.mark.parametrize("change", [dict(lr=0.1), dict(seed=1), dict(epochs=11), dict(mccl_scales=(1, 2))])
+@pytest.mark.parametrize("change", [dict(lr=0.1), dict(seed=1), dict(epochs=11), dict(mccl_args=dict(scales=(1, 2)))])
 def test_only_the_same_run_is_resumed(change):
     describe = lambda config, **kw: dict(dict(config=config.to_dict(), dataset="csv", fold=1, classes=["a"],
                                               train_clips="0"), **kw)
     check_same("run", describe(Config()), describe(Config(workers=3)))
-    # JSON knows no tuples
-    check_same("run", dict(describe(Config()), config=dict(Config().to_dict(), mccl_scales=[1, 2, 4])),
+    # JSON knows no tuples, and the first edition had all arguments among the fields
+    check_same("run", dict(describe(Config()), config=dict(Config().to_dict(), mccl_args=dict(scales=[1, 2, 4]))),
                describe(Config()))
+    check_same("run", dict(describe(Config()), config=dict(hops=1, mccl_scales=[1, 4], wian_layers=2)),
+               describe(Config(mccl_args=dict(scales=(1, 4)), model_args=dict(layers=2))))
     with pytest.raises(MicaclError, match=next(iter(change))):
         check_same("run", describe(Config()), describe(dataclasses.replace(Config(), **change)))
     for kw in (dict(fold=2), dict(train_clips="1"), dict(classes=["b"]), dict(dataset="dfew")):
@@ -264,22 +267,22 @@ def test_a_full_disk_gives_its_room_back(tmp_path, monkeypatch):
     a = parts(); step(*a, 0)
     save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
     def full(*args): raise OSError(28, "No space left on device")
-    monkeypatch.setattr(runs, "write_json", full)
+    monkeypatch.setattr("micacl.train.checkpoint.write_json", full)
     with pytest.raises(OSError): save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None))
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"] and load_checkpoint(tmp_path, *parts())["epoch"] == 1
 
 
 def test_a_configuration_that_runs_write_is_read(tmp_path):
-    config = Config(lr=1e30, seed=10**15, mccl_scales=(1, 2), workers=0, warmup_epochs=3)
+    config = Config(lr=1e30, seed=10**15, mccl_args=dict(scales=(1, 2)), workers=0, warmup_epochs=3)
     write_json(tmp_path / "config.json", {**INFO, "config": config.to_dict()})
     assert read_config(tmp_path)[0] == config and read_config(tmp_path)[1]["classes"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("change", [dict(n_instances=10**9), dict(n_instances=4.5), dict(n_instances=True),
-                                    dict(wian_layers=10**6), dict(epochs="3"), dict(pretrained=1), dict(lr=None),
+                                    dict(model_args=dict(layers=10**6)), dict(model_args=[]), dict(mccl_args=dict(nobody=1)), dict(epochs="3"), dict(pretrained=1), dict(lr=None),
                                     dict(lr="fast"),
                                     dict(kernels=[10**9]), dict(kernels=3), dict(kernels=[1] * 99),
-                                    dict(mccl_scales=["a"]), dict(model=["micacl"]), dict(model="vit"), dict(seed=-1),
+                                    dict(mccl_args=dict(scales=["a"])), dict(model=["micacl"]), dict(model="vit"), dict(seed=-1),
                                     dict(nobody=1)])
 def test_a_configuration_that_no_run_writes_is_one_line(tmp_path, change):
     write_json(tmp_path / "config.json", {**INFO, "config": {**Config().to_dict(), **change}})

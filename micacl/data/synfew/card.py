@@ -29,7 +29,8 @@ def command_of(
 # %% ../../../nbs/synfew/card.ipynb #0b9caa91
 _CARD = """# {version}: Synthetic Facial Expressions in the Wild
 
-Short videos of drawn faces with seven emotion labels. Made by the package `micacl`, generator {generator}, with `{command}`. Licence: as the package (Apache-2.0). No person was filmed.
+Short videos of drawn faces with seven emotion labels. Made by the package `micacl`, generator {generator}, with \
+`{command}`. Licence: as the package (Apache-2.0). No person was filmed.
 
 | split | {heads} | all |
 |---|{rule}
@@ -39,25 +40,35 @@ Short videos of drawn faces with seven emotion labels. Made by the package `mica
 
 ## Files
 
-- `clips/*.mp4`: H.264, {size} x {size} pixels, {fps} frames a second, {n_frames} frames in a typical clip (half to one and a half times as many).
-- `clips.csv`, a line a clip: `clip`, `path`; `label` (what most annotators said), `clean_label` (what the face shows), `split`, `fold` (1 to 5 in train, 0 elsewhere), `identity`;
-  `n_frames`, `seed`; `strength` 0 to 1, `second` and `blend` (a second emotion and its share), `apex_share`; then the factors: `peaks`, `talking`, `blinks`, `distractors` (what else the face does),
-  `yaw` (degrees, first frame), `crf` (compression), `skin` (mean colour, 0 dark to 1 light), `face_width` and `jaw` (shape), `age` (0 to 1: lines and folds), `hair_style`, `glasses`, `beard`, `occluder`, `light` (from the left -1 to the right 1),
+- `clips/*.mp4`: H.264, {size} x {size} pixels, {fps} frames a second, {n_frames} frames in a typical clip (half to \
+one and a half times as many).
+- `clips.csv`, a line a clip: `clip`, `path`; `label` (what most annotators said), `clean_label` (what the face \
+shows), `split`, `fold` (1 to 5 in train, 0 elsewhere), `identity`;
+  `n_frames`, `seed`; `strength` 0 to 1, `second` and `blend` (a second emotion and its share), `apex_share`; then \
+the factors: `peaks`, `talking`, `blinks`, `distractors` (what else the face does),
+  `yaw` (degrees, first frame), `crf` (compression), `skin` (mean colour, 0 dark to 1 light), `face_width` and `jaw` \
+(shape), `age` (0 to 1: lines and folds), `hair_style`, `glasses`, `beard`, `occluder`, `light` (from the left -1 to \
+the right 1),
   `ambient`, `background` (mean colour), `blur`, `noise`.
 - `votes.csv`, a line a clip: how many of ten annotators said each emotion, and the label.
-- `truth.npz`, NumPy columns with a row a frame: {units} (intensity 0 to 1, float32), `apex` (bool: the expression is above {level} of its peak), `envelope` (float32, 0 to 1), `yaw`, `pitch`, `roll` (float32, degrees).
+- `truth.npz`, NumPy columns with a row a frame: {units} (intensity 0 to 1, float32), `apex` (bool: the expression is \
+above {level} of its peak), `envelope` (float32, 0 to 1), `yaw`, `pitch`, `roll` (float32, degrees).
   `clip` (ids) and `start` (int64, one longer) say which rows are whose: those of clip i are start[i] to start[i+1]-1.
 - `synfew.json`: parameters, counts, command.
 
 ## What it is for, and what not
 
-Learning, testing and teaching methods for long-tailed, multi-instance, noisily labelled video, with a truth to check them against. Scores on it are never comparable with scores on real faces.
-It is no picture of how people feel or look: prototypes are a convention among researchers, units move independently here, and nobody should draw a conclusion about a person from a model trained on it.
+Learning, testing and teaching methods for long-tailed, multi-instance, noisily labelled video, with a truth to check \
+them against. Scores on it are never comparable with scores on real faces.
+It is no picture of how people feel or look: prototypes are a convention among researchers, units move independently \
+here, and nobody should draw a conclusion about a person from a model trained on it.
 
 ## Known biases
 
-One drawing style. Skin, hair, glasses, beards and ages are drawn evenly from ranges, independently of each other and of every label, not from any population. Confusions of the annotators were written down after
-what the literature reports, not measured; all annotators are alike; label noise is the same for every profile and class size. No sound, no scene, no second person.
+One drawing style. Skin, hair, glasses, beards and ages are drawn evenly from ranges, independently of each other and \
+of every label, not from any population. Confusions of the annotators were written down after
+what the literature reports, not measured; all annotators are alike; label noise is the same for every profile and \
+class size. No sound, no scene, no second person.
 """
 
 def data_card(

@@ -24,7 +24,10 @@ from ...core import EMOTIONS, MicaclError, atomic_write, read_json, write_json
 from .faces import UNITS, render
 from .acting import LEVEL, STRENGTH, Sample, sample_clip, unit_stream
 from .card import command_of, data_card
-from .labels import CONFUSION, NEUTRAL, PROFILES, SPLITS, TAIL_SHAPES, Act, PlannedClip, draw_act, label_counts, plan_split, vote_probabilities
+from micacl.data.synfew.labels import (
+    CONFUSION, NEUTRAL, PROFILES, SPLITS, TAIL_SHAPES, Act, PlannedClip, draw_act, label_counts, plan_split,
+    vote_probabilities
+)
 
 # %% ../../../nbs/synfew/generate.ipynb #c7c5868d
 def _yuv420(frames):
