@@ -74,7 +74,8 @@ class BagModel(HubModel):
         super().__init__()
         self.n_classes, self.n_instances, self.instance_length = n_classes, n_instances, instance_length
         if isinstance(backbone, nn.Module) and pretrained is not False:
-            raise MicaclError(f"pretrained: expected False beside a backbone of one's own, found {pretrained!r}; load its "
+            raise MicaclError(f"pretrained: expected False beside a backbone of one's own, found {pretrained!r}; "
+                              "load its "
                               "weights before it is passed")
         self.backbone: Any = (as_backbone(backbone, instance_length) if isinstance(backbone, nn.Module)
                               else build_backbone(backbone, pretrained))
@@ -125,7 +126,8 @@ class BagModel(HubModel):
         "The road from instance features on."
         bag, *rest = self.aggregate(x)
         if bag.ndim != 2 or bag.shape[1] != self.bag_dim:
-            raise MicaclError(f"bag feature: expected ({len(x)}, {self.bag_dim}), found {tuple(bag.shape)}; a pool or tail "
+            raise MicaclError(f"bag feature: expected ({len(x)}, {self.bag_dim}), found {tuple(bag.shape)}; a pool "
+                              "or tail "
                               "that makes vectors of another length says it in an attribute bag_dim")
         return BagOutput(self.fc(self.drop(bag)), bag, *rest)
 
@@ -148,7 +150,8 @@ class PoolMIL(BagModel):
                  instance_length: int = 4,  # L, frames in an instance
                  pretrained: bool = False,  # with the backbone's weights, if it is named
                  dropout: float = 0.,  # before the classifier
-                 head: str | nn.Module | Callable = "linear",  # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
+                 # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
+                 head: str | nn.Module | Callable = "linear",
                  # a key of POOLS, (B,N,D) -> bag (B,D) and weights (B,N), or a class
                  pool: str | nn.Module | Callable = "attention"):
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained)
@@ -172,7 +175,8 @@ class _NamedPool(PoolMIL):
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained, dropout, head, self.name)
 
 class MeanMIL(_NamedPool): "Mean over instances: every instance counts 1/N."; name = "mean"
-class MaxMIL(_NamedPool): "Maximum per feature; an instance's weight is the share of features that it wins."; name = "max"
+class MaxMIL(_NamedPool):
+    "Maximum per feature; an instance's weight is the share of features that it wins."; name = "max"
 class AttentionMIL(_NamedPool): "Gated attention of Ilse et al. (2018)."; name = "attention"
 class TransformerMIL(_NamedPool): "A class token that asks all instances (one block)."; name = "transformer"
 
@@ -195,8 +199,10 @@ class MICACL(BagModel):
                  tail: str | nn.Module | Callable = "norm",  # a key of TAILS ("norm", "dmin"), a module or a class
                  heads: int = 8,  # of the self-attention; divides 2*hidden
                  dropout: float = 0.,  # in GEIIM, between WIAN layers, before the classifier
-                 head: str | nn.Module | Callable = "linear",  # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
-                 # further options of GEIIM: adjacency, kernels, dilation, hops, alpha, neighbours_only, graph_over, graph
+                 # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
+                 head: str | nn.Module | Callable = "linear",
+                 # further options of GEIIM: adjacency, kernels, dilation, hops, alpha, neighbours_only, graph_over,
+                 # graph
                  **graph):
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained)
         dim, self.over = self.backbone.dim, dependency_over

@@ -128,7 +128,7 @@ class SupCon(Contrast):
 
 # %% ../../nbs/09_contrast.ipynb #bc00e3a1
 def check_bags(
-    loss: nn.Module,   # has `dim` (D) and `n_classes` (C); its class is named in the error
+    loss,   # a module that has `dim` (D) and `n_classes` (C); its class is named in the error
     bag,               # what should be bag features (B,D) of a floating type
     y,                 # what should be labels (B,)
 ) -> torch.Tensor:     # y (B,) int64, where the bags are

@@ -34,7 +34,8 @@ def made_with(model) -> dict:   # of a HubModel
     for p in signature.parameters.values():
         if p.kind is p.VAR_KEYWORD: named.update(named.pop(p.name))                  # **graph of MICACL
     if own := [k for k, v in named.items() if callable(v)] or ["head"] * (model.head_kind() is None):
-        raise MicaclError(f"{type(model).__name__}: {', '.join(own)}: expected a name, found a module of one's own, which "
+        raise MicaclError(f"{type(model).__name__}: {', '.join(own)}: expected a name, found a module of one's "
+                          "own, which "
                           "no description can hold; keep the weights with safetensors.torch.save_model(model, FILE), "
                           "and read them with load_model into a model that your code builds")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in named.items() if k not in ("pretrained", "head")}

@@ -153,7 +153,8 @@ FIRST_INPUT = dict(
     crop="centre square, resized with antialiasing", tensor="(B, 16, 3, 64, 64) RGB, bytes 0..255 or floats 0..1")
 FIRST_CONFIG = dict(
     model="micacl", backbone="r3d_small", pretrained=True, n_instances=4, instance_length=4, image_size=64, geiim=True,
-    adjacency="learned", neighbours_only=False, graph_over="instances", hops=2, kernels=[1, 3, 5], dilation=1, wian=True,
+    adjacency="learned", neighbours_only=False, graph_over="instances", hops=2, kernels=[1, 3, 5], dilation=1,
+    wian=True,
     dependency_over="instances", gate="weight", wian_layers=1, tail="norm", mccl_weight=1.0, mccl_warmup=0.0,
     mccl_on="bag", mccl_scales=[1, 2, 4], mccl_form="log", mccl_dim=128, mccl_class_weight="effective",
     mccl_temperature="printed", mccl_self_pairs=False, mccl_centres=True, tau0=0.07, contrast="mccl", loss="ce",
@@ -161,16 +162,19 @@ FIRST_CONFIG = dict(
     backbone_lr=0.3, weight_decay=0.05, warmup_epochs=1.0, warmup_lr=1e-05, min_lr=1e-05, clip_norm=5.0,
     mixed_precision="no", flip=True, jitter=0.4, crop=0.8, val_fraction=0.1, workers=0, on_bad_clip="skip", seed=11)
 FIRST_TEST = dict(
-    uar=1 / 7, war=1 / 7, recall=dict(zip(CLASSES, [1.0] + [0.0] * 6)), n_test=28, n_per_class=dict.fromkeys(CLASSES, 4),
+    uar=1 / 7, war=1 / 7, recall=dict(zip(CLASSES, [1.0] + [0.0] * 6)), n_test=28,
+    n_per_class=dict.fromkeys(CLASSES, 4),
     intervals=dict(uar=[1 / 7, 1 / 7], war=[1 / 7, 1 / 7],
                    recall=dict(zip(CLASSES, [[1.0, 1.0]] + [[0.0, 0.0]] * 6))))
 FIRST = dict(
     format="1", version="0.1.0", license="apache-2.0", model="MICACL", arguments=dict(
-        n_classes=7, backbone="r3d_small", n_instances=4, instance_length=4, geiim=True, wian=True, hidden=None, layers=1,
+        n_classes=7, backbone="r3d_small", n_instances=4, instance_length=4, geiim=True, wian=True, hidden=None,
+        layers=1,
         gate="weight", dependency_over="instances", tail="norm", heads=8, dropout=0.0, adjacency="learned",
         neighbours_only=False, graph_over="instances", hops=2, kernels=[1, 3, 5], dilation=1),
     head="linear", classes=CLASSES, input=FIRST_INPUT, changed=False, training=dict(
-        config=FIRST_CONFIG, dataset="synfew", fold=None, train_counts=[9, 5, 11, 7, 4, 3, 3], n_train=42, n_validation=5,
+        config=FIRST_CONFIG, dataset="synfew", fold=None, train_counts=[9, 5, 11, 7, 4, 3, 3], n_train=42,
+        n_validation=5,
         train_clips="00ff", version="0.1.0", epoch=3),
     results=dict(dataset="synfew", fold=None, seed=11, epoch=3, tests=dict(test=FIRST_TEST)))
 FIRST_MEAN = dict(
@@ -344,7 +348,8 @@ def test_what_could_not_be_loaded_is_not_written(tmp_path):
     with pytest.raises(MicaclError, match=r"fc.bias: expected \[7\] float32, found \[9\] float32"):
         other.save_pretrained(tmp_path / "m")
     other.fc = torch.nn.Sequential()
-    with pytest.raises(MicaclError, match="head: expected a name, found a module"): other.save_pretrained(tmp_path / "m")
+    with pytest.raises(MicaclError, match="head: expected a name, found a module"):
+        other.save_pretrained(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -584,7 +589,8 @@ def test_a_model_is_pushed_whole_and_in_one_commit(shared, monkeypatch):
             return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
         def upload_folder(self, repo_id, folder_path, **options):
             files = sorted(p.name for p in Path(folder_path).iterdir())
-            done.append(("upload", repo_id, files, options["commit_message"], read_json(Path(folder_path) / "config.json")))
+            done.append(("upload", repo_id, files, options["commit_message"],
+                         read_json(Path(folder_path) / "config.json")))
             return "commit"
     monkeypatch.setattr(hub_mixin, "HfApi", Api)
     model = MICACL.from_pretrained(shared)
@@ -595,6 +601,7 @@ def test_a_model_is_pushed_whole_and_in_one_commit(shared, monkeypatch):
 
 
 def test_a_model_needs_the_hubs_library_only_when_it_meets_the_hub():
-    code = "import sys, micacl.models; print([m for m in sys.modules if m.startswith(('huggingface_hub', 'micacl.train'))])"
+    code = ("import sys, micacl.models; print([m for m in sys.modules if m.startswith(('huggingface_hub', "
+            "'micacl.train'))])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]" and issubclass(BagModel, HubModel)

@@ -76,7 +76,8 @@ def test_supcon_is_that_of_pytorch_metric_learning(tau):
 def test_hand_values():
     y = torch.tensor([0, 0, 1])
     assert supcon(circle(0, 90, 180), y, 1.).item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2)
-    assert supcon(circle(0, 60), y[:2], .1).item() == pytest.approx(0)      # a pair alone: the partner is the only answer
+    # a pair alone: the partner is the only answer
+    assert supcon(circle(0, 60), y[:2], .1).item() == pytest.approx(0)
 
 def test_a_weight_multiplies_the_whole_term_of_its_anchor():
     z, y = batch()
