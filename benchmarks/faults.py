@@ -308,7 +308,7 @@ def _(r):
 
 @fault("training", "a loss that is not finite", "a learning rate of 1e30", says=["not finite any more", "Lower lr"],
        lost="the epoch under way")
-def _(r): r.data(); r.go(f"{TRAIN} --lr 1e30 --warmup-epochs 0 --clip-norm 0")
+def _(r): r.data(); r.go(f"{TRAIN} --lr 1e30 --warmup-epochs 0 --optim-args clip_norm=0")
 
 
 @fault("training", "a loader process is killed", "SIGKILL to a loader process, as when memory runs out",

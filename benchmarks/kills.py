@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 SHARES = dict(train=0.4, cache=0.2, synfew=0.2, experiment=0.2)
-TINY = "--no-pretrained --n-instances 2 --image-size 32 --epochs 3 --batch-size 8 --mccl-dim 16"
+TINY = "--no-pretrained --n-instances 2 --image-size 32 --epochs 3 --batch-size 8 --mccl-args out_dim=16"
 SPEC = dict(data="data", base=dict(pretrained=False, n_instances=2, image_size=32, epochs=2, batch_size=8,
                                    mccl_weight=0.0), seeds=[1], test="test_balanced",
             methods=dict(mean=dict(model="mean"), attention=dict(model="attention")), compare=[["attention", "mean"]])
@@ -263,7 +263,7 @@ def load():
     import torch
     torch.set_num_threads(1)
     for name in ("utf-8-sig", "cp437"): codecs.lookup(name)      # a child that is nobody may not be able to read them
-    names = [f"micacl.{m}" for m in ("cli", "experiments", "frames", "pages", "report")]
+    names = [f"micacl.{m}" for m in ("cli", "train.experiments", "data.frames", "show.html", "show.report")]
     for name in (*names, "matplotlib.pyplot", "PIL.Image", "scipy.special", "scipy.stats", "sklearn.metrics"):
         importlib.import_module(name)      # the last ones: what functions import when they need it
 

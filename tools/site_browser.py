@@ -173,6 +173,7 @@ def old_address(reader):
     for old, new in (("losses.html", "longtail/losses.html"), ("api/losses.html", "api/longtail.losses.html")):
         reader.open(old)
         reader.page.wait_for_url(reader.address + new)
+        reader.page.wait_for_load_state("networkidle")
     assert not reader.wrong, reader.wrong
     return f"{old} -> {new}"
 

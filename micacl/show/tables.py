@@ -62,8 +62,9 @@ def _experiment(folder, test):
         if file.name not in s.get("runs", [file.name]): continue       # of other data
         r = _with(file, "method", "seed", "fold", "config")
         if r["method"] not in s["methods"] or r["seed"] not in spec["seeds"] or r["fold"] not in spec["folds"]: continue
-        if config_from_dict(r["config"]) == configuration(spec, r["method"], r["seed"],
-                                                          s["methods"][r["method"]]["chosen"]):
+        try: own = config_from_dict(r["config"])      # of either edition
+        except MicaclError as e: raise MicaclError(f"{file}: {e}; run micacl experiment again") from None
+        if own == configuration(spec, r["method"], r["seed"], s["methods"][r["method"]]["chosen"]):
             out.append(_result(r, file, test))
     if not out:
         raise MicaclError(f"{folder}: expected runs of its summary.json in runs/, found none; run micacl "

@@ -204,12 +204,12 @@ def test_geiim_options_are_passed_on():
     A = make("micacl", neighbours_only=True).from_instances(torch.randn(3, 4, 128)).adjacency
     assert A[0, 2] == A[0, 3] == A[3, 0] == 0
     assert make("micacl", hidden=32, heads=4).bag_dim == 64
-    c = Config(pretrained=False, kernels=(1, 3), hops=2, gate="weight", wian_layers=2, tail="dmin", adjacency="both",
-               dilation=2)
+    c = Config(pretrained=False, model_args=dict(kernels=(1, 3), hops=2, gate="weight", layers=2, tail="dmin",
+                                                 adjacency="both", dilation=2, alpha=0.5))
     model = build_model(c, 7)
     assert (len(model.geiim.scales.branches), model.geiim.hops, len(model.wian.layers), type(model.tail)) == (2, 2, 2,
         DMINTail)
-    assert model.geiim.graph.kind == "both" and build_model(Config(pretrained=False, geiim=False), 7).geiim is None
+    assert model.geiim.graph.kind == "both" and build_model(Config(pretrained=False, model_args=dict(geiim=False)), 7).geiim is None
 
 def test_dropout_is_off_in_eval_mode_and_by_default():
     x = torch.randn(2, 4, 128)
