@@ -3,7 +3,7 @@ beside ours, the loss, growth.
 
     python benchmarks/bench.py WORK                    # all parts -> results/bench-cpu.json (bench-cuda.json on a GPU)
     python benchmarks/bench.py WORK data loss          # some parts; the others in the file stay
-    python benchmarks/bench.py WORK roofline --checkout OTHER    # one more row: the step of another checkout of the project, before a change for instance
+    python benchmarks/bench.py WORK roofline --checkout OTHER    # one more row, of another checkout (before a change)
 
 Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are
 medians of interleaved rounds (`micacl.train.speed.alternate`), ratios are medians over the rounds with the smallest and
@@ -251,7 +251,8 @@ def compute(work, rounds):
 
         for k in range(rounds + 1):      # the first is not timed; what is very slow is not repeated
             for s in state.values():
-                if k < 1 or s["half"] is None or device == "cuda" or s["seconds"][0] < 20 * state["as shipped"]["seconds"][0]:
+                if (k < 1 or s["half"] is None or device == "cuda"
+                        or s["seconds"][0] < 20 * state["as shipped"]["seconds"][0]):
                     step(s)
         mine = state["as shipped"]
         for variant, s in state.items():

@@ -226,7 +226,7 @@ class GEIIM(nn.Module):
         r, A = self.responses(x, mask)
         out = self.drop(self.out(F.gelu(torch.cat(r, -1))))
         return zero_padding(self.norm(zero_padding(x, mask) + out), mask), A
-    def dependency(self, features, mask=None, over="instances"): # (B,N,D) from forward -> (B,N), or (B,N,D) over "features"; rows sum to 1
+    def dependency(self, features, mask=None, over="instances"): # (B,N,D) -> (B,N); over "features" (B,N,D); sums are 1
         """Dependency weight w: softmax over the instances of a learned score, or over the features themselves; 0 in
         the padding."""
         if over not in ("instances", "features"):

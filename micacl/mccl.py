@@ -178,7 +178,7 @@ class MCCL(Scales):
     def features(self,
                  bag: torch.Tensor,  # (B, D)
                  s: int,  # one of the scales
-                 ) -> tuple[torch.Tensor, torch.Tensor]:  # z (B, D') of all processes; columns (K, D'): z, then the centres
+                 ) -> tuple[torch.Tensor, torch.Tensor]:  # z (B, D') of all processes; columns (K, D'): z, centres
         "What scale s compares with what."
         z = gather_batch(self.project(bag, s))
         return z, torch.cat([z, unit_groups(self.centres[str(s)][self.classes], s)]) if self.centres else z

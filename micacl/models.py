@@ -171,7 +171,7 @@ class _NamedPool(PoolMIL):
                  instance_length: int = 4,  # L, frames in an instance
                  pretrained: bool = False,  # with the backbone's weights, if it is named
                  dropout: float = 0.,  # before the classifier
-                 head: str | nn.Module | Callable = "linear"):  # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
+                 head: str | nn.Module | Callable = "linear"):  # last layer: HEADS key, (B,bag_dim) -> (B,C), or class
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained, dropout, head, self.name)
 
 class MeanMIL(_NamedPool): "Mean over instances: every instance counts 1/N."; name = "mean"
@@ -244,7 +244,7 @@ class M3DFEL(BagModel):
                  layers: int = 2,  # LSTM layers
                  heads: int = 8,  # of the self-attention; divides 2*hidden
                  dropout: float = 0.,  # between LSTM layers and before the classifier
-                 head: str | nn.Module | Callable = "linear"):  # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
+                 head: str | nn.Module | Callable = "linear"):  # last layer: HEADS key, (B,bag_dim) -> (B,C), or class
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained)
         dim = self.backbone.dim
         hidden = hidden or dim

@@ -64,7 +64,8 @@ def speed():
         wait = min(wait, time.perf_counter() - start)
     base, *rest = cost.items()
     said = ", ".join(f"micacl.{m} {s / base[1]:.2f}" for m, s in rest)
-    assert max(cost.values()) < 1.5 * base[1], f"imports: expected below 1.5 times the {base[1]:.1f} s of {base[0]}, found {said}"
+    assert max(cost.values()) < 1.5 * base[1], (f"imports: expected below 1.5 times the {base[1]:.1f} s of {base[0]}, "
+                                                f"found {said}")
     assert wait < 1, f"micacl --help: expected an answer within a second, it took {wait:.2f} s"
     print(f"package: import of {base[0]} {base[1]:.1f} s; {said} times that; micacl --help {wait:.2f} s")
 

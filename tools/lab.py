@@ -163,7 +163,8 @@ def execute(path, kind):
         number = (re.match(r'check\("([\d.]+)"', cell.source) or [None, None])[1]
         for o in cell.outputs:
             if o.output_type == "error":
-                if kind == "student" and number and o.ename == "CheckFailed" and f"{number} is not written yet" in o.evalue:
+                if (kind == "student" and number and o.ename == "CheckFailed"
+                        and f"{number} is not written yet" in o.evalue):
                     stopped.append(number)
                 else:
                     wrong.append(f"{'check ' + number if number else 'cell ' + cell.id} stopped with {o.ename}: "

@@ -1,6 +1,7 @@
 """Read chapters and work through the sheets of the lab in JupyterLab, in a real browser, as a new student would.
 
-    python tools/lab_browser.py                         # all sheets and chapters with sliders; needs playwright and Chromium (https://playwright.dev/python)
+    python tools/lab_browser.py                         # all sheets and chapters with sliders; needs playwright and
+                                                        # Chromium (https://playwright.dev/python)
     python tools/lab_browser.py 2_losses 07_geiim --shots FOLDER # one sheet and one chapter, with photographs
     ... --chromium /usr/bin/chromium --server .venv/bin/python   # the system's browser; the Python that has JupyterLab
     and micacl
@@ -27,8 +28,10 @@ from pathlib import Path
 from lab import ROOT, SHEETS, exercises, load, sources, text
 from sitekit.book import NBS, notebooks
 
-SETTINGS = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings": dict(windowingMode="none"),      # every cell is there, seen or not
-            "@jupyterlab/apputils-extension/notification.jupyterlab-settings": dict(fetchNews="false", checkForUpdates=False)}
+SETTINGS = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings":
+                dict(windowingMode="none"),      # every cell is there, seen or not
+            "@jupyterlab/apputils-extension/notification.jupyterlab-settings":
+                dict(fetchNews="false", checkForUpdates=False)}
 
 
 @contextlib.contextmanager
@@ -100,7 +103,8 @@ class Sheet:
     def sliders(self):   # -> number of sliders that changed their picture
         moved = 0
         for handle in self.page.locator(".jp-OutputArea .noUi-handle").all():
-            picture = handle.locator("xpath=ancestor::div[contains(concat(' ', @class, ' '), ' widget-interact ')]").locator("img").last
+            picture = (handle.locator("xpath=ancestor::div[contains(concat(' ', @class, ' '), ' widget-interact ')]")
+                       .locator("img").last)
             handle.scroll_into_view_if_needed()
             picture.wait_for(timeout=20_000)
             before = picture.get_attribute("src")
@@ -135,13 +139,15 @@ def work_through(page, address, source, shots):
     for number, check in places.items():
         stub = next(i for i in range(check - 1, -1, -1) if student["cells"][i]["cell_type"] == "code")
         message = " ".join(sheet.said(check))
-        assert "is not written yet" in message and "Traceback" not in message, f"{number}: expected a message that helps, found {message!r}"
+        assert "is not written yet" in message and "Traceback" not in message, (
+            f"{number}: expected a message that helps, found {message!r}")
         sheet.cells.nth(check).scroll_into_view_if_needed()
         if shots and number.endswith(".1"): page.screenshot(path=shots / f"{source.stem}-stub.png")
         sheet.write(stub, solutions[number])
         sheet.page.keyboard.press("Shift+Enter")      # the check, which is now selected
         sheet.idle()
-        assert f"{number} passed" in " ".join(sheet.said(check)), f"{number}: the solution was typed in, and the check says {sheet.said(check)}"
+        assert f"{number} passed" in " ".join(sheet.said(check)), (
+            f"{number}: the solution was typed in, and the check says {sheet.said(check)}")
         sheet.menu("Run Selected Cell and All Below")
     return (f"{len(places)} stubs failed with help, {len(places)} solutions passed, "
             f"{at_the_end(sheet, source, shots)}, {time.time() - start:.0f} s")

@@ -1,9 +1,10 @@
 """Read the whole site in a real browser: wide and on a phone, light and dark, with axe-core looking for barriers.
 
-    python tools/site.py && python tools/site_browser.py                # needs Chromium, and pip install playwright axe-playwright-python
-    ... --chromium /usr/bin/chromium                                    # the system's browser, not Playwright's own
-    (https://playwright.dev/python) ... --log FILE --shots FOLDER --pages geiim.html index.html         # a log as JSON
-    (or markdown: .md), photographs, only these pages
+    python tools/site.py && python tools/site_browser.py    # needs Chromium (https://playwright.dev/python), and
+                                                            # pip install playwright axe-playwright-python
+    ... --chromium /usr/bin/chromium                        # the system's browser, not Playwright's own
+    ... --log FILE --shots FOLDER                           # a log as JSON (or markdown: .md), photographs
+    ... --pages geiim.html index.html                       # only these pages
 
 On every page: nothing on the console, no failed request and none that leaves the site, every equation and picture
 visible, no sideways scrolling at 360 x 740, no violation of axe-core's rules (in dark: of those on contrast; on a
@@ -27,20 +28,30 @@ ON_A_PHONE = ["scrollable-region-focusable", "target-size", "region", "landmark-
               "aria-hidden-focus"]
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 LOOK = """() => {
-  const shown = e => { for (let d = e.closest('details'); d; d = d.parentElement.closest('details')) if (!d.open && !e.closest('summary')) return false; return true; };
-  const small = (list, w) => list.filter(e => shown(e) && !(e.getBoundingClientRect().width > w && e.getBoundingClientRect().height > w));
+  const shown = e => {
+    for (let d = e.closest('details'); d; d = d.parentElement.closest('details'))
+      if (!d.open && !e.closest('summary')) return false;
+    return true;
+  };
+  const small = (list, w) => list.filter(
+    e => shown(e) && !(e.getBoundingClientRect().width > w && e.getBoundingClientRect().height > w));
   const maths = [...document.querySelectorAll('main math')], pictures = [...document.querySelectorAll('main img')];
   pictures.forEach(i => i.loading = 'eager');
-  return {equations: maths.length, empty: small(maths, 1).map(e => e.textContent.slice(0, 60)), broken: document.querySelectorAll('merror').length,
+  return {equations: maths.length, empty: small(maths, 1).map(e => e.textContent.slice(0, 60)),
+          broken: document.querySelectorAll('merror').length,
           pictures: pictures.length, sideways: document.documentElement.scrollWidth - innerWidth};
 }"""
-WIDEST = """() => [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('pre, .scroll, .math, .output-html, nav.book, dialog'))
+WIDEST = """() => [...document.querySelectorAll('body *')]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1
+               && !e.closest('pre, .scroll, .math, .output-html, nav.book, dialog'))
   .slice(0, 3).map(e => e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 40))"""
 LOADED = ("() => [...document.querySelectorAll('main img')].filter(i => !i.complete || !i.naturalWidth).map(i => "
           "i.getAttribute('src'))")
 AXE = """rules => axe.run(document, {...rules, resultTypes: ['violations']})
-  .then(r => r.violations.map(v => ({...v, nodes: v.nodes.filter(n => !(v.id === 'empty-table-header' && document.querySelector(n.target[0] + ' math')))}))     // axe does not hear MathML
-    .filter(v => v.nodes.length).map(v => [v.id, v.impact, v.nodes.length, v.nodes.slice(0, 3).map(n => n.target.join(' ') + ' | ' + (n.any[0] || n.all[0] || n.none[0] || {}).message)]))"""
+  .then(r => r.violations.map(v => ({...v, nodes: v.nodes.filter(     // axe does not hear MathML
+      n => !(v.id === 'empty-table-header' && document.querySelector(n.target[0] + ' math')))}))
+    .filter(v => v.nodes.length).map(v => [v.id, v.impact, v.nodes.length, v.nodes.slice(0, 3).map(
+      n => n.target.join(' ') + ' | ' + (n.any[0] || n.all[0] || n.none[0] || {}).message)]))"""
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -261,7 +272,8 @@ def shots(readers, folder):
         for name, reader in readers.items():
             reader.open(url)
             reader.page.wait_for_timeout(300)
-            reader.page.screenshot(path=folder / f"{url.replace('/', '-').removesuffix('.html')}-{name.replace(', ', '-')}.png")
+            reader.page.screenshot(path=folder / (f"{url.replace('/', '-').removesuffix('.html')}-"
+                                                  f"{name.replace(', ', '-')}.png"))
 
 
 if __name__ == "__main__": main()

@@ -48,7 +48,7 @@ def draw(
     seed: int,        # the draw follows from it
     height: int,      # of the frames, pixels
     width: int,       # likewise
-) -> torch.Tensor:    # (11,) float32: crop top, left, height, width; mirrored 0 or 1; factors of brightness, contrast, saturation; their order
+) -> torch.Tensor:    # (11,) float32: crop top, left, height, width; mirrored; brightness, contrast, saturation; order
     "What happens to all frames of a clip."
     how, frame = config.augment, torch.empty(1, 3, height, width, device="meta")
     crops, jitter = _transforms(how.crop, how.jitter)

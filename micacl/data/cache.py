@@ -78,7 +78,8 @@ class FrameCache:
         problems=(),         # `Problem`s: clips that could not be decoded
         decoded: int = 0,    # clips that had to be decoded when this cache was built
     ):
-        self.folder, self.size, self.names, self.problems, self.decoded = Path(folder), size, names, list(problems), decoded
+        self.folder, self.size, self.names = Path(folder), size, names
+        self.problems, self.decoded = list(problems), decoded
         # frames that are mapped, clips whose checksum was compared: in this process
         self._maps, self._checked = {}, set()
 

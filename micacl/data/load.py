@@ -123,9 +123,13 @@ def load_table(
     return table
 
 # %% ../../nbs/library/load.ipynb #f944780f
-_PUBLISHED: dict[str, dict] = dict(   # clips per class in this project's order, or only a total; from the data sets' own papers and list files
-    dfew={"all": (2445, 1894, 2669, 2173, 1469, 145, 902), "fold 1": (489, 379, 534, 435, 294, 29, 181), "fold 2": 2341, "fold 3": 2340, "fold 4": 2339, "fold 5": 2336,
-          "train of fold 1": (1956, 1515, 2135, 1738, 1175, 116, 721), "train of fold 2": 9356, "train of fold 3": 9357, "train of fold 4": 9358, "train of fold 5": 9361},
+# clips per class in this project's order, or only a total; from the data sets' own papers and list files
+_PUBLISHED: dict[str, dict] = dict(
+    dfew={"all": (2445, 1894, 2669, 2173, 1469, 145, 902),
+          "fold 1": (489, 379, 534, 435, 294, 29, 181),
+          "fold 2": 2341, "fold 3": 2340, "fold 4": 2339, "fold 5": 2336,
+          "train of fold 1": (1956, 1515, 2135, 1738, 1175, 116, 721),
+          "train of fold 2": 9356, "train of fold 3": 9357, "train of fold 4": 9358, "train of fold 5": 9361},
     ferv39k={"train": (5854, 5523, 7790, 5906, 2502, 1833, 1680), "test": (1473, 1393, 1958, 1487, 638, 467, 431)},
     mafw={"all": (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182)})
 

@@ -64,8 +64,8 @@ def kinetics_weights(
     try: return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as e:   # no network, a proxy's page, half a file, a full disk: for the reader it is one case
         raise MicaclError(f"{name}: the Kinetics-400 weights could not be had ({type(e).__name__}: {str(e)[:120]}); "
-                          "connect to the internet once, "
-                          f"or put {weights.url} into {cache} (replace a broken file there), or use pretrained=False") from None
+                          f"connect to the internet once, or put {weights.url} into {cache} (replace a broken file "
+                          "there), or use pretrained=False") from None
 
 def torchvision_backbone(
     name: str, # r3d_18, mc3_18, r2plus1d_18 or swin3d_t
@@ -143,7 +143,8 @@ def read_weights(
         with safe_open(path, framework="pt") as f:
             state, header = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except (OSError, SafetensorError) as e:
-        raise MicaclError(f"{path}: expected a safetensors file, found something else or half of one ({e}); {todo}") from None
+        raise MicaclError(f"{path}: expected a safetensors file, found something else or half of one ({e}); "
+                          f"{todo}") from None
     found = header.get("architecture"), header.get("format")
     if found != (architecture, WEIGHTS_FORMAT):
         raise MicaclError(f"{path}: expected weights of {architecture} in format {WEIGHTS_FORMAT}, found {found[0]} in "

@@ -97,7 +97,8 @@ def read_description(path) -> dict:
     unknown, lacking = sorted(set(info) - set(KEYS)), [k for k in KEYS if k not in info]
     if lacking or unknown:
         raise MicaclError(f"{path}: expected {', '.join(KEYS)}, found unknown: {', '.join(unknown) or 'none'}; "
-                          f"missing: {', '.join(lacking) or 'none'}. Is it of another library, or a newer micacl?"[:600])
+                          f"missing: {', '.join(lacking) or 'none'}. Is it of another library, or a newer "
+                          "micacl?"[:600])
     if info["format"] != FORMAT:
         raise MicaclError(f"{path}: expected format {FORMAT}, found {str(info['format'])[:20]}; install a newer micacl")
     return info

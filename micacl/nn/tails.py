@@ -47,7 +47,7 @@ class DMINTail(nn.Module):
         self.norm = DMIN(dim)
         self.conv = nn.Conv1d(n_instances, 1, 3, padding=1)
 
-    def forward(self, H, w=None):  # states (B,N,D); w is not looked at -> bag (B,D), attention (B,N,N) [asking, asked], rows sum to 1
+    def forward(self, H, w=None):  # (B,N,D), w unused -> bag (B,D), attention (B,N,N) [asking, asked], rows sum to 1
         "The bag feature, and the attention averaged over heads."
         M, attention = self.attention(H, H, H)
         gate = self.norm(M).sigmoid()

@@ -27,7 +27,8 @@ def read_tensors(path) -> dict:
         raise MicaclError(f"{path}: expected a file of weights, found none that can be read ({e.strerror}); has the "
                           "run got that far?") from None
     except SafetensorError as e:
-        raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, train again") from None
+        raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, "
+                          "train again") from None
 
 # %% ../../nbs/library/checkpoint.ipynb #d5a209aa
 def save_checkpoint(

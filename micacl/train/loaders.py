@@ -38,7 +38,7 @@ def make_loader(
     cache: FrameCache | None = None,    # decoded frames, or None to decode each time
     features=None,               # `InstanceFeatures`, to give features instead of videos
     sampler: str | Sampler | None = None,   # in training: a name, or any sampler of places in the table; None: config's
-) -> DataLoader:                 # of (video uint8 (B,T,3,H,W) or features (B,N,D), y (B,), index (B,)); in training, videos come with draws (B,11)
+) -> DataLoader:                 # of (video uint8 (B,T,3,H,W) or features (B,N,D), y (B,), index (B,)[, draws (B,11)])
     "Batches of clips; in the order of the table unless for training."
     clips = (ClipDataset(table, config, train, cache, draws=train) if features is None
              else FeatureDataset(table, features, train))
@@ -82,7 +82,8 @@ class InstanceFeatures:
         if not model.frozen:
             raise MicaclError("features: expected a frozen backbone, found one that learns; its features change with "
                               "every step. Set backbone_lr=0")
-        self.folder, self.model, self.config, self.cache, self.device = Path(folder), model.to(device), config, cache, device
+        self.folder, self.model, self.config = Path(folder), model.to(device), config
+        self.cache, self.device = cache, device
         weights = hashlib.blake2b(digest_size=8)
         for name, v in sorted(model.backbone.state_dict().items()):
             weights.update(name.encode() + v.detach().cpu().numpy().tobytes())

@@ -48,7 +48,7 @@ def unit_loss(
 def r_squared(
     predicted: torch.Tensor, # (M,U)
     units: torch.Tensor, # (M,U)
-) -> torch.Tensor: # (U,) share of the variance explained; 0 for the mean, 1 for the truth, negative for worse than the mean
+) -> torch.Tensor: # (U,) share of the variance explained; 0 for the mean, 1 for the truth, below 0: worse than the mean
     "R² of each unit."
     return 1 - (predicted - units).square().mean(0) / units.var(0, unbiased=False)
 
@@ -282,21 +282,29 @@ def weights_card(
     rows = "\n".join(f"| {u} | {v:.2f} |" for u, v in log["r2"].items())
     return f"""# r3d_small
 
-Weights of micacl's small instance encoder ({log['bytes'] / 1e6:.2f} MB), trained on action units. Made by `micacl.train.pretrain`; this file is made from its log.
+Weights of micacl's small instance encoder ({log['bytes'] / 1e6:.2f} MB), trained on action units. \
+Made by `micacl.train.pretrain`; this file is made from its log.
 
-- **What it saw:** {log['n']} single frames and {log['n_clips']} instances of {log['n_frames']} frames, {log['size']} px, from SynFEW's `unit_stream`, generator version {log['generator']}, seed {log['seed']}.
-  Drawn faces only: no photograph or video of a person, no emotion labels, nobody who is in a SynFEW data set. Mirrored, cropped and recoloured at random.
-- **Task:** mean intensity of {len(log['r2'])} action units over the frames; squared error in units of each unit's spread.
-- **How:** {log['epochs']} epochs of pictures, {log['clip_epochs']} of clips, batches of {log['batch_size']}, AdamW, one cycle each, up to {log['lr']:g} and an eighth of it, weight decay {log['weight_decay']:g}; {log['seconds']} s on {log['machine']}; torch {log['versions']['torch']}.
+- **What it saw:** {log['n']} single frames and {log['n_clips']} instances of {log['n_frames']} frames, \
+{log['size']} px, from SynFEW's `unit_stream`, generator version {log['generator']}, seed {log['seed']}.
+  Drawn faces only: no photograph or video of a person, no emotion labels, nobody who is in a SynFEW data set. \
+Mirrored, cropped and recoloured at random.
+- **Task:** mean intensity of {len(log['r2'])} action units over the frames; \
+squared error in units of each unit's spread.
+- **How:** {log['epochs']} epochs of pictures, {log['clip_epochs']} of clips, batches of {log['batch_size']}, \
+AdamW, one cycle each, up to {log['lr']:g} and an eighth of it, weight decay {log['weight_decay']:g}; \
+{log['seconds']} s on {log['machine']}; torch {log['versions']['torch']}.
 - **Command:** `{log['command']}`
-- **Result:** mean R² {log['mean_r2']:.3f} on {log['n_held_out']} instances of other people. A linear head on the untrained encoder: {log['random_r2']:.3f}.
+- **Result:** mean R² {log['mean_r2']:.3f} on {log['n_held_out']} instances of other people. \
+A linear head on the untrained encoder: {log['random_r2']:.3f}.
 - **SHA-256:** `{log['sha256']}`
 
 | unit | R² |
 |---|---|
 {rows}
 
-**Not for:** real faces; it has never seen one. It has seen the drawing engine that also makes SynFEW, so results on SynFEW with these
+**Not for:** real faces; it has never seen one. It has seen the drawing engine that also makes SynFEW, \
+so results on SynFEW with these
 weights say nothing about other kinds of pictures. Licence: as the package.
 """
 

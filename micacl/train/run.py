@@ -96,7 +96,8 @@ def hold_folder(
             lock.acquire(timeout=30)           # its loader processes will end
     except Timeout:
         pid = note.read_text().strip() if note.exists() else "unknown"
-        raise MicaclError(f"{run}: another run (process {pid}) is writing here; wait for it, or choose another folder") from None
+        raise MicaclError(f"{run}: another run (process {pid}) is writing here; wait for it, or choose another "
+                          "folder") from None
     except OSError as e:
         raise MicaclError(f"{run}: expected a folder that can be written to, found none and could not make it "
                           f"({e.strerror}); choose another") from None

@@ -59,7 +59,7 @@ def ceiling(
     device="cpu",                        # what is measured
     dtype: torch.dtype = torch.float32,  # of the arithmetic
     rounds: int = 5,                     # the best of these counts
-) -> dict:                               # flops P and bytes beta, a second; matmul, conv3d and copy, of which they are the best
+) -> dict:                               # flops P, bytes beta, a second, the best of these: matmul, conv3d, copy
     "What this machine reaches when nothing stands in its way."
     big, on = torch.device(device).type == "cuda", dict(device=device, dtype=dtype)
     n, M, N = (8192, 128, 2**28) if big else (1024, 8, 2**25)
@@ -175,7 +175,7 @@ def parts(
     bench: Workbench,   # data and configuration
     top: dict,          # of `ceiling`
     rounds: int = 5,
-) -> dict:              # rows, a part each; step: seconds of the real loop on a batch in memory; sum: of the parts without data
+) -> dict:              # rows, a part each; step: seconds of the loop, batch in memory; sum: of the parts without data
     "Where the time of a training step goes."
     trainee = bench.trainee()
     batch = next(iter(bench.loader()))
@@ -293,7 +293,8 @@ def _describe(d):
     yield f"{'part':12}{'ms':>9}{'share':>8}{'GFLOP':>9}{'GB':>8}{'ms at best':>12}"
     total = p["sum"] + p["rows"][0]["seconds"]
     for r in p["rows"]:
-        yield f"{r['part']:12}{1000 * r['seconds']:9.1f}{r['seconds'] / total:8.1%}{r['flops'] / 1e9:9.2f}{r['bytes'] / 1e9:8.2f}{1000 * r['fastest']:12.1f}"
+        yield (f"{r['part']:12}{1000 * r['seconds']:9.1f}{r['seconds'] / total:8.1%}{r['flops'] / 1e9:9.2f}"
+               f"{r['bytes'] / 1e9:8.2f}{1000 * r['fastest']:12.1f}")
     yield (f"{'whole step':12}{1000 * step['seconds']:9.1f}   on a batch in memory; its parts make "
            f"{p['sum'] / step['seconds']:.2f} of it")
     yield f"ratios: median [smallest, largest] of {d['rounds']} rounds in turn"

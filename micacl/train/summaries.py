@@ -57,7 +57,7 @@ def _by_seed(runs, test):   # -> {seed: {fold: scores}}
         {})[r["fold"]] = r["tests"][test]
     return out
 
-def _over_folds(runs, test, folds):   # -> each fold's UAR and WAR over the seeds; the folds' matrices added up for each seed that has them all
+def _over_folds(runs, test, folds):   # -> UAR, WAR of each fold over the seeds; summed matrices of seeds with all folds
     by = _by_seed(runs, test)
     by_fold = {str(k): {s: _spread([t[k][s] for t in by.values() if k in t]) for s in ("uar", "war")} for k in folds}
     # (S,C,C)

@@ -70,7 +70,8 @@ def read(root, file, content, seconds=3):
 WORDS = ["path", "label", "split", "fold", "group", "video_name", ",", ";", "\t", " ", "\n", "\r\n", "\r", '"', '""',
          "'", "\0", "\ufeff", "\x85", "\u2028", "clips/1.mp4", "clips/2.mp4", "clips\\3.mp4", "../4.mp4", "/etc/passwd",
          "1", "2", "00003", "4.0", "1e9", "-1", "9" * 30, "٣", "²", "happy", "Sad", "anger", "hapy", "test", "train",
-         "Action/Sad/0001", "Action/Sad/0002.mp4", "/x y/00004 77 3", "🙂", "\ud7ff", "a" * 300, "//", ".", "..", "%s{}"]
+         "Action/Sad/0001", "Action/Sad/0002.mp4", "/x y/00004 77 3", "🙂", "\ud7ff", "a" * 300, "//", ".", "..",
+         "%s{}"]
 rubbish = st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=5)),
                    max_size=40).map(lambda w: "".join(w).encode("utf-8", "surrogatepass"))
 lines = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6), max_size=12)

@@ -1,6 +1,8 @@
-"""Every page of the book keeps the same promises: how it opens and closes, Colab, a question before an answer, words for every picture.
+"""Every page of the book keeps the same promises: how it opens and closes, Colab, a question before an answer, words
+for every picture.
 
-The notebooks are read as JSON; nothing is run but the Colab cell, in a shell in which `git` and `pip` only write down what they were asked."""
+The notebooks are read as JSON; nothing is run but the Colab cell, in a shell in which `git` and `pip` only write down
+what they were asked."""
 import json
 import os
 import re
@@ -39,7 +41,8 @@ QUESTION = re.compile(r"\*\*Predict before you run\.?\*\*")
 
 def source(cell): return "".join(cell["source"])
 def text_of(x): return "".join(x) if isinstance(x, list) else x
-def cells(page, kind=None): return [c for c in json.loads(page.read_text(encoding="utf-8"))["cells"] if kind in (None, c["cell_type"])]
+def cells(page, kind=None):
+    return [c for c in json.loads(page.read_text(encoding="utf-8"))["cells"] if kind in (None, c["cell_type"])]
 def prose(page): return "\n\n".join(source(c) for c in cells(page, "markdown"))
 def outputs(cell): return [o.get("data", {}) for o in cell.get("outputs", [])]
 def exported(cell): return bool(re.search(r"^#\| ?export", source(cell), re.M))
@@ -126,7 +129,8 @@ def test_every_picture_has_words(page):
         assert len(alt) == 1, f"expected one `#| fig-alt:` line at the top of the cell that begins\n{source(c)[:200]}"
         assert 60 <= len(alt[0].removeprefix("#| fig-alt:").strip()) <= 300, alt[0]
     for c in code:
-        assert source(c).count("#| fig-alt:") == len([s for s in directives(c) if s.startswith("#| fig-alt:")]), "fig-alt below the first line of code is not read"
+        assert source(c).count("#| fig-alt:") == len([s for s in directives(c) if s.startswith("#| fig-alt:")]), (
+            "fig-alt below the first line of code is not read")
 
 
 @each_page
@@ -154,7 +158,8 @@ def test_asks_before_it_answers(page):
         assert QUESTION.match(question), "the question belongs at the end of its cell, directly before the code"
         assert "?" in question and 60 <= len(question) <= 500
         assert answer["cell_type"] == "code" and not exported(answer), "the next cell has to show the answer"
-        assert answer["outputs"] or re.search(r"\bassert |\btest_\w+\(|\bexpect_fail\(", source(answer)), "the next cell shows nothing"
+        assert answer["outputs"] or re.search(r"\bassert |\btest_\w+\(|\bexpect_fail\(", source(answer)), (
+            "the next cell shows nothing")
 
 
 @each_page
@@ -167,7 +172,8 @@ def test_three_to_five_exercises(page):
 
 @each_page
 def test_closes_with_a_summary_and_what_differs(page):
-    last = [re.search(r"^(?:\*\*|#+ )" + title, prose(page), re.M) for title in ("Summary", "Exercises", "Where (?:this|it) differs")]
+    last = [re.search(r"^(?:\*\*|#+ )" + title, prose(page), re.M)
+            for title in ("Summary", "Exercises", "Where (?:this|it) differs")]
     assert all(last), "expected a summary, exercises and a section on where this differs"
     assert [m.start() for m in last] == sorted(m.start() for m in last)
 
@@ -176,7 +182,8 @@ def test_closes_with_a_summary_and_what_differs(page):
 def test_widgets_have_a_picture_for_those_who_only_read(page):
     code = cells(page, "code")
     for i, c in enumerate(code):
-        if re.search(r"\binteract\(", source(c)) and not exported(c): assert any(map(has_picture, code[max(i - 2, 0):i])), f"draw the figure once before\n{source(c)[:200]}"
+        if re.search(r"\binteract\(", source(c)) and not exported(c):
+            assert any(map(has_picture, code[max(i - 2, 0):i])), f"draw the figure once before\n{source(c)[:200]}"
 
 
 SHELL = '''
@@ -186,7 +193,8 @@ if sys.argv[2] == "colab": sys.modules["google.colab"] = types.ModuleType("googl
 from IPython.core.interactiveshell import InteractiveShell
 path, done = list(sys.path), InteractiveShell.instance().run_cell(Path(sys.argv[1]).read_text())
 done.raise_error()
-print("SEEN", json.dumps(dict(cwd=os.getcwd(), added=[p for p in sys.path if p not in path], micacl=__import__("micacl").__file__)))
+print("SEEN", json.dumps(dict(cwd=os.getcwd(), added=[p for p in sys.path if p not in path],
+                              micacl=__import__("micacl").__file__)))
 '''
 RECORD = '''
 import json, os, sys
@@ -200,7 +208,8 @@ if name == "git":      # what a clone would have left
 
 
 def run_setup(tmp_path, where, page=NBS / "07_geiim.ipynb"):
-    "Run the cell in a shell that starts in an empty folder -> what git and pip were asked, what the shell saw, /content there."
+    """Run the cell in a shell that starts in an empty folder -> what git and pip were asked, what the shell saw,
+    /content there."""
     content, start, fake = (tmp_path / d for d in ("content", "start", "fake"))
     for d in (content, start, fake / "pip"): d.mkdir(parents=True)
     (tmp_path / "cell.py").write_text(setup(page).replace("/content", str(content)))
@@ -208,8 +217,10 @@ def run_setup(tmp_path, where, page=NBS / "07_geiim.ipynb"):
     (fake / "pip" / "__init__.py").write_text("")
     (fake / "pip" / "__main__.py").write_text(RECORD)
     (fake / "git").write_text(f"#!{sys.executable}\n{RECORD}"); (fake / "git").chmod(0o755)
-    env = dict(os.environ, PATH=f"{fake}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(fake), ASKED=str(tmp_path / "asked"), IPYTHONDIR=str(tmp_path / "ipython"))
-    done = subprocess.run([sys.executable, tmp_path / "shell.py", tmp_path / "cell.py", where], cwd=start, env=env, capture_output=True, text=True, timeout=60)
+    env = dict(os.environ, PATH=f"{fake}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(fake),
+               ASKED=str(tmp_path / "asked"), IPYTHONDIR=str(tmp_path / "ipython"))
+    done = subprocess.run([sys.executable, tmp_path / "shell.py", tmp_path / "cell.py", where], cwd=start, env=env,
+                          capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     asked = (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
     return [json.loads(s) for s in asked], json.loads(done.stdout.split("SEEN ")[1]), content, start
@@ -236,6 +247,8 @@ def test_outside_colab_nothing_happens(tmp_path):
 def test_the_setup_cell_names_what_exists():
     from nbdev.config import get_config
     c = get_config(ROOT)
-    assert c.git_url == re.search(r"clone .* (https\S+) ", SETUP)[1] and BADGE.format("X").endswith(f"{c.user}/{c.repo}/blob/{c.branch}/nbs/X.ipynb)")
+    assert (c.git_url == re.search(r"clone .* (https\S+) ", SETUP)[1]
+            and BADGE.format("X").endswith(f"{c.user}/{c.repo}/blob/{c.branch}/nbs/X.ipynb)"))
     assert re.search(r"^notebooks_requirements *=", (ROOT / "settings.ini").read_text(encoding="utf-8"), re.M)
-    assert (ROOT / "nbs").is_dir() and (ROOT / "micacl" / "__init__.py").is_file()        # cloned to .../micacl, with nbs/ and the package in it
+    # cloned to .../micacl, with nbs/ and the package in it
+    assert (ROOT / "nbs").is_dir() and (ROOT / "micacl" / "__init__.py").is_file()

@@ -28,7 +28,8 @@ class Document(html.parser.HTMLParser):
     "What is in a page, and whether every tag that opens also closes, in order."
     def __init__(self, source):
         super().__init__()
-        self.open, self.wrong, self.ids, self.links, self.images, self.loads, self.headings, self.count, self.words = [], [], [], [], [], [], [], {}, []
+        self.open, self.wrong, self.ids, self.links, self.images, self.loads = [], [], [], [], [], []
+        self.headings, self.count, self.words = [], {}, []
         # equations of the text, not of API entries; how deep the entries are that are open
         self.equations, self.entries = 0, []
         self.feed(source)
@@ -138,7 +139,8 @@ def test_the_page_for_lost_readers_works_at_any_address(site):
 def test_links_to_the_repository_name_files_that_exist(site):
     for url, d in site["pages"].items():
         for a in d.links:
-            m = re.match(r"https://(?:github\.com|colab\.research\.google\.com/github)/micacl/micacl/(?:blob|tree)/main/([^#]+)(?:#L(\d+)-L(\d+))?", a["href"])
+            m = re.match(r"https://(?:github\.com|colab\.research\.google\.com/github)/micacl/micacl/"
+                         r"(?:blob|tree)/main/([^#]+)(?:#L(\d+)-L(\d+))?", a["href"])
             if not m: continue
             assert (ROOT / m[1]).exists(), (url, a["href"])
             if m[2]:    # a source link hits the line on which the name is defined
@@ -176,9 +178,10 @@ def test_nothing_is_loaded_from_elsewhere(site):
 def test_every_page_has_its_frame(site):
     for url, d in site["pages"].items():
         h = site["html"][url]
-        assert d.count.get("h1") == 1 and re.search(r"<title>[^<]{3,}</title>",
-                                                    h) and '<a class="skip" href="#top-of-text">' in h and "top-of-text" in d.ids, url
-        assert 'class="colab" href="https://colab.research.google.com/github/micacl/micacl/blob/main/nbs/' in h and 'class="source" href="https://github.com/micacl/micacl/' in h, url
+        assert (d.count.get("h1") == 1 and re.search(r"<title>[^<]{3,}</title>", h)
+                and '<a class="skip" href="#top-of-text">' in h and "top-of-text" in d.ids), url
+        assert ('class="colab" href="https://colab.research.google.com/github/micacl/micacl/blob/main/nbs/' in h
+                and 'class="source" href="https://github.com/micacl/micacl/' in h), url
         assert all(b <= a + 1 for a, b in zip(d.headings, d.headings[1:])), (url, d.headings)
         assert h.count("aria-current") == 1, url
 
@@ -386,7 +389,8 @@ def test_entries_say_what_docments_says_of_the_live_objects(name):
 
 
 def test_docments_are_rendered(site):
-    row = '<th scope="row"><code>neighbours_only</code></th><td><code>bool</code></td><td><code>False</code></td><td>keep only links'
+    row = ('<th scope="row"><code>neighbours_only</code></th><td><code>bool</code></td><td><code>False</code></td>'
+           '<td>keep only links')
     for url in ("geiim.html", "api/geiim.html"): assert row in site["html"][url], url
     for m in api.modules().values():
         d = site["pages"][f"api/{m.name}.html"]

@@ -234,7 +234,8 @@ def test_encoding_keeps_frames_and_counts():
         assert box.streams.video[0].average_rate == 25 and box.streams.video[0].codec_context.name == "h264"
 
 def test_layout_counts_votes_and_truth(made):
-    info, clips, votes, truth = read_json(made / "synfew.json"), read_clip_rows(made), read_votes(made), read_truth(made)
+    info, clips = read_json(made / "synfew.json"), read_clip_rows(made)
+    votes, truth = read_votes(made), read_truth(made)
     assert sorted(p.name for p in made.iterdir()) == [".lock", "README.md", "clips", "clips.csv", "synfew.json",
                                                       "truth.npz", "votes.csv"]
     assert len(clips) == len(votes) == len(truth) == len(list((made / "clips").iterdir())) == 35

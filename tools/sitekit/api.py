@@ -54,7 +54,8 @@ class Symbol:
     def signature(self, width=88):
         "The call as Python would write it, one parameter a line where it is long."
         if self.kind in ("constant", "property"): return self.code or self.short
-        parts = [f"{p.lead}{p.name}{f': {p.type}' if p.type else ''}{(f' = {p.default}' if p.type else f'={p.default}') if p.default else ''}" for p in self.params]
+        parts = [f"{p.lead}{p.name}{f': {p.type}' if p.type else ''}"
+                 f"{(f' = {p.default}' if p.type else f'={p.default}') if p.default else ''}" for p in self.params]
         if 0 <= self.keyword_from < len(parts) and not any(p.lead == "*" for p in self.params):
             parts.insert(self.keyword_from, "*")
         back = f" -> {self.returns.type}" if self.returns and self.returns.type else ""

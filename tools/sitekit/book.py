@@ -14,7 +14,8 @@ COLAB = "https://colab.research.google.com/github/micacl/micacl/blob/main/"
 SPINE, LAB, REFERENCE, API = "The book", "Lab sheets", "Reference", "API reference"
 PARTS = {"synfew": "How SynFEW is drawn", "longtail": "The long tail", "library": "The library",
          "findings": "What was found", "teach": "Teaching"}
-OPENING = re.compile(r"\A\s*#\s+(?P<title>[^\n]+)\n*(?:>\s*(?P<lead>[^\n]+)\n*)?(?:\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\s*)?")
+OPENING = re.compile(r"\A\s*#\s+(?P<title>[^\n]+)\n*(?:>\s*(?P<lead>[^\n]+)\n*)?"
+                     r"(?:\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\s*)?")
 
 
 @dataclass

@@ -41,7 +41,8 @@ class Entries:
         for p in rows:
             name = "<em>returns</em>" if p is s.returns else f"<code>{p.lead}{html.escape(p.name)}</code>"
             cell = lambda x: f"<code>{html.escape(x)}</code>" if x else ""
-            body += f'<tr><th scope="row">{name}</th><td>{cell(p.type)}</td><td>{cell(p.default)}</td><td>{self.doc(p.doc)}</td></tr>'
+            body += (f'<tr><th scope="row">{name}</th><td>{cell(p.type)}</td><td>{cell(p.default)}</td>'
+                     f'<td>{self.doc(p.doc)}</td></tr>')
         return (f'<div class="scroll"><table '
                 f'class="params"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
@@ -51,7 +52,8 @@ class Entries:
         anchor, kind = self.text.unique(self.links.anchor(s)), s.kind + (f" ({s.bases})" if s.bases
             and s.kind == "class" else "")
         tag = heading or "p"
-        more = f' <a class="more" href="{self.text.root}api/{s.module}.html#{self.links.anchor(s)}">reference</a>' if not heading and s.module in self.links.modules else ""
+        more = (f' <a class="more" href="{self.text.root}api/{s.module}.html#{self.links.anchor(s)}">reference</a>'
+                if not heading and s.module in self.links.modules else "")
         out = [f'<div class="entry-head"><{tag} class="entry-name" '
                f'id="{anchor}"><code>{html.escape(s.name)}</code></{tag}><span class="kind">{html.escape(kind)}</span>'
                f'<span class="where">{more} <a href="{s.url}" aria-label="Source of {html.escape(s.name)} on '
@@ -72,7 +74,8 @@ class Entries:
             anchor, tag = self.text.unique(self.links.anchor(m)), heading or "p"
             out.append(f'<div class="method"><{tag} class="entry-name" '
                        f'id="{anchor}"><code>{html.escape(m.name)}</code></{tag}>'
-                       f'<pre class="signature"><code>{code_html(m.signature(), "python")}</code></pre><p>{self.doc(m.doc)}</p>{self.table(m)}</div>')
+                       f'<pre class="signature"><code>{code_html(m.signature(), "python")}</code></pre>'
+                       f'<p>{self.doc(m.doc)}</p>{self.table(m)}</div>')
         return "".join(out)
 
     def markdown(self, s):
@@ -108,7 +111,8 @@ class Cells:
                 continue
             parts, text, picture = self.code(cell)
             if fold and picture:
-                picture, fold = f'<details class="answer"><summary>Run it: what comes out</summary>{picture}</details>', False
+                picture = f'<details class="answer"><summary>Run it: what comes out</summary>{picture}</details>'
+                fold = False
             out.append(f'<div class="cell" id="cell-{cell.id}">{parts}{picture}</div>')
             md.append(text)
         self.page.body, self.page.markdown = "\n".join(out), "\n\n".join(md)

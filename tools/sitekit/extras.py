@@ -127,7 +127,8 @@ def gallery(page, text, figures):
             out.append(f'<li><a href="{f["page"].url}#{f["anchor"]}"><img src="{f["url"]}" '
                        f'alt="{html.escape(f["alt"])}" width="{f["width"]}" height="{f["height"]}" loading="lazy" '
                        'decoding="async"></a>'
-                       f'<p><a href="{f["page"].url}#{f["anchor"]}">{html.escape(f["page"].title)}</a>{": " + line if line else ""}</p></li>')
+                       f'<p><a href="{f["page"].url}#{f["anchor"]}">{html.escape(f["page"].title)}</a>'
+                       f'{": " + line if line else ""}</p></li>')
             md.append(f'![{f["alt"]}]({f["url"]})\n\n[{f["page"].title}]({f["page"].url}#{f["anchor"]}): {f["notice"]}')
         out.append("</ul>")
     anchor = text.unique("numbers")

@@ -1,7 +1,7 @@
 """Still pictures of the figures with sliders, for readers without a kernel: run those pages, keep what their widgets
 show at first.
 
-    python tools/sitekit/stills.py              # every page with a widget, some minutes; pages that did not change are skipped
+    python tools/sitekit/stills.py              # every page with a widget, some minutes; unchanged pages are skipped
     python tools/sitekit/stills.py nbs/07_geiim.ipynb     # only these
 
 The site takes the pictures from tools/sitekit/stills/; where one is missing, it says in words what the figure shows.

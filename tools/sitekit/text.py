@@ -44,7 +44,8 @@ def code_html(source, language="ipython"):
 def said(tex):
     "An equation as one would type it into a search: log n_c for \\log n_c."
     return re.sub(r"[\\{}&]|\s+", lambda m: " " if m[0].isspace() else "",
-                  re.sub(r"\\(?:mathrm|mathcal|mathbb|mathbf|text|operatorname|t?frac|dfrac|left|right|[bB]igg?[lr]?|qquad|quad|[,;!])(?![a-zA-Z])", " ", tex)).strip()
+                  re.sub(r"\\(?:mathrm|mathcal|mathbb|mathbf|text|operatorname|t?frac|dfrac|left|right|"
+                         r"[bB]igg?[lr]?|qquad|quad|[,;!])(?![a-zA-Z])", " ", tex)).strip()
 
 
 def plain(tokens):
@@ -94,7 +95,8 @@ class Text:
         return f'<a class="name" href="{self.relative(url)}">{content}</a>' if url else content
 
     def fence(self, tokens, i, options, env):
-        return f'<pre class="code"><code>{code_html(tokens[i].content, tokens[i].info.strip().split(" ")[0])}</code></pre>\n'
+        return ('<pre class="code"><code>'
+                f'{code_html(tokens[i].content, tokens[i].info.strip().split(" ")[0])}</code></pre>\n')
 
     def image(self, tokens, i, options, env):
         t = tokens[i]

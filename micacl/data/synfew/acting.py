@@ -175,8 +175,8 @@ def sample_clip(
     "Everything about clip `index`, before drawing. It depends on the arguments only, never on other clips."
     clip_seed = derive_seed(seed, "clip", index)
     streams = lambda name: Stream(clip_seed, name)
-    n, fps = max(2, round(n_frames * (0.5 + 0.5 * sum(map(float,
-                                                          streams("length").uniform(size=2)))))), Fraction(n_frames) / int(SECONDS)
+    n, fps = (max(2, round(n_frames * (0.5 + 0.5 * sum(map(float, streams("length").uniform(size=2)))))),
+              Fraction(n_frames) / int(SECONDS))
     frame, step = np.arange(n) + 0.5, 1 / float(fps)
     t, units = frame * step, np.zeros((n, len(UNITS)))
     peaks = lambda name, c: draw_peaks(streams(name), n * step, apex, ONSET[EMOTIONS[c]], step)

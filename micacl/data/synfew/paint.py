@@ -122,7 +122,8 @@ class Canvas:
                  head,         # (F,h,w) share of the pixel that is head
                  px,           # width of a pixel in head coordinates
                  sin):         # sines of yaw and pitch, (F,1,1) each
-        self.x, self.y, self.rgb, self.dark, self.relief, self.head, self.px, self.sin = x, y, rgb, dark, relief, head, px, sin
+        self.x, self.y, self.rgb, self.dark = x, y, rgb, dark
+        self.relief, self.head, self.px, self.sin = relief, head, px, sin
         self.bounds = None
 
     def paint(self,
