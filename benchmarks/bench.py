@@ -1,12 +1,15 @@
-"""Figures of the page on speed: a roofline, the loader, decoders, options of the computation, a plain implementation beside ours, the loss, growth.
+"""Figures of the page on speed: a roofline, the loader, decoders, options of the computation, a plain implementation
+beside ours, the loss, growth.
 
     python benchmarks/bench.py WORK                    # all parts -> results/bench-cpu.json (bench-cuda.json on a GPU)
     python benchmarks/bench.py WORK data loss          # some parts; the others in the file stay
     python benchmarks/bench.py WORK roofline --checkout OTHER    # one more row: the step of another checkout of the project, before a change for instance
 
-Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are medians of interleaved rounds (`micacl.train.speed.alternate`),
-ratios are medians over the rounds with the smallest and the largest. torchcodec is compared where it can be imported; it needs FFmpeg's libraries:
-`pip install --no-deps --target FOLDER torchcodec` and PYTHONPATH=FOLDER are enough, the project itself does not use it. Clips are drawn into WORK and used again.
+Each part runs in a process of its own and writes its command, commit, machine and rounds beside its rows. Times are
+medians of interleaved rounds (`micacl.train.speed.alternate`), ratios are medians over the rounds with the smallest and
+the largest. torchcodec is compared where it can be imported; it needs FFmpeg's libraries:
+`pip install --no-deps --target FOLDER torchcodec` and PYTHONPATH=FOLDER are enough, the project itself does not use it.
+Clips are drawn into WORK and used again.
 """
 import argparse
 import contextlib

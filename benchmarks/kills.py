@@ -263,7 +263,7 @@ def load():
     import torch
     torch.set_num_threads(1)
     for name in ("utf-8-sig", "cp437"): codecs.lookup(name)      # a child that is nobody may not be able to read them
-    names = [f"micacl.{m}" for m in ("cli", "experiments", "frames", "pages", "report")]
+    names = [f"micacl.{m}" for m in ("cli", "train.experiments", "data.frames", "show.html", "show.report")]
     for name in (*names, "matplotlib.pyplot", "PIL.Image", "scipy.special", "scipy.stats", "sklearn.metrics"):
         importlib.import_module(name)      # the last ones: what functions import when they need it
 

@@ -159,7 +159,8 @@ def _checked_graph(graph, adjacency, neighbours_only, graph_over): # -> graph
     if not isinstance(graph, nn.Module):
         raise MicaclError(f"graph: expected a module, x (B,N,D) -> A (N,N) or (B,N,N), found {type(graph).__name__}")
     if adjacency != "learned" or neighbours_only or graph_over != "instances":
-        raise MicaclError("graph: expected adjacency, neighbours_only and graph_over at their defaults beside a graph of "
+        raise MicaclError("graph: expected adjacency, neighbours_only and graph_over at their defaults beside a "
+                          "graph of "
                           f"one's own, found {adjacency!r}, {neighbours_only} and {graph_over!r}; it takes their place")
     return graph
 

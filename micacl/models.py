@@ -9,7 +9,6 @@ __all__ = ['MODELS', 'BagOutput', 'prepare_video', 'BagModel', 'PoolMIL', 'MeanM
            'MICACL', 'zero_score', 'M3DFEL']
 
 # %% ../nbs/11_micacl.ipynb #2f42722c
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 import torch
@@ -17,10 +16,11 @@ from torch import nn
 from .core import MicaclError
 from .data.bags import to_bags
 from .nn.backbone import as_backbone, build_backbone
+from .nn.hub import HubModel
 from .nn.pools import build_pool, check_bag, masked_softmax
 from .nn.tails import DMINTail, build_tail
 from .geiim import GEIIM
-from .longtail.classifiers import build_head
+from .longtail.classifiers import HEADS, build_head
 from .wian import WIAN
 
 # %% ../nbs/11_micacl.ipynb #9cdebee4
@@ -66,20 +66,16 @@ def _advice(shape):
     return "T is n_instances*instance_length, sample that many frames"
 
 # %% ../nbs/11_micacl.ipynb #e8c4a7bc
-class BagModel(nn.Module):
+class BagModel(HubModel):
     "Backbone on every instance, an aggregation that the subclass gives, a linear classifier."
     __call__: Callable[..., BagOutput]  # for editors and type checkers
-
-    def __new__(cls, *args, **options):
-        self = super().__new__(cls)
-        self.made_with = args, options  # what save_pretrained writes down
-        return self
 
     def __init__(self, n_classes, backbone, n_instances, instance_length, pretrained):
         super().__init__()
         self.n_classes, self.n_instances, self.instance_length = n_classes, n_instances, instance_length
         if isinstance(backbone, nn.Module) and pretrained is not False:
-            raise MicaclError(f"pretrained: expected False beside a backbone of one's own, found {pretrained!r}; load its "
+            raise MicaclError(f"pretrained: expected False beside a backbone of one's own, found {pretrained!r}; "
+                              "load its "
                               "weights before it is passed")
         self.backbone: Any = (as_backbone(backbone, instance_length) if isinstance(backbone, nn.Module)
                               else build_backbone(backbone, pretrained))
@@ -106,6 +102,11 @@ class BagModel(nn.Module):
         self.fc = build_head(head, self.bag_dim, self.n_classes)
         return self
 
+    def head_kind(self): return next((k for k, made in HEADS.items() if type(self.fc) is made), None)
+
+    @classmethod
+    def kinds(cls): return {made.__name__: made for made in MODELS.values()}
+
     def _dtype(self):  # of the last layer, which all that lies behind the backbone shares
         return next((p.dtype for p in self.fc.parameters()), torch.get_default_dtype())
 
@@ -125,7 +126,8 @@ class BagModel(nn.Module):
         "The road from instance features on."
         bag, *rest = self.aggregate(x)
         if bag.ndim != 2 or bag.shape[1] != self.bag_dim:
-            raise MicaclError(f"bag feature: expected ({len(x)}, {self.bag_dim}), found {tuple(bag.shape)}; a pool or tail "
+            raise MicaclError(f"bag feature: expected ({len(x)}, {self.bag_dim}), found {tuple(bag.shape)}; a pool "
+                              "or tail "
                               "that makes vectors of another length says it in an attribute bag_dim")
         return BagOutput(self.fc(self.drop(bag)), bag, *rest)
 
@@ -137,14 +139,6 @@ class BagModel(nn.Module):
             raise MicaclError(f"model: expected features of {self.n_instances} instances, found {video.shape[1]}")
         return self.from_instances(video.to(self._dtype()))
 
-    @classmethod
-    def from_pretrained(cls, where, **options):  # folder, or id on the Hugging Face hub -> model in evaluation mode
-        "A trained model (chapter 10c, which comes later and is looked up when it is needed)."
-        return importlib.import_module("micacl.deploy.sharing").from_pretrained(where, cls, **options)
-
-    def save_pretrained(self, folder, **about):  # new or empty folder -> the folder
-        "Weights, description and model card in a folder (chapter 10c)."
-        return importlib.import_module("micacl.deploy.sharing").save_pretrained(self, folder, **about)
 
 # %% ../nbs/11_micacl.ipynb #06ffb6be
 class PoolMIL(BagModel):
@@ -156,7 +150,8 @@ class PoolMIL(BagModel):
                  instance_length: int = 4,  # L, frames in an instance
                  pretrained: bool = False,  # with the backbone's weights, if it is named
                  dropout: float = 0.,  # before the classifier
-                 head: str | nn.Module | Callable = "linear",  # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
+                 # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
+                 head: str | nn.Module | Callable = "linear",
                  # a key of POOLS, (B,N,D) -> bag (B,D) and weights (B,N), or a class
                  pool: str | nn.Module | Callable = "attention"):
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained)
@@ -180,7 +175,8 @@ class _NamedPool(PoolMIL):
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained, dropout, head, self.name)
 
 class MeanMIL(_NamedPool): "Mean over instances: every instance counts 1/N."; name = "mean"
-class MaxMIL(_NamedPool): "Maximum per feature; an instance's weight is the share of features that it wins."; name = "max"
+class MaxMIL(_NamedPool):
+    "Maximum per feature; an instance's weight is the share of features that it wins."; name = "max"
 class AttentionMIL(_NamedPool): "Gated attention of Ilse et al. (2018)."; name = "attention"
 class TransformerMIL(_NamedPool): "A class token that asks all instances (one block)."; name = "transformer"
 
@@ -203,8 +199,10 @@ class MICACL(BagModel):
                  tail: str | nn.Module | Callable = "norm",  # a key of TAILS ("norm", "dmin"), a module or a class
                  heads: int = 8,  # of the self-attention; divides 2*hidden
                  dropout: float = 0.,  # in GEIIM, between WIAN layers, before the classifier
-                 head: str | nn.Module | Callable = "linear",  # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
-                 # further options of GEIIM: adjacency, kernels, dilation, hops, alpha, neighbours_only, graph_over, graph
+                 # last layer: a key of HEADS, (B,bag_dim) -> (B,C), or a class
+                 head: str | nn.Module | Callable = "linear",
+                 # further options of GEIIM: adjacency, kernels, dilation, hops, alpha, neighbours_only, graph_over,
+                 # graph
                  **graph):
         super().__init__(n_classes, backbone, n_instances, instance_length, pretrained)
         dim, self.over = self.backbone.dim, dependency_over

@@ -115,10 +115,10 @@ def quick():
     from quick import SECONDS, changed, select
     until, files = time.time() + SECONDS, changed()
     for step in (sync, lint, types): step()
-    selected = select(files)
+    selected, left_out = select(files)
     print(f"quick: {len(files)} changed files, tests: {' '.join(selected)}", flush=True)
-    sh(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--until", str(until), *selected,
-       OMP_NUM_THREADS="1")
+    sh(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--until", str(until),
+       *(f"--deselect={t}" for t in left_out), *selected, OMP_NUM_THREADS="1")
 
 
 STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site,

@@ -2,11 +2,12 @@
 
     python tools/lab_browser.py                         # all sheets and chapters with sliders; needs playwright and Chromium (https://playwright.dev/python)
     python tools/lab_browser.py 2_losses 07_geiim --shots FOLDER # one sheet and one chapter, with photographs
-    ... --chromium /usr/bin/chromium --server .venv/bin/python   # the system's browser; the Python that has JupyterLab and micacl
+    ... --chromium /usr/bin/chromium --server .venv/bin/python   # the system's browser; the Python that has JupyterLab
+    and micacl
 
-Each sheet is opened as students get it. Run All stops at the first exercise, with a message that helps. Then, exercise by exercise, the
-solution of the source is typed in, its check passes, and the sheet runs on to the next one. A chapter runs to its end without an error.
-At the end every slider is moved, and its picture has to change.
+Each sheet is opened as students get it. Run All stops at the first exercise, with a message that helps. Then, exercise
+by exercise, the solution of the source is typed in, its check passes, and the sheet runs on to the next one. A chapter
+runs to its end without an error. At the end every slider is moved, and its picture has to change.
 """
 import argparse
 import contextlib

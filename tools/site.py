@@ -1,9 +1,11 @@
-"""Build the documentation site from the notebooks: their text, code and saved outputs, and the docments of the modules. No page is run.
+"""Build the documentation site from the notebooks: their text, code and saved outputs, and the docments of the modules.
+No page is run.
 
     python tools/site.py                # into _docs/
     python tools/site.py --out FOLDER
 
-What it needs stands in tools/sitekit/requirements.txt; the site itself needs no network and no server: open _docs/index.html.
+What it needs stands in tools/sitekit/requirements.txt; the site itself needs no network and no server: open
+_docs/index.html.
 """
 import argparse
 import sys

@@ -1,11 +1,13 @@
 """Read the whole site in a real browser: wide and on a phone, light and dark, with axe-core looking for barriers.
 
     python tools/site.py && python tools/site_browser.py                # needs Chromium, and pip install playwright axe-playwright-python
-    ... --chromium /usr/bin/chromium                                    # the system's browser, not Playwright's own (https://playwright.dev/python)
-    ... --log FILE --shots FOLDER --pages geiim.html index.html         # a log as JSON (or markdown: .md), photographs, only these pages
+    ... --chromium /usr/bin/chromium                                    # the system's browser, not Playwright's own
+    (https://playwright.dev/python) ... --log FILE --shots FOLDER --pages geiim.html index.html         # a log as JSON
+    (or markdown: .md), photographs, only these pages
 
-On every page: nothing on the console, no failed request and none that leaves the site, every equation and picture visible, no sideways
-scrolling at 360 x 740, no violation of axe-core's rules (in dark: of those on contrast; on a phone: of those on layout). Once: the search, the switch for dark mode, the contents on a phone.
+On every page: nothing on the console, no failed request and none that leaves the site, every equation and picture
+visible, no sideways scrolling at 360 x 740, no violation of axe-core's rules (in dark: of those on contrast; on a
+phone: of those on layout). Once: the search, the switch for dark mode, the contents on a phone.
 """
 import argparse
 import contextlib
@@ -171,6 +173,7 @@ def old_address(reader):
     for old, new in (("losses.html", "longtail/losses.html"), ("api/losses.html", "api/longtail.losses.html")):
         reader.open(old)
         reader.page.wait_for_url(reader.address + new)
+        reader.page.wait_for_load_state("networkidle")
     assert not reader.wrong, reader.wrong
     return f"{old} -> {new}"
 

@@ -108,7 +108,8 @@ def augment_batch(
     # (B,T,3,S,S)
     x = (Ry[:, None, None] @ (video.float() @ Rx[:, None, None].mT).round()).round()
     luma = x.new_tensor([0.2989, 0.587, 0.114]).view(3, 1, 1)
-    for k in order.T:                                                                                           # (B,) what each clip does now
+    # (B,) what each clip does now
+    for k in order.T:
         f, k = factors.gather(1, k[:, None]).view(-1, 1, 1, 1, 1), k.view(-1, 1, 1, 1, 1)
         # (B,T,1,S,S)
         grey = (x * luma).sum(2, keepdim=True).floor()

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save as tensors_to_bytes
 from torch import nn
 from ..core import MicaclError, atomic_write
-from .sharing import describe, from_pretrained
+from .sharing import from_pretrained
+from ..nn.hub import describe
 
 # %% ../../nbs/library/export.ipynb #5b76932e
 class Scores(nn.Module):

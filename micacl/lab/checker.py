@@ -49,7 +49,7 @@ def find_exercise(number: str) -> Exercise:
     "The exercise of that number; loads the sheets' modules if need be."
     if number not in EXERCISES:
         import micacl.lab as lab
-        for m in pkgutil.iter_modules(lab.__path__): importlib.import_module(f"{lab.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(lab.__path__): importlib.import_module(f"micacl.lab.{m.name}")
     if number not in EXERCISES:
         raise MicaclError(f"check: expected the number of an exercise ({', '.join(sorted(EXERCISES))}), found "
                           f"{number!r}")

@@ -11,7 +11,7 @@ __all__ = ['partners', 'supervised_contrast', 'weighted_contrast', 'grouped', 'p
 import torch
 import torch.nn.functional as F
 import micacl.mccl as mccl
-from ..longtail import contrast
+from ..nn import contrast
 from .checker import exercise
 
 # %% ../../nbs/lab/5_contrast.ipynb #2768dce1
@@ -31,12 +31,12 @@ _eye = lambda y: torch.eye(len(y), dtype=torch.bool)
     (lambda y: ((y[:, None] == y) & ~_eye(y)).triu(), "Only half of the pairs are marked. A clip that comes later in "
                                                       "the batch has partners that came earlier."),
 ])
-def partners(y): return mccl.pairs(y)[0]
+def partners(y): return contrast.pairs(y)[0]
 
 # %% ../../nbs/lab/5_contrast.ipynb #695ffb64
 def _con(z, y, tau, columns=None, weight=None, over="anchors", itself=False):
     "SupCon with one thing done differently."
-    P, A = mccl.pairs(y)
+    P, A = contrast.pairs(y)
     S = z @ z.T / tau
     log_p = S - S.masked_fill(~(A | itself if columns is None else columns), -1e9).logsumexp(1, keepdim=True)
     if over == "pairs": return -(P * log_p).sum() / P.sum().clamp(min=1)
@@ -44,7 +44,7 @@ def _con(z, y, tau, columns=None, weight=None, over="anchors", itself=False):
     return each.mean() if over == "batch" else each.sum() / (P.sum(1) > 0).sum().clamp(min=1)
 
 def _log_of_mean(z, y, tau):
-    P, A = mccl.pairs(y)
+    P, A = contrast.pairs(y)
     p, n = (z @ z.T / tau).masked_fill(~A, -1e9).softmax(1), P.sum(1)
     return torch.where(n > 0, -((P * p).sum(1) / n.clamp(min=1)).clamp(min=1e-30).log(),
                        0.).sum() / (n > 0).sum().clamp(min=1)
@@ -70,7 +70,7 @@ def supervised_contrast(z, y, tau): return contrast.supcon(z, y, tau)
 
 # %% ../../nbs/lab/5_contrast.ipynb #1f88f51b
 _W = torch.tensor([.4, .8, 1.8])
-def _has(y): return mccl.pairs(y)[0].any(1)
+def _has(y): return contrast.pairs(y)[0].any(1)
 
 @exercise("5.3", {"weights of 1": (_z, _y, .1, torch.ones(3)), "a heavy tail": (_z, _y, .1, _W),
                   "nobody has a partner": (_z[:3], torch.arange(3), .1, _W)}, [
@@ -82,8 +82,8 @@ def _has(y): return mccl.pairs(y)[0].any(1)
      "You divided by the whole batch. Divide by the anchors that have partners."),
 ], gradient=[0])
 def weighted_contrast(z, y, tau, W):
-    P, A = mccl.pairs(y)
-    return mccl.log_form(z @ z.T / tau, P, A, W[y])
+    P, A = contrast.pairs(y)
+    return contrast.log_form(z @ z.T / tau, P, A, W[y])
 
 # %% ../../nbs/lab/5_contrast.ipynb #f7133133
 _loud = _x * torch.tensor([10., 10, 1, 1, 1, 1, .1, .1])
@@ -103,7 +103,7 @@ def grouped(x, s): return mccl.unit_groups(x, s)
 
 # %% ../../nbs/lab/5_contrast.ipynb #2e1fad64
 def _columns(y, C): return torch.cat([y, torch.arange(C)])
-def _with_centres(y, C): return mccl.pairs(y, _columns(y, C))
+def _with_centres(y, C): return contrast.pairs(y, _columns(y, C))
 
 @exercise("5.5", {"one clip is alone": (_y, 3), "a class is not in the batch": (_two, 4),
                   "nobody has a partner": (torch.arange(3), 3)}, [
@@ -111,9 +111,9 @@ def _with_centres(y, C): return mccl.pairs(y, _columns(y, C))
      "P holds the anchor itself. P is a part of A: combine them with `&`."),
     (lambda y, C: ((P := y[:, None] == _columns(y, C)) & ~torch.eye(len(y), len(y) + C).bool(), torch.ones_like(P)),
      "A holds the anchor itself. It is compared with all the others and the centres."),
-    (lambda y, C: tuple(torch.cat([m, torch.ones(len(y), C).bool()], 1) for m in mccl.pairs(y)),
+    (lambda y, C: tuple(torch.cat([m, torch.ones(len(y), C).bool()], 1) for m in contrast.pairs(y)),
      "All centres became partners. A clip's partner is the centre of its own class only."),
-    (lambda y, C: ((P := _with_centres(y, C)[0]), torch.cat([mccl.pairs(y)[1], P[:, len(y):]], 1)),
+    (lambda y, C: ((P := _with_centres(y, C)[0]), torch.cat([contrast.pairs(y)[1], P[:, len(y):]], 1)),
      "A holds only the centre of the own class. The centres of other classes must stand in the denominator, or nothing "
      "pushes a clip away from them."),
     (lambda y, C: (torch.cat([torch.arange(C), y]) == y[:, None], torch.ones(len(y), C + len(y)).bool()),

@@ -20,7 +20,8 @@ from ..metrics import frequency_groups
 from ..mccl import MCCL
 from .losses import (LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LDAM, LogitAdjusted,
                                     WeightedCE, adjust_logits, build_loss, log_prior)
-from .contrast import BCL, CONTRASTS, SupCon
+from .bcl import BCL, CONTRASTS
+from ..nn.contrast import SupCon
 from .classifiers import (HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage,
                                          tau_normalise)
 from ..metrics import ece, group_recall, recalls, reliability, uar, war

@@ -46,7 +46,8 @@ def build_head(
     "The last layer that is named or given; a class is built from `dim` and `n_classes`."
     if isinstance(head, nn.Module): return head
     if callable(head): return head(dim, n_classes)
-    if head not in HEADS: raise MicaclError(f"head: expected one of {', '.join(HEADS)}, a module or a class, found {head!r}")
+    if head not in HEADS:
+        raise MicaclError(f"head: expected one of {', '.join(HEADS)}, a module or a class, found {head!r}")
     return HEADS[head](dim, n_classes)
 
 # %% ../../nbs/longtail/classifiers.ipynb #214b2f33

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from ..core import MicaclError, check_counts, check_number
-from ..mccl import category_weights, label_tensor
+from ..mccl import category_weights
+from ..nn.contrast import label_tensor
 
 # %% ../../nbs/longtail/losses.ipynb #61fcab9a
 class LogitLoss(nn.Module):

@@ -91,5 +91,6 @@ def build_tail(
     "The tail that is named or given; a class is built from `dim`, `n_instances` and `heads`."
     if isinstance(tail, nn.Module): return tail
     if callable(tail): return tail(dim, n_instances, heads)
-    if tail not in TAILS: raise MicaclError(f"tail: expected one of {', '.join(TAILS)}, a module or a class, found {tail!r}")
+    if tail not in TAILS:
+        raise MicaclError(f"tail: expected one of {', '.join(TAILS)}, a module or a class, found {tail!r}")
     return TAILS[tail](dim, n_instances, heads)

@@ -82,7 +82,8 @@ def load_checkpoint(
         # settings such as lr come from the config
         optimizer.load_state_dict(dict(optimizer.state_dict(), state=moments))
     except (MicaclError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise MicaclError(f"{folder}: expected a whole checkpoint of this run, found a damaged one ({first_line(e)}); put "
+        raise MicaclError(f"{folder}: expected a whole checkpoint of this run, found a damaged one "
+                          f"({first_line(e)}); put "
                           "a copy of it back, or delete that folder and resume: training then starts again from the "
                           "first epoch") from None
     return state

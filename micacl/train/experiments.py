@@ -163,7 +163,8 @@ def run_experiment(
 
 def _run_experiment(spec, out, processes, say, costs):
     for m in spec["methods"]:
-        notes = [note for point in grid_points(spec) for note in settled_configuration(spec, m, spec["seeds"][0], point)[1]]
+        notes = [note for point in grid_points(spec) for note in settled_configuration(spec, m, spec["seeds"][0],
+            point)[1]]
         for note in dict.fromkeys(notes): say(f"note: {m}: {note}")
     chosen, tried = {m: {} for m in spec["methods"]}, {}
     if "tune" in spec:

@@ -15,7 +15,7 @@ from torch import nn
 from ..core import MicaclError
 from .config import Config
 from ..longtail.losses import build_loss
-from ..longtail.contrast import CONTRASTS
+from ..longtail.bcl import CONTRASTS
 from ..models import MODELS, BagModel
 
 # %% ../../nbs/library/objective.ipynb #b71d0de1

@@ -131,7 +131,8 @@ def read_config(
         return config_from_dict(fields), info
     except (MicaclError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as e:
         if str(e).startswith(f"{file}: "): raise
-        raise MicaclError(f"{file}: expected what a run writes there, found something else ({first_line(e)}); the file is "
+        raise MicaclError(f"{file}: expected what a run writes there, found something else ({first_line(e)}); the "
+                          "file is "
                           "damaged or was made by another version, train again") from None
 
 # %% ../../nbs/library/run.ipynb #4bd4c702

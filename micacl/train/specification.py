@@ -27,7 +27,8 @@ def read_spec(
     _want(isinstance(spec, (dict, str, os.PathLike)), "experiment", "a dict or a JSON file", spec)
     where, given = ("experiment", spec) if isinstance(spec, dict) else (str(spec), read_json(spec))
     if not isinstance(given, dict):
-        raise MicaclError(f"{where}: expected an object with methods and data, found {given!r:.60}; see `micacl experiment --help`")
+        raise MicaclError(f"{where}: expected an object with methods and data, found {given!r:.60}; see `micacl "
+                          "experiment --help`")
     spec = {**dict(base={}, seeds=[1, 2, 3, 4, 5], folds=[None], frozen=False, test="test", compare=[]), **given}
     _check_names(spec, SPEC_KEYS, where)
     if not spec.get("methods"):

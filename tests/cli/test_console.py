@@ -30,7 +30,8 @@ from micacl.deploy.filenames import FreeNames, safe_name
 from micacl.show.report import _still_there, write_report
 from micacl.train.run import is_shared, load_run
 from micacl.train.checkpoint import write_tensors
-from micacl.deploy.sharing import fetch, load_model, save_pretrained
+from micacl.deploy.sharing import load_model, save_pretrained
+from micacl.nn.hub import fetch
 from micacl.show.tables import read_results
 
 ENV = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(micacl.__file__))}

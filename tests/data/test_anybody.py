@@ -14,7 +14,8 @@ from micacl.show.tables import fold_rows, matrix_table, method_rows, read_result
 
 FIVE = ["Bored", "left, then right", "Łódź ☂", "笑顔", "50 %"]
 SEVENTY = [f"класс №{i} 🙂" if i % 3 else f"mood <{i}> & more_{i}" for i in range(70)]
-TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=16, mccl_args=dict(out_dim=16))
+TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=2, batch_size=16,
+            mccl_args=dict(out_dim=16))
 
 
 def video(path, n, shade, codec="mpeg4"):

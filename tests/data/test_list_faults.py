@@ -532,7 +532,8 @@ def test_a_list_of_tests_only(tmp_path):
     report = check_dataset(own(tmp_path / "b", "path,label,fold\n"
                        + "".join(f"{i}.mp4,{EMOTIONS[i % 2]},1\n" for i in range(12))))
     assert report.ok and report.verdict.startswith("usable to test only")
-    report = check_dataset(write(tmp_path / "c", {**ferv_clips(), **{k: v for k, v in ferv_lists().items() if "test" in k}}))
+    report = check_dataset(write(tmp_path / "c", {**ferv_clips(),
+                                                  **{k: v for k, v in ferv_lists().items() if "test" in k}}))
     assert report.ok and report.verdict.startswith("usable to test only (no clips to train on), 2 clips")
     for split in ("train", "val", ""):
         report = check_dataset(own(tmp_path / f"d{split}", "path,label,split\n"

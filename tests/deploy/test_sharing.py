@@ -1,4 +1,5 @@
 "Shared models: there and back to the bit, a card that says what was measured, no code from a file."
+import hashlib
 import io
 import json
 import os
@@ -19,13 +20,16 @@ from safetensors.torch import load_file, save_file
 
 from helpers import CLASSES, make, movie
 from micacl.deploy import sharing
+from micacl.nn import cards, hub as hub_module
 from micacl.core import MicaclError, read_json, write_json
 from micacl.train.config import Config
 from micacl.metrics import summarise
-from micacl.models import M3DFEL, MICACL, MODELS, BagModel, MeanMIL
+from micacl.models import M3DFEL, MICACL, MODELS, BagModel, MeanMIL, PoolMIL
+from micacl.nn.cards import model_card
+from micacl.nn.hub import FILES, KEYS, HubModel, made_with
 from micacl.train.objective import build_model
 from micacl.train.checkpoint import save_checkpoint, write_tensors
-from micacl.deploy.sharing import FILES, from_pretrained, made_with, model_card, save_pretrained
+from micacl.deploy.sharing import from_pretrained, load_model, save_pretrained
 
 
 def same(a, b, video=None):
@@ -65,7 +69,7 @@ def edit(folder, **changes):
     "Change the description, in place."
     info = read_json(folder / "config.json")
     write_json(folder / "config.json", {k: v for k, v in {**info, **changes}.items() if v is not None
-                                        or k in sharing.KEYS})
+                                        or k in KEYS})
     return folder
 
 
@@ -130,22 +134,99 @@ def test_a_subclass_of_ones_own(tmp_path):
         MICACL.from_pretrained(folder)
 
 
+def test_an_encoder_of_ones_own_is_refused_in_one_line(tmp_path):
+    class Own(PoolMIL):
+        def __init__(self, encoder=None): super().__init__(3, "r3d_small")
+    with pytest.raises(MicaclError, match="Own: encoder: expected a name, found a module of one's own"):
+        Own(torch.nn.Linear(2, 2)).save_pretrained(tmp_path / "m")
+    model = Own(); model.backbone.image_size = None
+    with pytest.raises(MicaclError, match="pass image_size="): model.save_pretrained(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+    assert Own.from_pretrained(model.save_pretrained(tmp_path / "m", image_size=96)).about["input"]["image_size"] == 96
+
+
+# ---- folders that the first edition wrote
+
+# as its config.json says it, but for the fingerprint, which the test works out
+FIRST_INPUT = dict(
+    frames=16, n_instances=4, instance_length=4, image_size=64, sampling="frame floor((2k+1)F/32) of F, for k = 0..15",
+    crop="centre square, resized with antialiasing", tensor="(B, 16, 3, 64, 64) RGB, bytes 0..255 or floats 0..1")
+FIRST_CONFIG = dict(
+    model="micacl", backbone="r3d_small", pretrained=True, n_instances=4, instance_length=4, image_size=64, geiim=True,
+    adjacency="learned", neighbours_only=False, graph_over="instances", hops=2, kernels=[1, 3, 5], dilation=1,
+    wian=True,
+    dependency_over="instances", gate="weight", wian_layers=1, tail="norm", mccl_weight=1.0, mccl_warmup=0.0,
+    mccl_on="bag", mccl_scales=[1, 2, 4], mccl_form="log", mccl_dim=128, mccl_class_weight="effective",
+    mccl_temperature="printed", mccl_self_pairs=False, mccl_centres=True, tau0=0.07, contrast="mccl", loss="ce",
+    head="linear", stage2="none", sampler="natural", label_smoothing=0.1, epochs=3, batch_size=32, lr=0.003,
+    backbone_lr=0.3, weight_decay=0.05, warmup_epochs=1.0, warmup_lr=1e-05, min_lr=1e-05, clip_norm=5.0,
+    mixed_precision="no", flip=True, jitter=0.4, crop=0.8, val_fraction=0.1, workers=0, on_bad_clip="skip", seed=11)
+FIRST_TEST = dict(
+    uar=1 / 7, war=1 / 7, recall=dict(zip(CLASSES, [1.0] + [0.0] * 6)), n_test=28,
+    n_per_class=dict.fromkeys(CLASSES, 4),
+    intervals=dict(uar=[1 / 7, 1 / 7], war=[1 / 7, 1 / 7],
+                   recall=dict(zip(CLASSES, [[1.0, 1.0]] + [[0.0, 0.0]] * 6))))
+FIRST = dict(
+    format="1", version="0.1.0", license="apache-2.0", model="MICACL", arguments=dict(
+        n_classes=7, backbone="r3d_small", n_instances=4, instance_length=4, geiim=True, wian=True, hidden=None,
+        layers=1,
+        gate="weight", dependency_over="instances", tail="norm", heads=8, dropout=0.0, adjacency="learned",
+        neighbours_only=False, graph_over="instances", hops=2, kernels=[1, 3, 5], dilation=1),
+    head="linear", classes=CLASSES, input=FIRST_INPUT, changed=False, training=dict(
+        config=FIRST_CONFIG, dataset="synfew", fold=None, train_counts=[9, 5, 11, 7, 4, 3, 3], n_train=42,
+        n_validation=5,
+        train_clips="00ff", version="0.1.0", epoch=3),
+    results=dict(dataset="synfew", fold=None, seed=11, epoch=3, tests=dict(test=FIRST_TEST)))
+FIRST_MEAN = dict(
+    format="1", version="0.1.0", license="other", model="MeanMIL",
+    arguments=dict(n_classes=3, backbone="r3d_small", n_instances=2, instance_length=8, dropout=0.0), head="cosine",
+    classes=["class 0", "class 1", "class 2"], input=dict(FIRST_INPUT, n_instances=2, instance_length=8), changed=False,
+    training=None, results=None)
+
+
+def first_edition(folder, info, model):
+    "The folder as the first edition wrote it, with the weights of a model."
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    write_json(folder / "config.json", dict(info, sha256=digest))
+    return folder
+
+
+def test_a_folder_of_the_first_edition_loads(tmp_path):
+    a = make(gate="weight", hops=2)
+    folder = first_edition(tmp_path / "m", FIRST, a)
+    b = MICACL.from_pretrained(folder)
+    assert same(a, b) and {k: b.about[k] for k in FIRST} == FIRST
+    assert "**one** training run (seed 11)" in model_card(b.about).text
+    again = read_json(b.save_pretrained(tmp_path / "again") / "config.json")
+    assert {k: again[k] for k in FIRST if k != "version"} == {k: v for k, v in FIRST.items() if k != "version"}
+    _, config, known = load_model(folder)
+    assert config.image_size == 64 and known == dict(classes=CLASSES, dataset="synfew", epoch=3)
+    torch.manual_seed(0)
+    a = MeanMIL(3, "r3d_small", 2, 8).change_head("cosine").eval()
+    b = BagModel.from_pretrained(first_edition(tmp_path / "mean", FIRST_MEAN, a))
+    assert same(a, b) and b.head_kind() == "cosine" and {k: b.about[k] for k in FIRST_MEAN} == FIRST_MEAN
+
+
 # ---- runs
 
 def test_a_run_is_loaded_and_described(tmp_path):
     run = make_run(tmp_path / "run", model="m3dfel")
-    model = M3DFEL.from_pretrained(run)
+    model = from_pretrained(run, M3DFEL)
     state = load_file(run / "model.safetensors")
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert (model.about["classes"] == CLASSES and model.about["input"]["image_size"] == 64
             and model.about["training"]["epoch"] == 3)
     with pytest.raises(MicaclError, match="expected a MICACL, found a M3DFEL; load it with M3DFEL.from_pretrained"):
-        MICACL.from_pretrained(run)
+        from_pretrained(run, MICACL)
+    with pytest.raises(MicaclError, match="found a training run; micacl.deploy.sharing.from_pretrained reads one"):
+        M3DFEL.from_pretrained(run)
 
 
 def test_a_run_that_is_not_finished_has_no_results(tmp_path):
     about = from_pretrained(make_run(tmp_path / "run", finished=False)).about
-    assert about["training"]["epoch"] == 2 and about["results"] is None and "None are known" in model_card(about)
+    assert about["training"]["epoch"] == 2 and about["results"] is None and "None are known" in model_card(about).text
 
 
 def test_results_of_other_weights_are_not_claimed(tmp_path):
@@ -167,7 +248,7 @@ def test_a_run_without_weights(tmp_path):
 
 # ---- the card
 
-def front(card): return yaml.safe_load(card.split("---\n")[1])
+def front(card): return yaml.safe_load(str(card).split("\n---\n")[0].removeprefix("---\n"))
 
 
 def test_the_front_matter_is_what_the_hub_reads(tmp_path):
@@ -182,7 +263,7 @@ def test_the_front_matter_is_what_the_hub_reads(tmp_path):
 
 def test_every_number_of_the_results_is_in_the_card(tmp_path):
     run = make_run(tmp_path / "run")
-    card, t = model_card(from_pretrained(run).about), read_json(run / "results.json")["tests"]["test"]
+    card, t = model_card(from_pretrained(run).about).text, read_json(run / "results.json")["tests"]["test"]
     one = lambda x, box: f"{100 * x:.1f} % [{100 * box[0]:.1f} %, {100 * box[1]:.1f} %]"
     assert f"| test | {one(t['uar'], t['intervals']['uar'])} | {one(t['war'], t['intervals']['war'])} | 28 |" in card
     for c, n in zip(CLASSES, [9, 5, 11, 7, 4, 3, 3]):
@@ -193,9 +274,9 @@ def test_every_number_of_the_results_is_in_the_card(tmp_path):
 
 def test_the_card_depends_on_the_data(tmp_path):
     card = model_card(from_pretrained(make_run(tmp_path / "run", dataset="dfew")).about)
-    assert "drawn faces** and" not in card and "terms also bind" in card and front(card)["license"] == "other"
+    assert "drawn faces** and" not in card.text and "terms also bind" in card.text and front(card)["license"] == "other"
     unknown = model_card(from_pretrained(make().save_pretrained(tmp_path / "m", license="mit")).about)
-    assert ("Nothing is known about the training" in unknown and front(unknown)["license"] == "mit"
+    assert ("Nothing is known about the training" in unknown.text and front(unknown)["license"] == "mit"
             and "model-index" not in front(unknown))
 
 
@@ -204,7 +285,7 @@ def test_odd_names_keep_the_card_whole(name, tmp_path):
     about = from_pretrained(make_run(tmp_path / "run", dataset=name)).about
     assert front(model_card(about))["datasets"] == [name]
     about["classes"] = [name, *CLASSES[1:]]
-    row = next(s for s in model_card(about).splitlines() if s.endswith("| 9 |"))
+    row = next(s for s in model_card(about).text.splitlines() if s.endswith("| 9 |"))
     assert row.replace("\\|", "").count("|") == 3
 
 
@@ -212,7 +293,7 @@ def test_a_class_without_test_clips(tmp_path):
     run = make_run(tmp_path / "run"); r = read_json(run / "results.json")
     r["tests"]["test"]["recall"]["fear"] = None; r["tests"]["test"]["intervals"]["recall"]["fear"] = [None, None]
     write_json(run / "results.json", r)
-    assert "| test | fear | 4 | – [–, –] |" in model_card(from_pretrained(run).about)
+    assert "| test | fear | 4 | – [–, –] |" in model_card(from_pretrained(run).about).text
 
 
 def test_weights_that_changed_have_no_results(tmp_path):
@@ -267,7 +348,8 @@ def test_what_could_not_be_loaded_is_not_written(tmp_path):
     with pytest.raises(MicaclError, match=r"fc.bias: expected \[7\] float32, found \[9\] float32"):
         other.save_pretrained(tmp_path / "m")
     other.fc = torch.nn.Sequential()
-    with pytest.raises(MicaclError, match="head: expected a name, found a module"): other.save_pretrained(tmp_path / "m")
+    with pytest.raises(MicaclError, match="head: expected a name, found a module"):
+        other.save_pretrained(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -388,7 +470,7 @@ def test_no_file_runs_code(shared, tmp_path):
 
 
 def test_nothing_here_imports_pickle_or_loads_with_torch():
-    source = Path(sharing.__file__).read_text()
+    source = "".join(Path(m.__file__).read_text() for m in (sharing, hub_module, cards))
     assert ("torch.load(" not in source and "pickle.load" not in source and "import pickle" not in source
             and "weights_only" not in source and "eval(" not in source.replace(".eval(", ""))
 
@@ -445,7 +527,7 @@ def test_a_pipe_is_no_file(shared):
 def hub(monkeypatch):
     "Repositories as folders; what was asked for."
     repos, asked = {}, []
-    def download(repo, name, revision=None):
+    def download(repo, name, revision=None, **options):
         asked.append((repo, name, revision))
         path = repos[repo] / name
         if not path.exists(): raise EntryNotFoundError(f"404: {name}")
@@ -486,3 +568,40 @@ def test_a_hub_that_does_not_answer(error, says, monkeypatch):
     def download(*a, **k): raise error
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(MicaclError, match=says): MICACL.from_pretrained("ann/micacl")
+
+
+def test_options_of_the_download_are_the_hubs(shared, monkeypatch):
+    seen = []
+    def download(repo, name, **options): seen.append(options); return str(shared / name)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    MICACL.from_pretrained("ann/micacl", token="t", cache_dir="c", local_files_only=True)
+    assert seen == [dict(revision=None, token="t", cache_dir="c", force_download=False, local_files_only=True)] * 2
+
+
+def test_a_model_is_pushed_whole_and_in_one_commit(shared, monkeypatch):
+    "By the hub's own code; its API is a stand-in."
+    from huggingface_hub import hub_mixin
+    done = []
+    class Api:
+        def __init__(self, token=None): done.append(("token", token))
+        def create_repo(self, repo_id, **options):
+            done.append(("create", repo_id, options["private"]))
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+        def upload_folder(self, repo_id, folder_path, **options):
+            files = sorted(p.name for p in Path(folder_path).iterdir())
+            done.append(("upload", repo_id, files, options["commit_message"],
+                         read_json(Path(folder_path) / "config.json")))
+            return "commit"
+    monkeypatch.setattr(hub_mixin, "HfApi", Api)
+    model = MICACL.from_pretrained(shared)
+    said = model.push_to_hub("ann/micacl", license="mit", private=True, token="t", commit_message="first")
+    assert said == "commit" and done[:2] == [("token", "t"), ("create", "ann/micacl", True)] and len(done) == 3
+    assert done[2][1:4] == ("ann/micacl", sorted(FILES), "first")
+    assert {**model.about, "license": "mit"} == done[2][4]
+
+
+def test_a_model_needs_the_hubs_library_only_when_it_meets_the_hub():
+    code = ("import sys, micacl.models; print([m for m in sys.modules if m.startswith(('huggingface_hub', "
+            "'micacl.train'))])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and issubclass(BagModel, HubModel)

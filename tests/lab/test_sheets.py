@@ -295,8 +295,10 @@ def small_sheet(folder, solution):
     cells = [cell("markdown", "# A small sheet", "a"), cell("code",
                                                             "import numpy as np\nfrom micacl.lab.checker import check",
                                                             "b"),
-             cell("code", f"def geometric_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n    "
-                          f"return {solution}\n    ### END SOLUTION", "c"), cell("code", 'check("1.4", geometric_mean)', "d"),
+             cell("code", f"def geometric_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n"
+                          "    "
+                          f"return {solution}\n    ### END SOLUTION", "c"),
+                          cell("code", 'check("1.4", geometric_mean)', "d"),
              cell("code", "from ipywidgets import IntSlider, interact\n@interact(n=IntSlider(1, 0, 3))\ndef "
                           "picture(n): return 6 / n", "e")]
     (folder / "1_small.ipynb").write_text(lab.dump(dict(cells=cells,

@@ -9,7 +9,7 @@ from torchvision.models.video import r3d_18
 
 from helpers import movie
 from micacl.core import MicaclError
-from micacl.deploy.sharing import made_with
+from micacl.nn.hub import made_with
 from micacl.geiim import GEIIM, AdaptiveGraph
 from micacl.longtail.classifiers import HEADS, SECOND_STAGES, build_head, second_stage, tau_normalise
 from micacl.longtail.losses import LOSSES
@@ -192,7 +192,8 @@ def test_a_head_that_equals_the_named_one(name, make):
 def test_a_head_without_weights_and_one_of_layers():
     x = torch.randn(3, 4, 128)
     deep = MeanMIL(backbone="r3d_small", head=nn.Sequential(nn.Linear(128, 9), nn.ReLU(), nn.Linear(9, 7)))
-    assert deep(x).logits.shape == (3, 7) and M3DFEL(backbone="r3d_small", head=nn.Identity())(x).logits.shape == (3, 256)
+    assert (deep(x).logits.shape == (3, 7) and M3DFEL(backbone="r3d_small", head=nn.Identity())(x).logits.shape == (3,
+        256))
 
 
 # ---- loss, contrast, second stage
@@ -205,7 +206,8 @@ def test_a_loss_that_equals_the_named_one():
     out = model(torch.randn(6, 4, 128))
     torch.manual_seed(2); named = Objective(config, COUNTS, 256, 128)
     torch.manual_seed(2)
-    passed = Objective(Config(), COUNTS, 256, 128, ce=LOSSES["balanced_softmax"](COUNTS, .1), contrast=MCCL(COUNTS, 256))
+    passed = Objective(Config(), COUNTS, 256, 128, ce=LOSSES["balanced_softmax"](COUNTS, .1),
+                       contrast=MCCL(COUNTS, 256))
     a, b = named(out, y), passed(out, y)
     assert all(torch.equal(a[k], b[k]) for k in a) and list(named.state_dict()) == list(passed.state_dict())
     plain = Objective(Config(mccl_weight=0.), COUNTS, 256, ce=nn.CrossEntropyLoss())
@@ -254,5 +256,6 @@ def test_a_description_holds_names_only(make, part, tmp_path):
 def test_names_are_described_as_before():
     assert made_with(small(head="cosine", tail="dmin"))["tail"] == "dmin" and "head" not in made_with(small())
     assert made_with(PoolMIL(3, "r3d_small", pool="max"))["pool"] == "max"
-    assert made_with(MeanMIL(3, "r3d_small")) == dict(n_classes=3, backbone="r3d_small", n_instances=4, instance_length=4,
+    assert made_with(MeanMIL(3, "r3d_small")) == dict(n_classes=3, backbone="r3d_small", n_instances=4,
+                                                      instance_length=4,
                                                       dropout=0.)

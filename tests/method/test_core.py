@@ -109,7 +109,8 @@ def test_config_round_trip_through_json(tmp_path):
 
 def test_config_follows_the_recipes():
     p, m = PRESETS["paper"](), PRESETS["m3dfel"]()
-    assert (p.backbone, p.image_size, p.batch_size, p.epochs, p.lr, p.weight_decay, p.mccl.tau0, p.seed) == ("r3d_18", 112,
+    assert (p.backbone, p.image_size, p.batch_size, p.epochs, p.lr, p.weight_decay, p.mccl.tau0, p.seed) == ("r3d_18",
+        112,
         128, 300, 5e-4, .05, .07, 42)
     assert (m.model, m.mccl_weight, m.batch_size, m.warmup_epochs, m.optim.min_lr) == ("m3dfel", 0, 256, 20, 5e-6)
 
@@ -128,7 +129,8 @@ def test_config_refuses_unknown_names():
 
 
 @pytest.mark.parametrize("bad, words", [(dict(kernels=3), "kernels: expected a list of whole numbers, found 3"),
-                                        (dict(mccl_args=dict(scales=["1"])), "scales: expected a list of whole numbers"),
+                                        (dict(mccl_args=dict(scales=["1"])),
+                                         "scales: expected a list of whole numbers"),
                                         (dict(lr="fast"), "lr: expected a number, found 'fast'"),
                                         (dict(lr=None), "lr: expected a number"),
                                         (dict(epochs=2.5), "epochs: expected a whole number, found 2.5"),

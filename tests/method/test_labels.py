@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from micacl import longtail as lt
 from micacl.nn.backbone import build_backbone
-from micacl.longtail.contrast import CONTRASTS, bcl, bcl_terms, supcon
+from micacl.longtail.bcl import CONTRASTS, bcl, bcl_terms
+from micacl.nn.contrast import supcon
 from micacl.core import MicaclError, check_counts, check_labels
 from micacl.metrics import class_counts, frequency_groups
 from micacl.geiim import GEIIM
 from micacl.longtail.classifiers import learn_scales, nearest_mean, retrain, second_stage
 from micacl.longtail.samplers import SAMPLERS, EpochOrder, clip_shares, m_per_class
 from micacl.longtail.losses import LOSSES, Focal, adjust_logits, build_loss, log_prior
-from micacl.mccl import (MCCL, Scales, category_weights, class_temperatures, label_tensor, log_form_in_blocks, pairs,
-                         temperature)
+from micacl.mccl import MCCL, Scales, category_weights, class_temperatures, log_form_in_blocks, temperature
+from micacl.nn.contrast import label_tensor, pairs
 from micacl.metrics import (bootstrap_interval, confusion, ece, group_recall, instance_auc, paired_difference, recalls,
                             reliability, summarise, uar, war)
 from micacl.models import MODELS, prepare_video

@@ -9,7 +9,8 @@ from torchvision.models.video import R3D_18_Weights, r3d_18
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 from micacl.core import MicaclError
-from micacl.nn.backbone import (BACKBONES, KINETICS, LONGER, Backbone, PlacePool, as_backbone, build_backbone, conv_block,
+from micacl.nn.backbone import (BACKBONES, KINETICS, LONGER, Backbone, PlacePool, as_backbone, build_backbone,
+                                conv_block,
                                 read_weights, save_weights, weights_path)
 from micacl.train.config import CHOICES, FEATURES, IMAGE_SIZES
 
@@ -236,7 +237,8 @@ def test_the_length_of_a_feature_is_found_and_nothing_changes():
     assert torch.equal(torch.rand(1), drawn) and [m.training for m in net.modules()] == modes
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     x = torch.rand(2, 3, 4, 16, 16)
-    assert encoder.dim == 7 and encoder.net is net and torch.equal(encoder.eval()(x), net.eval()(x))   # pixels as they are
+    # pixels as they are
+    assert encoder.dim == 7 and encoder.net is net and torch.equal(encoder.eval()(x), net.eval()(x))
 
 
 def test_a_network_that_says_its_dim_is_not_asked():

@@ -204,4 +204,5 @@ def test_a_class_gets_what_it_asks_for():
 
 def test_who_complains_is_named():
     with pytest.raises(MicaclError, match="^bag: expected instance features"): check_bag(torch.ones(2, 3), 3)
-    with pytest.raises(MicaclError, match="^me: expected a bool mask"): check_bag(torch.ones(2, 3, 4), 4, torch.ones(2, 3), "me")
+    with pytest.raises(MicaclError, match="^me: expected a bool mask"):
+        check_bag(torch.ones(2, 3, 4), 4, torch.ones(2, 3), "me")

@@ -31,7 +31,8 @@ from micacl.data.synfew.generate import generate
 from micacl.train.loop import Interrupted, evaluate, train
 from micacl.train.objective import Objective
 
-TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_args=dict(out_dim=16),
+TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8,
+              mccl_args=dict(out_dim=16),
               val_fraction=0.25)
 FROZEN = dataclasses.replace(TINY, epochs=2, backbone_lr=0.0, stage2="crt", sampler="balanced")
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -234,7 +235,8 @@ def test_each_file_of_features_is_computed_once(home):
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused_before_anything_is_read(home):
     for r in (0, 1):
-        assert seen(home, r)["uneven"] == ("batch_size: expected a multiple of 2, the number of processes that share it, "
+        assert seen(home, r)["uneven"] == ("batch_size: expected a multiple of 2, the number of processes that "
+                                           "share it, "
                                            "found 9; take 8 or 10")
     assert not [p for p in (home / "uneven").iterdir() if not p.name.startswith(".")]
     for r in (0, 1): assert "batch_size: expected at most" in seen(home, r)["large"]

@@ -30,10 +30,14 @@ def test_every_module_of_the_package_has_tests():
 
 
 def test_own_tests_come_first_and_once():
-    found = quick.select(["micacl/longtail/losses.py", "micacl/geiim.py", "nbs/07_geiim.ipynb"])
+    found, left_out = quick.select(["micacl/longtail/losses.py", "micacl/geiim.py", "nbs/07_geiim.ipynb"])
     assert found[:3] == ["tests/longtail/test_losses.py", "tests/method/test_geiim.py", "tests/project/test_pages.py"]
     assert len(found) == len(set(found)) and set(quick.ALWAYS) <= set(found)
     assert all((quick.ROOT / f).is_file() for f in found)
+    assert left_out == [*quick.LONG] and quick.select(["nbs/10_mccl.ipynb"])[1] == []
+    for name in quick.LONG:
+        path, test = name.split("::")
+        assert f"def {test}(" in (quick.ROOT / path).read_text(encoding="utf-8")
 
 
 def test_git_is_asked_for_what_differs(tmp_path, monkeypatch):

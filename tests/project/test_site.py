@@ -1,7 +1,8 @@
 """The documentation site: built once, then read page by page without a browser (tools/site_browser.py has one).
 
-Every link and anchor leads somewhere, every picture exists and says what it shows, nothing is loaded from elsewhere, every equation of the
-sources arrives, nbdev's directives are honoured, and the entries say what fastcore's docments say of the live objects."""
+Every link and anchor leads somewhere, every picture exists and says what it shows, nothing is loaded from elsewhere,
+every equation of the sources arrives, nbdev's directives are honoured, and the entries say what fastcore's docments say
+of the live objects."""
 import html.parser
 import inspect
 import json

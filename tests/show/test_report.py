@@ -330,7 +330,8 @@ def test_moving_picture_keeps_the_frames_and_thins_out_long_clips():
 
 def test_escaping_of_text_attributes_and_cells():
     evil = '<i a="b">&\''
-    shown = pages.render_template("clips.html", clips=dict(shown=[dict(picture=pages.Markup("<br>"), label=evil, id=evil)]))
+    shown = pages.render_template("clips.html", clips=dict(shown=[dict(picture=pages.Markup("<br>"), label=evil,
+        id=evil)]))
     assert "<br>" in shown and "<i" not in shown and shown.count("&lt;i a=&#34;b&#34;&gt;&amp;&#39;") == 2
     assert evil in Page(pages.moving_picture(np.zeros((1, 8, 8, 3), np.uint8), evil)).all("img")[0]["alt"]
     table = pages.render_template("table.html", head=[evil], bodies=[[[evil, evil]]], notes=[evil], caption=evil)
@@ -345,7 +346,8 @@ def test_a_place_that_is_given_nothing_is_an_error():
     with pytest.raises(UndefinedError, match="'limits' is undefined"): pages.render_template("limits.html")
 
 
-@pytest.mark.parametrize("file", sorted((Path(pages.__file__).parent / "templates").glob("*.html")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("file", sorted((Path(pages.__file__).parent / "templates").glob("*.html")),
+                         ids=lambda p: p.stem)
 def test_templates_load_nothing_and_switch_no_escaping_off(file):
     text = file.read_text(encoding="utf-8")
     assert not re.search(r"\|\s*safe\b|autoescape|<script|<link|https?:|\bon\w+=", text)

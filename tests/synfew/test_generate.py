@@ -291,7 +291,8 @@ def test_truth_of_an_older_edition_is_named(copy):
 def test_strength_and_apex_are_parameters(made, tmp_path):
     info = generate(tmp_path / "weak", workers=1, strength=(0.2, 0.4), apex=(0.1, 0.2), imbalance=5, tail="step",
                     **SMALL)
-    clips, before = [r for r in read_clip_rows(tmp_path / "weak") if r["clean_label"] != "neutral"], read_clip_rows(made)
+    clips, before = [r for r in read_clip_rows(tmp_path / "weak")
+                     if r["clean_label"] != "neutral"], read_clip_rows(made)
     assert all(0.2 <= float(r["strength"]) <= 0.4 for r in clips) and max(float(r["apex_share"]) for r in clips) < 0.5
     assert (any(float(r["strength"]) > 0.4 for r in before) and "--tail step" in info["command"] and "--apex 0.1 0.2 "
             "--strength 0.2 0.4" in info["command"])
@@ -394,4 +395,5 @@ def test_the_committed_set_is_what_its_command_makes(tmp_path):
 
 def test_the_committed_set_is_small_and_has_three_clips_of_every_class():
     assert sum(f.stat().st_size for f in MINI.rglob("*") if f.is_file() and ".micacl-cache" not in f.parts) < 1_200_000
-    assert class_counts([EMOTIONS.index(r["label"]) for r in read_clip_rows(MINI) if r["split"] == "train"], 7).min() >= 3
+    assert class_counts([EMOTIONS.index(r["label"]) for r in read_clip_rows(MINI) if r["split"] == "train"],
+                        7).min() >= 3

@@ -34,7 +34,8 @@ from micacl.train.objective import Objective
 from micacl.train.loop import train
 
 INFO = dict(classes=["a", "b"], dataset="csv", data="/x", fold=None, train_counts=[1, 1], train_clips="0")
-TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=8, mccl_args=dict(out_dim=16))
+TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=8,
+            mccl_args=dict(out_dim=16))
 KINDS = {
     **{name: kind for name, kind in SETTINGS.items() if name not in ARGS},
     **{f"{place}.{name}": ARGS[place][name] for name, place in PLACE.items()},
@@ -620,7 +621,8 @@ def test_a_wrong_setting_on_the_command_line_is_one_line(capsys, option, tmp_pat
 
 
 def test_what_holds_for_a_preset_or_a_run_is_not_measured_by_the_defaults(tmp_path):
-    assert parse("train D --out R --preset paper --warmup-epochs 50 --optim-args min_lr=5e-4").config.optim.min_lr == 5e-4
+    assert (parse("train D --out R --preset paper --warmup-epochs 50 --optim-args min_lr=5e-4").config.optim.min_lr
+            == 5e-4)
     write_json(tmp_path / "config.json", dict(INFO, config=Config(mccl_args=dict(out_dim=96), lr=0.5).to_dict()))
     config = parse(
         f"train D --out {tmp_path} --resume --mccl-args scales=32 --optim-args min_lr=0.1"
@@ -632,7 +634,8 @@ def test_arguments_on_the_command_line():
     command = parse("train D --out R --preset paper --optim-args clip_norm=1 --lr 1e-3 --mccl-args scales=1,2 tau0=0.1 "
                     "--model-args adjacency=data hops=2 kernels=1,3 geiim=True gate=product")  # fmt: skip
     assert command.config == dataclasses.replace(
-        PRESETS["paper"](), lr=1e-3, optim_args=dict(min_lr=3e-6, clip_norm=1.0), mccl_args=dict(scales=(1, 2), tau0=0.1),
+        PRESETS["paper"](), lr=1e-3, optim_args=dict(min_lr=3e-6, clip_norm=1.0),
+        mccl_args=dict(scales=(1, 2), tau0=0.1),
         model_args=dict(adjacency="data", hops=2, kernels=(1, 3)),
     )  # fmt: skip
     assert {"gate", "tau0", "lr", "model_args"} <= command.given and "layers" not in command.given
@@ -656,7 +659,8 @@ def test_an_option_of_the_first_edition_says_where_it_is_now(capsys, old):
     for word in (f"--{old.replace('_', '-')}", f"--{old}=1", f"--no-{old.replace('_', '-')}"):
         assert cli.main(["train", "D", "--out", "R", word, "x"]) == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"micacl: {word.partition('=')[0]}: now an argument of the ") and err.endswith(option + "\n")
+        assert (err.startswith(f"micacl: {word.partition('=')[0]}: now an argument of the ")
+                and err.endswith(option + "\n"))
     assert cli.main(["train", "D", "--out", "R", "--model-args", "hops=2", "--model-args", "gate=none"]) == 2
     assert "--model-args: given twice" in capsys.readouterr().err
 
@@ -735,7 +739,8 @@ SPECS = [
             dict(
                 tune=dict(
                     data="t",
-                    grid={f: [1, 2, 3] for f in ("lr", "model_args.hops", "epochs", "mccl_weight", "seed", "batch_size", "workers")},
+                    grid={f: [1, 2, 3] for f in ("lr", "model_args.hops", "epochs", "mccl_weight", "seed", "batch_size",
+                                                 "workers")},
                 )
             ),
             "at most 1000 points, .*found 2187",

@@ -16,7 +16,8 @@ from micacl.train.run import prepare_data
 from micacl.train.checkpoint import read_tensors
 from micacl.train.loop import train
 
-TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_args=dict(out_dim=16),
+TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8,
+              mccl_args=dict(out_dim=16),
               backbone_lr=0.0)
 N_C = [400, 100, 4]
 LABELS = [0] * 400 + [1] * 100 + [2] * 4
@@ -77,7 +78,8 @@ def test_any_sampler_takes_the_place_of_the_named_one(data, tmp_path):
     assert index(make_loader(d.train, TINY, True, d.cache)) != named
     in_order = SequentialSampler(range(n))
     assert index(make_loader(d.train, TINY, True, d.cache, sampler=in_order)) == list(range(n // 8 * 8))
-    few = WeightedRandomSampler([1.0] + [0.0] * (n - 1), 3)               # three draws are less than a batch, and a batch
+    # three draws are less than a batch, and a batch
+    few = WeightedRandomSampler([1.0] + [0.0] * (n - 1), 3)
     assert index(make_loader(d.train, TINY, True, d.cache, sampler=few)) == [0, 0, 0]
     loader = make_loader(d.train, TINY, True, d.cache, sampler=own)
     set_epoch(loader, 1); assert own.epoch == 1 and index(loader) != named
@@ -118,7 +120,8 @@ def test_files_are_found_again_and_never_mixed_up(data, tmp_path):
     first = make().of(d.train, 0)
     assert torch.equal(make().of(d.train, 0), first) and len(list((tmp_path / "f").iterdir())) == 1
     torch.manual_seed(3)
-    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train), make(augment_args=dict(crop=.5)).of(d.train, 0),
+    others = [make(seed=9).of(d.train, 0), make().of(d.train, 1), make().of(d.train),
+              make(augment_args=dict(crop=.5)).of(d.train, 0),
               make(build_model(dataclasses.replace(TINY, pretrained=False), 7)).of(d.train, 0)]
     assert len(list((tmp_path / "f").iterdir())) == 1 + len(others) and not any(torch.equal(o, first) for o in others)
     assert make().of(d.validation).shape[0] == len(d.validation)

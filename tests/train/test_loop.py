@@ -32,7 +32,8 @@ from micacl.train.objective import Objective, lr_at, make_optimizer
 from micacl.data.cache import FrameCache
 from micacl.data.bags import frame_indices
 
-TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8, mccl_args=dict(out_dim=16))
+TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8,
+              mccl_args=dict(out_dim=16))
 
 
 @pytest.fixture(scope="session")
@@ -502,7 +503,8 @@ def test_options_reach_the_loss():
     torch.testing.assert_close(mccl.tau.double(), torch.tensor([.1, .15]).double())
     assert (mccl.scales == (1, 2) and mccl.project(torch.randn(3, 16), 1).shape == (3, 8)
             and len(list(mccl.parameters())) == 2)
-    assert len(list(Objective(dataclasses.replace(c, mccl_args=dict(c.mccl_args, centres=True)), [8, 4], 16).mccl.parameters())) == 4
+    assert len(list(Objective(dataclasses.replace(c, mccl_args=dict(c.mccl_args, centres=True)), [8, 4],
+                              16).mccl.parameters())) == 4
     assert Objective(dataclasses.replace(c, mccl_weight=0.0), [8, 4], 16).mccl is None
 
 

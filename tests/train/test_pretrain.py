@@ -9,7 +9,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from micacl.nn.backbone import build_backbone, read_weights, weights_path
 from micacl.core import MicaclError, derive_seed
-from micacl.train.pretrain import (UnitHead, augment_instances, weights_card, fit, forget_time, load_regressor, new_model,
+from micacl.train.pretrain import (UnitHead, augment_instances, weights_card, fit, forget_time, load_regressor,
+                                   new_model,
                                    predict_units,
                              pretrain, probe, r_squared, recolour, render_stream, to_instances, unit_loss)
 from micacl.data.synfew.generate import GENERATOR, UNITS, unit_stream

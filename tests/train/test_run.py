@@ -267,7 +267,7 @@ def test_a_full_disk_gives_its_room_back(tmp_path, monkeypatch):
     a = parts(); step(*a, 0)
     save_checkpoint(tmp_path, *a, dict(epoch=1, history=[], scaler=None))
     def full(*args): raise OSError(28, "No space left on device")
-    monkeypatch.setattr(runs, "write_json", full)
+    monkeypatch.setattr("micacl.train.checkpoint.write_json", full)
     with pytest.raises(OSError): save_checkpoint(tmp_path, *a, dict(epoch=2, history=[], scaler=None))
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"] and load_checkpoint(tmp_path, *parts())["epoch"] == 1
 
@@ -279,10 +279,12 @@ def test_a_configuration_that_runs_write_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("change", [dict(n_instances=10**9), dict(n_instances=4.5), dict(n_instances=True),
-                                    dict(model_args=dict(layers=10**6)), dict(model_args=[]), dict(mccl_args=dict(nobody=1)), dict(epochs="3"), dict(pretrained=1), dict(lr=None),
+                                    dict(model_args=dict(layers=10**6)), dict(model_args=[]),
+                                    dict(mccl_args=dict(nobody=1)), dict(epochs="3"), dict(pretrained=1), dict(lr=None),
                                     dict(lr="fast"),
                                     dict(kernels=[10**9]), dict(kernels=3), dict(kernels=[1] * 99),
-                                    dict(mccl_args=dict(scales=["a"])), dict(model=["micacl"]), dict(model="vit"), dict(seed=-1),
+                                    dict(mccl_args=dict(scales=["a"])), dict(model=["micacl"]), dict(model="vit"),
+                                    dict(seed=-1),
                                     dict(nobody=1)])
 def test_a_configuration_that_no_run_writes_is_one_line(tmp_path, change):
     write_json(tmp_path / "config.json", {**INFO, "config": {**Config().to_dict(), **change}})

@@ -1,4 +1,5 @@
-"""The public names of the modules, read from their source with their docments. Nothing is imported, so the site can be built where torch is not."""
+"""The public names of the modules, read from their source with their docments. Nothing is imported, so the site can be
+built where torch is not."""
 import ast
 import io
 import re

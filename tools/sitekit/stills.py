@@ -1,4 +1,5 @@
-"""Still pictures of the figures with sliders, for readers without a kernel: run those pages, keep what their widgets show at first.
+"""Still pictures of the figures with sliders, for readers without a kernel: run those pages, keep what their widgets
+show at first.
 
     python tools/sitekit/stills.py              # every page with a widget, some minutes; pages that did not change are skipped
     python tools/sitekit/stills.py nbs/07_geiim.ipynb     # only these

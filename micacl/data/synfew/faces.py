@@ -14,7 +14,8 @@ from ...core import MicaclError
 from .paint import (SKIN, Canvas, Scene, background, blur, bump, cover, grain_offsets, grain_tile,
                                       grid, lambert, linear, mix, occlude,
                           outline, positive, ramp, random_colour, random_scene, sincos, stroke, wave)
-from .parts import UNITS, UNIT_NAMES, Face, brow, cheek, eye, forehead, geometry, mouth, nose, per_pixel
+from .parts import (UNITS, UNIT_NAMES, Face, brow, cheek, eye, forehead, geometry, mouth, nose,
+                                      per_pixel)
 
 # %% ../../../nbs/synfew/faces.ipynb #cb91c3c4
 # all that drawing takes can be had from this module

@@ -1,4 +1,4 @@
-"""The built-in data set: faces that move by action units, a long tail, noisy annotators, folds that share no person, and a truth that no real set can give.
+"""SynFEW as files: videos, a list, votes and a truth frame by frame, the same on every machine, and frozen.
 
 Docs: https://micacl.github.io/micacl/synfew/generate.html.md"""
 

@@ -1,0 +1,119 @@
+"SupCon and its masks: hand values, slow float64 loops, pytorch-metric-learning, free points, awkward batches."
+import math
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.losses import SupConLoss
+from micacl.core import MicaclError
+from micacl.nn.contrast import Contrast, SupCon, check_bags, check_embeddings, label_tensor, log_form, pairs, supcon
+
+def batch(n=12, dim=6, classes=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    z = F.normalize(torch.randn(n, dim, generator=g, dtype=torch.float64), dim=1)
+    return z, torch.randint(classes, (n,), generator=g)
+
+def circle(*degrees):
+    a = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    return torch.stack([a.cos(), a.sin()], 1)
+
+def dot(a, b): return sum(u * v for u, v in zip(a, b))
+
+def slow_supcon(z, y, tau):
+    "-1/|P| sum_p log(exp(z_i z_p/tau) / sum_a exp(z_i z_a/tau)), mean over the anchors with partners."
+    z, y, terms = z.tolist(), y.tolist(), []
+    for i in range(len(z)):
+        others = [k for k in range(len(z)) if k != i]
+        partners = [k for k in others if y[k] == y[i]]
+        below = sum(math.exp(dot(z[i], z[k]) / tau) for k in others)
+        if partners:
+            terms.append(-sum(math.log(math.exp(dot(z[i], z[p]) / tau) / below) for p in partners) / len(partners))
+    return sum(terms) / len(terms) if terms else 0.
+
+# ---- masks
+
+def test_the_anchor_is_not_its_own_partner():
+    P, A = pairs(torch.tensor([0, 0, 1]))
+    assert P.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert A.int().tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+
+def test_masks_with_columns_and_self_pairs():
+    y, columns = torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1, 0, 1, 2])
+    P, A = pairs(y, columns)
+    assert P.int().tolist() == [[0, 1, 0, 1, 0, 0], [1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0]]
+    assert A.int().tolist() == [[0, 1, 1, 1, 1, 1], [1, 0, 1, 1, 1, 1], [1, 1, 0, 1, 1, 1]]
+    P, A = pairs(y, columns, self_pairs=True)
+    assert P.int().tolist() == [[1, 1, 0, 1, 0, 0], [1, 1, 0, 1, 0, 0], [0, 0, 1, 0, 1, 0]] and A.all()
+    for n in (0, 1):
+        P, A = pairs(y[:n], torch.cat([y[:n], torch.arange(3)]))
+        assert P.shape == A.shape == (n, n + 3) and P.sum() == n and A.sum() == 3 * n
+
+def test_labels_of_any_whole_kind_and_no_other():
+    want = torch.tensor([0, 2, 1])
+    for y in (want, want.int(), want.tolist(), want.numpy()): assert torch.equal(label_tensor(y, 3), want)
+    for y in ([0, 3], [-1, 0], [.5, 1], [[0, 1]]):
+        with pytest.raises(MicaclError, match="^labels: "): label_tensor(y, 3)
+    with pytest.raises(MicaclError, match="begin with the 3 anchors"): pairs(want, want[:2])
+
+# ---- the loss
+
+@pytest.mark.parametrize("tau", [.07, .5, 2.])
+@pytest.mark.parametrize("seed", range(3))
+def test_against_slow_loops(tau, seed):
+    z, y = batch(seed=seed)
+    assert supcon(z, y, tau).item() == pytest.approx(slow_supcon(z, y, tau), abs=1e-10)
+
+@pytest.mark.parametrize("tau", [.1, .5])
+def test_supcon_is_that_of_pytorch_metric_learning(tau):
+    for seed in range(3):
+        z, y = batch(16, 8, 4, seed=seed)
+        y[-1] = 9                                        # one without a partner
+        x = (3 * z).requires_grad_(); other = (3 * z).requires_grad_()
+        mine, theirs = supcon(F.normalize(x, dim=1), y, tau), SupConLoss(temperature=tau)(other, y)
+        mine.backward(); theirs.backward()
+        assert mine.item() == pytest.approx(theirs.item(), abs=1e-8)
+        assert torch.allclose(x.grad, other.grad, atol=1e-8) and x.grad.norm() > .01
+
+def test_hand_values():
+    y = torch.tensor([0, 0, 1])
+    assert supcon(circle(0, 90, 180), y, 1.).item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2)
+    # a pair alone: the partner is the only answer
+    assert supcon(circle(0, 60), y[:2], .1).item() == pytest.approx(0)
+
+def test_a_weight_multiplies_the_whole_term_of_its_anchor():
+    z, y = batch()
+    S, (P, A) = z @ z.T / .3, pairs(y)
+    w = torch.linspace(.5, 2, len(z), dtype=z.dtype)
+    each = [log_form(S, P, A, F.one_hot(torch.tensor(i), len(z)).to(z.dtype)) for i in range(len(z))]
+    assert log_form(S, P, A, w).item() == pytest.approx(sum(w_i * l for w_i, l in zip(w, each)).item())
+
+def test_push_of_a_negative_is_its_softmax_share():
+    s = circle(45, 40, 60, 90, 150)[:, 0].clone().requires_grad_()
+    y, tau = torch.tensor([1, 1, 2, 3, 4, 5]), .2
+    S = torch.cat([torch.zeros(1, dtype=s.dtype), s])[None].expand(6, -1)
+    # the first anchor's loss, halved: two anchors have partners
+    value = log_form(S / tau, *pairs(y), torch.tensor([1., 0, 0, 0, 0, 0], dtype=s.dtype))
+    value.backward()
+    q = F.softmax(s.detach() / tau, 0)
+    assert torch.allclose(2 * s.grad, (q - torch.tensor([1., 0, 0, 0, 0], dtype=s.dtype)) / tau)
+
+def test_gradcheck():
+    z, y = batch(6, 4)[0], torch.tensor([0, 0, 1, 1, 2, 0])
+    assert torch.autograd.gradcheck(lambda z: supcon(F.normalize(z, dim=1), y, .3), (z.requires_grad_(),))
+
+# ---- the module
+
+def test_the_module_is_the_formula_on_its_projection():
+    torch.manual_seed(0)
+    x, y, loss = torch.randn(10, 8), torch.randint(3, (10,)), SupCon([6, 4, 2], 8, out_dim=4, temperature=.2)
+    assert isinstance(loss, Contrast) and loss.embed(x).norm(dim=1).tolist() == pytest.approx([1.] * 10)
+    assert loss(x, y).item() == pytest.approx(slow_supcon(loss.embed(x).double(), y, .2), abs=1e-5)
+
+def test_what_a_contrastive_loss_refuses():
+    loss = SupCon([1, 2], 8)
+    assert torch.equal(check_bags(loss, torch.randn(3, 8), [0, 1, 1]), torch.tensor([0, 1, 1]))
+    for bag, y in ((torch.randn(3, 7), [0, 1, 1]), (torch.randn(3, 8), [0, 1]), (None, [0]),
+                   (torch.zeros(2, 8).long(), [0, 1])):
+        with pytest.raises(MicaclError, match="^SupCon: expected bag"): check_bags(loss, bag, y)
+    for z, c in ((torch.randn(3, 4), torch.randn(2, 5)), (torch.randn(3, 4), torch.randn(2, 4).double()), (None, None)):
+        with pytest.raises(MicaclError, match="^bcl: expected features"): check_embeddings("bcl", .1, z, c)
+    with pytest.raises(MicaclError, match="temperature"): check_embeddings("bcl", 0., torch.randn(3, 4))
