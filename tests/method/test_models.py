@@ -209,7 +209,8 @@ def test_geiim_options_are_passed_on():
     model = build_model(c, 7)
     assert (len(model.geiim.scales.branches), model.geiim.hops, len(model.wian.layers), type(model.tail)) == (2, 2, 2,
         DMINTail)
-    assert model.geiim.graph.kind == "both" and build_model(Config(pretrained=False, model_args=dict(geiim=False)), 7).geiim is None
+    assert (model.geiim.graph.kind == "both" and build_model(Config(pretrained=False, model_args=dict(geiim=False)),
+                                                             7).geiim is None)
 
 def test_dropout_is_off_in_eval_mode_and_by_default():
     x = torch.randn(2, 4, 128)
