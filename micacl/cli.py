@@ -167,7 +167,7 @@ class Pretrain:
 # %% ../nbs/library/cli.ipynb #db4f722e
 @dataclass
 class Experiment:
-    """Tune, train and compare many methods, as a JSON file says (chapter 10b).
+    """Tune, train and compare many methods, as a JSON file says.
     Stopped, it goes on with the same command."""
     spec: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPEC")]   # the file
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]   # where runs, features and summary.json go

@@ -67,7 +67,7 @@ def trained_on(
 # %% ../../nbs/library/evaluation.ipynb #e0a1000b
 def make_accelerator(config: Config) -> Accelerator:
     """Accelerate for this configuration; fp16 needs a GPU and is full precision elsewhere.
-    The processes share a batch (chapter 09d)."""
+    The processes share a batch (`micacl.nn.distributed`)."""
     AcceleratorState._reset_state()     # it is global, and would refuse a second precision in one process
     precision = config.mixed_precision if config.mixed_precision != "fp16" or torch.cuda.is_available() else "no"
     accelerator = Accelerator(mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True))

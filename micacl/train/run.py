@@ -247,7 +247,7 @@ def read_history(
 def is_shared(
     folder,     # any
 ) -> bool:      # False for a run, and for a folder without a description
-    "Whether a folder holds a shared model (chapter 10c): its config.json names a format."
+    "Whether a folder holds a shared model (`micacl.nn.hub`): its config.json names a format."
     try: info = read_json(Path(folder) / "config.json")
     except MicaclError: return False
     return isinstance(info, dict) and "format" in info

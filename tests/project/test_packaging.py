@@ -124,6 +124,13 @@ def test_a_package_imports_only_from_the_ones_before(path):
         assert ORDER.index(room) <= here, f"{name_of(path)} imports {module}, which comes later"
 
 
+def test_the_drawing_of_the_packages_is_of_today():
+    drawn = re.findall(r"<title>\.(\w+)&#45;&gt;\.(\w+)</title>",
+                       (ROOT / "nbs" / "images" / "packages.svg").read_text(encoding="utf-8"))
+    found = {(name_of(p).split(".")[0], m.split(".")[1]) for p in MODULES for m, _ in imports(p) if "." in m}
+    assert set(drawn) == {(a, b) for a, b in found if a != b}, "CONTRIBUTING.md says how to draw it again"
+
+
 def test_no_circle_inside_a_package():
     graph = {"micacl." + name_of(p): {m for m, _ in imports(p)} for p in MODULES}
     done, now = set(), []
