@@ -115,8 +115,9 @@ def test_the_command_ends_well_where_two_lists_lie_side_by_side(folds, tmp_path,
     "The report looks for the clips again: in the list that was trained on, not in the folder with its two lists."
     from micacl.cli import main
     file, _ = folds
+    written = lambda v: [f"{name}={x}" for name, x in v.items()] if isinstance(v, dict) else [str(v)]
     options = [x for k, v in dict(TINY, epochs=1).items() if k != "pretrained"
-               for x in ("--" + k.replace("_", "-"), str(v))]
+               for x in ("--" + k.replace("_", "-"), *written(v))]
     assert main(["train", str(file), "--out", str(tmp_path / "run"), "--fold", "1", "--quiet", "--no-pretrained",
                  *options]) == 0, capsys.readouterr().err
     assert (tmp_path / "run" / "report.html").exists()
