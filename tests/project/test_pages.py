@@ -134,6 +134,14 @@ def test_every_picture_has_words(page):
 
 
 @each_page
+def test_outputs_name_no_folder_of_the_machine_that_ran_it(page):
+    text = "\n".join(text_of(o.get("text", "")) + text_of(o.get("data", {}).get("text/plain", ""))
+                     + text_of(o.get("data", {}).get("text/html", "")) for c in cells(page, "code")
+                     for o in c["outputs"])
+    assert not re.search(r"(?<![\w.:/])/(?:tmp|work|root|home/(?!x/|someone/))\w*/", text)
+
+
+@each_page
 def test_no_two_pictures_share_their_words(page):
     alts = re.findall(r"^#\| fig-alt:(.*)", "\n".join(source(c) for c in cells(page, "code")), re.M)
     assert len(alts) == len(set(alts))
