@@ -1,4 +1,4 @@
-"""The seven emotions, one kind of error, checks of labels and counts, seeds with names, exact random numbers and files that are written whole: what every module uses.
+"""What every module uses: emotions, errors in one line, checked labels, seeds with names, whole files.
 
 Docs: https://micacl.github.io/micacl/library/core.html.md"""
 

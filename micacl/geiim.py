@@ -164,6 +164,7 @@ def _checked_graph(graph, adjacency, neighbours_only, graph_over): # -> graph
                           f"one's own, found {adjacency!r}, {neighbours_only} and {graph_over!r}; it takes their place")
     return graph
 
+# %% ../nbs/07_geiim.ipynb #156c2c00
 class GEIIM(nn.Module):
     "Graph-Enhanced Instance Interaction Module: adaptive graph, multiscale convolution, residual and norm."
     def __init__(self,

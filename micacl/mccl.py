@@ -1,4 +1,4 @@
-"""Multiscale category-aware contrastive learning: SupCon at several scales, with a weight for each category and a learned centre for each class.
+"""SupCon at several scales, with a weight for each category and a learned centre for each class.
 
 Docs: https://micacl.github.io/micacl/mccl.html.md"""
 

@@ -176,7 +176,8 @@ class _NamedPool(PoolMIL):
 
 class MeanMIL(_NamedPool): "Mean over instances: every instance counts 1/N."; name = "mean"
 class MaxMIL(_NamedPool):
-    "Maximum per feature; an instance's weight is the share of features that it wins."; name = "max"
+    "Maximum per feature; an instance's weight is the share of features that it wins."
+    name = "max"
 class AttentionMIL(_NamedPool): "Gated attention of Ilse et al. (2018)."; name = "attention"
 class TransformerMIL(_NamedPool): "A class token that asks all instances (one block)."; name = "transformer"
 

@@ -1,4 +1,4 @@
-"""From a bag of instances to one vector: a bidirectional recurrence that opens for important instances and closes for the others.
+"""From a bag to one vector: a bidirectional recurrence that opens for important instances.
 
 Docs: https://micacl.github.io/micacl/wian.html.md"""
 

@@ -1,5 +1,7 @@
 """What several test files need: small models in which every tensor counts, videos and masks for them, a job of two
 processes."""
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -48,3 +50,24 @@ def on_two_processes(work, folder):
         for p in context.processes: p.kill()
         pytest.fail("the two processes did not finish")
     return [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
+
+
+# points on a circle, and SupCon as loops over them
+def circle(*degrees):
+    a = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    return torch.stack([a.cos(), a.sin()], 1)
+
+
+def dot(a, b): return sum(u * v for u, v in zip(a, b))
+
+
+def slow_supcon(z, y, tau):
+    "-1/|P| sum_p log(exp(z_i z_p/tau) / sum_a exp(z_i z_a/tau)), mean over the anchors with partners."
+    z, y, terms = z.tolist(), y.tolist(), []
+    for i in range(len(z)):
+        others = [k for k in range(len(z)) if k != i]
+        partners = [k for k in others if y[k] == y[i]]
+        below = sum(math.exp(dot(z[i], z[k]) / tau) for k in others)
+        if partners:
+            terms.append(-sum(math.log(math.exp(dot(z[i], z[p]) / tau) / below) for p in partners) / len(partners))
+    return sum(terms) / len(terms) if terms else 0.

@@ -1,4 +1,4 @@
-"""What is known about a clip before anything decodes it: what lies at its path, how it begins, whether its last byte is there, and one kind of error for whatever is wrong.
+"""What is known of a clip before it is decoded, and one kind of error for whatever is wrong with it.
 
 Docs: https://micacl.github.io/micacl/library/files.html.md"""
 

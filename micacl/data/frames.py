@@ -1,4 +1,4 @@
-"""From a file to frames: videos and folders of pictures, a piece at a time where they are long, and a line for every clip that is broken.
+"""From a file to frames: videos and folders of any length, and a line for every clip that is broken.
 
 Docs: https://micacl.github.io/micacl/library/frames.html.md"""
 

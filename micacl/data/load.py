@@ -1,4 +1,4 @@
-"""DFEW, FERV39k, MAFW, SynFEW or anybody's CSV file, read into one table of clips: folds, counts, and every bad row by name.
+"""DFEW, FERV39k, MAFW, SynFEW or a CSV file of your own, read into one table; every bad row by name.
 
 Docs: https://micacl.github.io/micacl/library/load.html.md"""
 

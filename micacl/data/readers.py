@@ -1,4 +1,4 @@
-"""DFEW, FERV39k and MAFW as they are handed out and as others pass them around: list files found by the shape of their names, clips by number, folds from the test lists.
+"""DFEW, FERV39k and MAFW as they are handed out and passed around: lists found, clips numbered, folds kept.
 
 Docs: https://micacl.github.io/micacl/library/readers.html.md"""
 

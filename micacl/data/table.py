@@ -1,4 +1,4 @@
-"""One table for every data set: clips, classes, folds; bad rows by name; a validation part cut fairly; a list that can be read again.
+"""One table for every data set: clips, classes, folds; bad rows by name; a list that can be read again.
 
 Docs: https://micacl.github.io/micacl/library/table.html.md"""
 

@@ -1,4 +1,4 @@
-"""A trained model as one file that runs without this library, written only after its scores were compared with the original's.
+"""A trained model as one file that runs without this library, once its scores agree with the original's.
 
 Docs: https://micacl.github.io/micacl/library/export.html.md"""
 

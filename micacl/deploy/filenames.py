@@ -1,4 +1,4 @@
-"""A file that is named after somebody else's file: a name that every system accepts, that is free, and that replaces nothing.
+"""A file named after somebody else's: a name that every system accepts, is free, and replaces nothing.
 
 Docs: https://micacl.github.io/micacl/library/filenames.html.md"""
 

@@ -1,4 +1,4 @@
-"""A trained model and a video of any length: score it window by window, write what was seen where, and say what the scores are worth.
+"""A trained model and a video of any length: scores window by window, and what the scores are worth.
 
 Docs: https://micacl.github.io/micacl/library/predict.html.md"""
 

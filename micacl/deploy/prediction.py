@@ -1,4 +1,4 @@
-"""What a model says about a video, as an object, a table, a line of text and a picture, and the sentence that goes with all of them.
+"""What a model says about a video: an object, a table, a line of text and a picture, each with its caveat.
 
 Docs: https://micacl.github.io/micacl/library/prediction.html.md"""
 

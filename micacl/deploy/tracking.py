@@ -1,4 +1,4 @@
-"""A video as a stream of frames, the face in it found and followed, and windows of time over what comes out: in memory that does not grow with the video.
+"""A video as a stream of frames, the face in it found and followed, in memory that does not grow.
 
 Docs: https://micacl.github.io/micacl/library/tracking.html.md"""
 

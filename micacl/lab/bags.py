@@ -1,4 +1,4 @@
-"""A clip is a bag of instances, and only some of them show the emotion. How does one vector come out of a bag without losing them?
+"""Only some instances of a clip show the emotion. How does one vector come out of a bag without losing them?
 
 Docs: https://micacl.github.io/micacl/lab/bags.html.md"""
 

@@ -1,4 +1,4 @@
-"""Every loss, sampler, head and measure for rare classes under one roof, on anybody's data, and the geometry behind them
+"""Every loss, sampler, head and measure for rare classes in one import, on any data, and their geometry.
 
 Docs: https://micacl.github.io/micacl/longtail/anybody.html.md"""
 

@@ -1,4 +1,4 @@
-"""What a long tail does to SupCon's geometry, and the two repairs: classes averaged in the denominator, and a prototype for each class.
+"""What a long tail does to SupCon's geometry, and two repairs: class averages and a prototype for each class.
 
 Docs: https://micacl.github.io/micacl/longtail/bcl.html.md"""
 

@@ -1,4 +1,4 @@
-"""The last layer and its preferences: where a long tail hides in it, cosine heads, and second stages that repair the classifier alone.
+"""The last layer and its preferences: cosine heads, and second stages that repair the classifier alone.
 
 Docs: https://micacl.github.io/micacl/longtail/classifiers.html.md"""
 

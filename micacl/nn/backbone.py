@@ -1,4 +1,4 @@
-"""The instance encoder: one short clip in, one feature vector out. R3D-18 as in the paper, and a small network for laptops.
+"""One short clip in, one feature vector out: R3D-18 as in the paper, and a small network for laptops.
 
 Docs: https://micacl.github.io/micacl/backbone.html.md"""
 

@@ -294,6 +294,7 @@ class HubModel(nn.Module):
         push: Any = ModelHubMixin.push_to_hub      # asks of a model only that it can save itself
         return push(self, repo_id, model_card_kwargs=facts, **options)
 
+# %% ../../nbs/library/hub.ipynb #b2a6dc00
 def finish(model, path, about):   # about() -> description
     "A loaded model with its description, in evaluation mode; `MicaclError` if no card can be made from it."
     try: model.about = about(); model_card(model.about)

@@ -1,4 +1,4 @@
-"""Two ways to end the network: the one that the paper's figure draws, and the one of M3DFEL, with its normalisation over a bag.
+"""Two ways to end the network: the one that the paper's figure draws, and M3DFEL's with its normalisation.
 
 Docs: https://micacl.github.io/micacl/library/tails.html.md"""
 

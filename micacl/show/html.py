@@ -1,4 +1,4 @@
-"""One HTML file that opens anywhere, offline: templates that escape text, pictures inside the file, figures that follow dark mode, and a rule against loading anything.
+"""One HTML file that opens anywhere, offline: escaped text, pictures inside, and nothing that is loaded.
 
 Docs: https://micacl.github.io/micacl/library/html.html.md"""
 

@@ -1,4 +1,4 @@
-"""What the paper says, what its figure prints, what code published near it appears to do, what this book does, and what each choice costs.
+"""What the paper says, what its figure and code near it appear to do, what we do, and what each choice costs.
 
 Docs: https://micacl.github.io/micacl/findings/ledger.html.md"""
 

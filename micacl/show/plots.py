@@ -1,4 +1,4 @@
-"""One style for every figure of the book, and the functions that draw them: clips, the long tail, curves, confusion, recalls, adjacency and weights.
+"""One style for every figure, and the functions that draw clips, long tails, curves, confusion and weights.
 
 Docs: https://micacl.github.io/micacl/library/plots.html.md"""
 

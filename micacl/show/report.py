@@ -1,4 +1,4 @@
-"""A run folder becomes one HTML file that opens anywhere, offline: numbers with their intervals, moving clips, the long tail, the mistakes.
+"""A run folder becomes one HTML file: numbers with intervals, moving clips, the long tail, the mistakes.
 
 Docs: https://micacl.github.io/micacl/library/report.html.md"""
 

@@ -1,4 +1,4 @@
-"""Runs over folds become one row of a results table, as papers print it: per class, UAR and WAR, beside the published rows and what makes them hard to compare.
+"""Runs over folds become a row of a results table as papers print it, beside the published rows.
 
 Docs: https://micacl.github.io/micacl/library/tables.html.md"""
 

@@ -116,6 +116,7 @@ class LossSettings:
     mccl_weight: Annotated[float, Range(0, 1e6)] = 1.0   # lambda in loss = CE + lambda * MCCL; 0 switches MCCL off
     mccl_args: Annotated[dict, MCCLArgs] = field(default_factory=dict)   # arguments of MCCL: readings of the paper
 
+# %% ../../nbs/library/config.ipynb #89837c00
 @dataclass
 class OptimSettings:
     "How it learns."
@@ -136,6 +137,7 @@ class RunSettings:
     workers: Annotated[int, Range(0, 256)] = 0   # loader processes; results do not depend on it
     seed: Annotated[int, Range(0, 2**63 - 1)] = 42   # all random choices follow from it
 
+# %% ../../nbs/library/config.ipynb #89837c10
 @dataclass
 class Config(RunSettings, OptimSettings, LossSettings, ModelSettings, ClipSettings):   # fields of the last come first
     "Everything that describes a training run. The defaults are the `small` preset."

@@ -1,4 +1,4 @@
-"""Methods, seeds and folds from one file: tuned alike, run side by side, resumed where they stopped, compared clip by clip.
+"""Methods, seeds and folds from one file: tuned alike, run side by side, compared clip by clip.
 
 Docs: https://micacl.github.io/micacl/library/experiments.html.md"""
 
@@ -202,6 +202,7 @@ def _compared(runs, a, b, test, say):   # what can't be compared must not cost t
     try: return dict(a=a, b=b, **compare_runs(runs[a], runs[b], test)) if runs[a] and runs[b] else None
     except MicaclError as e: say(f"{a} and {b} are left out of the comparisons: {e}")
 
+# %% ../../nbs/library/experiments.ipynb #a1fb4c00
 def _data(part, folder):
     "The data of a part of the specification; drawn first, if it is SynFEW."
     if "data" in part: return part["data"]
@@ -224,6 +225,7 @@ def _run(jobs, spec, processes, say, errors=None):
                 _features)
     return run_all(jobs, processes, say, errors=errors)
 
+# %% ../../nbs/library/experiments.ipynb #a1fb4c10
 def _same_clips(folder, data, d):
     "Finished runs are found by the name of their data; this notices that the data behind the name have changed."
     folder.mkdir(parents=True, exist_ok=True)
@@ -243,6 +245,7 @@ def _features(folder, data, method, fold, config):
     for epoch in range(config.epochs): features.of(d.train, epoch)
     for table in (d.validation, *d.tests.values()): features.of(table)
 
+# %% ../../nbs/library/experiments.ipynb #a1fb4c20
 def _tune(spec, t, folder, processes, say):
     "Every method at every point of the grid -> {method: [{fields, uar, uars}]}; a method without a run is left out."
     data, folds = _data(t, folder / "data"), t.get("folds", [None])

@@ -119,6 +119,7 @@ class InstanceFeatures:
         model.train(was_training)
         return torch.cat(x)
 
+# %% ../../nbs/library/loaders.ipynb #4a5c5c00
 def _read_features(path):
     "The features in a file; None if it is not there or was cut."
     try: return torch.from_numpy(np.load(path, allow_pickle=False))

@@ -1,4 +1,4 @@
-"""The fields of a configuration as options of the command line: groups, dicts of arguments, presets, and options that have moved.
+"""The fields of a configuration as options: groups, dicts of arguments, presets, options that have moved.
 
 Docs: https://micacl.github.io/micacl/library/options.html.md"""
 

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, measured against what this very machine can do, in ratios that anyone can repeat.
+"""Where the time of a training step goes, against what this machine can do, in ratios anyone can repeat.
 
 Docs: https://micacl.github.io/micacl/findings/speed.html.md"""
 

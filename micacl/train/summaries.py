@@ -1,4 +1,4 @@
-"""One method, many runs: the spread over seeds, five folds in one matrix, and the difference of two methods, clip by clip.
+"""One method, many runs: the spread over seeds, five folds in one matrix, and the difference of two methods.
 
 Docs: https://micacl.github.io/micacl/library/summaries.html.md"""
 

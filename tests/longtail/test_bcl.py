@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import needs_gloo, on_two_processes
+from helpers import circle, dot, needs_gloo, on_two_processes, slow_supcon
 from micacl.longtail.bcl import BCL, CONTRASTS, bcl, bcl_terms
 from micacl.core import MicaclError
 from micacl.mccl import MCCL, category_weights
@@ -17,24 +17,7 @@ def batch(n=12, dim=6, classes=3, seed=0):
     return z, torch.randint(classes, (n,), generator=g), F.normalize(torch.randn(classes, dim, generator=g,
         dtype=torch.float64), dim=1)
 
-def circle(*degrees):
-    a = torch.tensor(degrees, dtype=torch.float64).deg2rad()
-    return torch.stack([a.cos(), a.sin()], 1)
-
 def simplex(C): return F.normalize(torch.eye(C, dtype=torch.float64) - 1 / C, dim=1)
-
-def dot(a, b): return sum(u * v for u, v in zip(a, b))
-
-def slow_supcon(z, y, tau):
-    "-1/|P| sum_p log(exp(z_i z_p/tau) / sum_a exp(z_i z_a/tau)), mean over the anchors with partners."
-    z, y, terms = z.tolist(), y.tolist(), []
-    for i in range(len(z)):
-        others = [k for k in range(len(z)) if k != i]
-        partners = [k for k in others if y[k] == y[i]]
-        below = sum(math.exp(dot(z[i], z[k]) / tau) for k in others)
-        if partners:
-            terms.append(-sum(math.log(math.exp(dot(z[i], z[p]) / tau) / below) for p in partners) / len(partners))
-    return sum(terms) / len(terms) if terms else 0.
 
 def slow_bcl(z, y, c, tau, classes=None):
     """-1/|S_y| sum_p log(exp(z_i z_p/tau) / sum_j 1/|S_j| sum_k exp(z_i z_k/tau)), S_j: class j and its prototype,

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.losses import SupConLoss
+from helpers import circle, slow_supcon
 from micacl.core import MicaclError
 from micacl.nn.contrast import Contrast, SupCon, check_bags, check_embeddings, label_tensor, log_form, pairs, supcon
 
@@ -12,22 +13,6 @@ def batch(n=12, dim=6, classes=3, seed=0):
     z = F.normalize(torch.randn(n, dim, generator=g, dtype=torch.float64), dim=1)
     return z, torch.randint(classes, (n,), generator=g)
 
-def circle(*degrees):
-    a = torch.tensor(degrees, dtype=torch.float64).deg2rad()
-    return torch.stack([a.cos(), a.sin()], 1)
-
-def dot(a, b): return sum(u * v for u, v in zip(a, b))
-
-def slow_supcon(z, y, tau):
-    "-1/|P| sum_p log(exp(z_i z_p/tau) / sum_a exp(z_i z_a/tau)), mean over the anchors with partners."
-    z, y, terms = z.tolist(), y.tolist(), []
-    for i in range(len(z)):
-        others = [k for k in range(len(z)) if k != i]
-        partners = [k for k in others if y[k] == y[i]]
-        below = sum(math.exp(dot(z[i], z[k]) / tau) for k in others)
-        if partners:
-            terms.append(-sum(math.log(math.exp(dot(z[i], z[p]) / tau) / below) for p in partners) / len(partners))
-    return sum(terms) / len(terms) if terms else 0.
 
 # ---- masks
 

@@ -1,4 +1,4 @@
-"""A page of text that travels with the data: what the set is, what its files hold, how it was made, and what it must not be used for.
+"""A page of text that travels with the data: what the set is, how it was made, what it must not be used for.
 
 Docs: https://micacl.github.io/micacl/synfew/card.html.md"""
 

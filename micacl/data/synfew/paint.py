@@ -1,4 +1,4 @@
-"""Soft shapes, a height map with a light on it, and a camera: all that is needed to draw a face, with operations that give the same bits everywhere.
+"""All that is needed to draw a face: soft shapes, light and a camera, with the same bits on every machine.
 
 Docs: https://micacl.github.io/micacl/synfew/paint.html.md"""
 
