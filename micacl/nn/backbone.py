@@ -50,8 +50,16 @@ class Backbone(nn.Module):
         if instances.shape[2] < self.frames:
             raise MicaclError(f"backbone: expected instances of at least {self.frames} frames, found "
                               f"{instances.shape[2]}; set instance_length={self.frames}")
-        x = (instances - self.mean) / self.std          # float32 pixels are scaled in 32 bits for a network in 16, too
+        x = _scaled(instances, self.mean, self.std)     # float32 pixels are scaled in 32 bits for a network in 16, too
         return self.net(x.to(self.mean.dtype))
+
+def _scaled(x, mean, std):   # (M,3,L,H,W), (1,3,1,1,1) twice -> (x - mean) / std, laid out as x
+    if not x.is_contiguous(memory_format=torch.channels_last_3d): return (x - mean).div_(std)
+    # the three colours of a place lie side by side: whole rows of pixels at once are twice as fast
+    W = x.shape[-1]
+    rows = x.permute(0, 2, 3, 4, 1).flatten(3)                                             # (M,L,H,3W), a view
+    rows = (rows - mean.flatten().repeat(W)).div_(std.flatten().repeat(W))
+    return rows.unflatten(3, (W, 3)).permute(0, 4, 1, 2, 3)
 
 # %% ../../nbs/05_backbone.ipynb #a2971ff0
 KINETICS = dict(mean=[0.43216, 0.394666, 0.37645], std=[0.22803, 0.22145, 0.216989])

@@ -133,7 +133,8 @@ class OptimSettings:
 @dataclass
 class RunSettings:
     "How it is computed, and from which seed."
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"   # of Accelerate
+    # arithmetic: 32 bits (no), mixed with 16, or what is fastest on this machine (auto)
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     workers: Annotated[int, Range(0, 256)] = 0   # loader processes; results do not depend on it
     seed: Annotated[int, Range(0, 2**63 - 1)] = 42   # all random choices follow from it
 

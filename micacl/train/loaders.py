@@ -17,6 +17,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from ..core import MicaclError, atomic_write, derive_seed
 from .config import Config
+from .machine import choose_arithmetic, memory_kept
 from ..data.load import ClipTable
 from ..data.bags import ClipDataset
 from ..data.cache import CACHE_FORMAT, FrameCache, fingerprint
@@ -88,8 +89,10 @@ class InstanceFeatures:
         for name, v in sorted(model.backbone.state_dict().items()):
             weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
         c, a = config, config.augment
+        half = choose_arithmetic(c.mixed_precision, torch.device(device).type).precision
+        self.dtype = dict(bf16=torch.bfloat16, fp16=torch.float16).get(half)
         self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(a.crop), str(a.flip),
-                    str(a.jitter), CACHE_FORMAT)
+                    str(a.jitter), CACHE_FORMAT, *([] if half == "no" else [half]))
 
     def of(self,
         table: ClipTable,            # whose features
@@ -113,7 +116,8 @@ class InstanceFeatures:
         clips.set_epoch(epoch or 0)
         model, was_training = self.model, self.model.training
         model.eval()
-        with torch.no_grad():
+        autocast = torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype is not None)
+        with torch.no_grad(), memory_kept(), autocast:
             x = [model.encode(video.to(self.device)).float().cpu() for video,
                  *_ in DataLoader(clips, 64, num_workers=self.config.workers)]
         model.train(was_training)

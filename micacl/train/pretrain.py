@@ -21,6 +21,7 @@ import micacl
 from ..nn.backbone import build_backbone, read_weights, save_weights, weights_path
 from ..core import MicaclError, atomic_write, derive_seed, seed_everything, write_json
 from ..data.synfew.generate import GENERATOR, UNITS, side_by_side, unit_stream
+from .machine import choose_arithmetic, machine, machine_line, memory_kept
 
 # %% ../../nbs/synfew/pretrain.ipynb #f967cbbe
 def render_stream(
@@ -110,10 +111,13 @@ def to_instances(
 def predict_units(
     model, # encoder, or encoder and `UnitHead`
     frames: torch.Tensor, # (M,L,H,W,3) uint8
+    precision: str = "no", # arithmetic: "no" (32 bits) or "bf16"
 ) -> torch.Tensor: # (M,U)
     "What the model says about frames, without augmentation."
     model.eval()
-    return torch.cat([model(to_instances(part)) for part in frames.split(128)])
+    with _autocast(precision): return torch.cat([model(to_instances(part)).float() for part in frames.split(128)])
+
+def _autocast(precision): return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 def train_unit_epoch(
     model, # encoder, `UnitHead`
@@ -124,13 +128,16 @@ def train_unit_epoch(
     batch_size, # instances a step; a last batch that is not full is left out
     seed, # order and augmentation follow from it
     epoch, # and from this
+    precision="no", # arithmetic
 ) -> float: # mean loss
     "One pass over the training instances."
     model.train()
     generator, losses = torch.Generator().manual_seed(derive_seed(seed, "pretrain", epoch)), []
     for pick in torch.randperm(len(frames), generator=generator).split(batch_size):
         if len(pick) < batch_size: continue
-        loss = unit_loss(model(augment_instances(frames[pick], generator)), units[pick], model[1].std)
+        x = augment_instances(frames[pick], generator)
+        with _autocast(precision): predicted = model(x)
+        loss = unit_loss(predicted.float(), units[pick], model[1].std)
         optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
         losses.append(loss.item())
     return sum(losses) / len(losses)
@@ -146,6 +153,7 @@ def fit(
     weight_decay: float, # of weights; biases and scales have none
     seed: int, # order and augmentation follow from it
     report=print, # called with one line an epoch
+    precision: str = "no", # arithmetic: "no" (32 bits) or "bf16"
 ) -> list: # one dict an epoch: epoch, loss (training), r2 (held out, mean over units), seconds
     "Train encoder and head together."
     frames, units = train
@@ -157,8 +165,8 @@ def fit(
     log = []
     for epoch in range(1, epochs + 1):
         start = time.perf_counter()
-        loss = train_unit_epoch(model, frames, units, optimiser, schedule, batch_size, seed, epoch)
-        r2 = r_squared(predict_units(model, held_out[0]), held_out[1]).mean().item()
+        loss = train_unit_epoch(model, frames, units, optimiser, schedule, batch_size, seed, epoch, precision)
+        r2 = r_squared(predict_units(model, held_out[0], precision), held_out[1]).mean().item()
         log.append(dict(epoch=epoch, loss=round(loss, 4), r2=round(r2, 4),
                         seconds=round(time.perf_counter() - start, 1)))
         report(f"epoch {epoch:2}/{epochs}  loss {loss:.3f}  R² on held-out people {r2:.3f}  {log[-1]['seconds']:.0f} s")
@@ -184,17 +192,13 @@ def new_model(
     return nn.Sequential(encoder, head)
 
 # %% ../../nbs/synfew/pretrain.ipynb #0b7b5e1b
-def _machine() -> str:
-    return (f"{os.cpu_count()} CPU cores, no GPU ({platform.system()} {platform.machine()}, {torch.get_num_threads()} "
-            "threads)")
-
 def _new_log(parameters: dict) -> dict:
-    command = ("python -c \"from micacl.train.pretrain import pretrain; pretrain('OUT', " + ", ".join(f"{k}={v}" for k,
-        v in parameters.items()) + ")\"")
+    given = ", ".join(f"{k}={v!r}" for k, v in parameters.items())
+    command = f"python -c \"from micacl.train.pretrain import pretrain; pretrain('OUT', {given})\""
     versions = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__,
                     micacl=micacl.__version__)
     return dict(architecture="r3d_small", generator=GENERATOR, command=command, **parameters, versions=versions,
-                machine=_machine())
+                machine=machine_line(machine()))
 
 def _check(out: Path, p: dict):
     for name in ("n", "epochs", "n_clips", "clip_epochs", "n_held_out", "n_frames", "batch_size"):
@@ -222,24 +226,30 @@ def pretrain(
     # processes that render; None: as many as there are cores, at most 8. The result does not depend on it
     workers: int | None = None,
     quiet: bool = False, # no lines while it runs
+    mixed_precision: str = "auto", # arithmetic: "no" (32 bits), "bf16", or the faster one on this machine
 ) -> dict: # the log, as written
     "Train `r3d_small` on action units and write weights, log and data card."
-    out, report = Path(out), (lambda line: None) if quiet else partial(print, flush=True)
+    out, arithmetic = Path(out), choose_arithmetic(mixed_precision)
+    report = (lambda line: None) if quiet else partial(print, flush=True)
     p = dict(n=n, epochs=epochs, n_clips=n_clips, clip_epochs=clip_epochs, size=size, n_frames=n_frames, seed=seed,
-             batch_size=batch_size, lr=lr, weight_decay=weight_decay, n_held_out=n_held_out)
+             batch_size=batch_size, lr=lr, weight_decay=weight_decay, n_held_out=n_held_out,
+             mixed_precision=arithmetic.precision)
     _check(out, p); out.mkdir(parents=True, exist_ok=True)
     log, start = _new_log(p), time.perf_counter()
     draw = partial(render_stream, size=size, workers=workers or min(os.cpu_count() or 1, 8))
     pictures, clips = draw(derive_seed(seed, "pictures"), n, n_frames=1), draw(derive_seed(seed, "clips"), n_clips,
         n_frames=n_frames)
     held_out = draw(derive_seed(seed, "held out"), n_held_out, n_frames=n_frames)
+    report(f"arithmetic: {arithmetic}")
     report(f"{n} pictures and {n_clips + n_held_out} clips drawn in {time.perf_counter() - start:.0f} s")
     seed_everything(seed)
     model = new_model(pictures[1])
     log["random_r2"] = round(probe(model[0], clips, held_out).mean().item(), 4)
-    log["pictures"] = fit(model, pictures, held_out, epochs, batch_size, lr, weight_decay, derive_seed(seed, 1), report)
-    log["clips"] = fit(model, clips, held_out, clip_epochs, batch_size, lr / 8, weight_decay, derive_seed(seed, 2),
-                       report)
+    with memory_kept():
+        log["pictures"] = fit(model, pictures, held_out, epochs, batch_size, lr, weight_decay, derive_seed(seed, 1),
+                              report, arithmetic.precision)
+        log["clips"] = fit(model, clips, held_out, clip_epochs, batch_size, lr / 8, weight_decay, derive_seed(seed, 2),
+                           report, arithmetic.precision)
     r2 = r_squared(predict_units(model, held_out[0]), held_out[1])
     log |= dict(r2={u: round(v, 4) for u, v in zip(UNITS, r2.tolist())}, mean_r2=round(r2.mean().item(), 4),
                 seconds=round(time.perf_counter() - start))

@@ -9,7 +9,7 @@ __all__ = ['alternate', 'ratio', 'ceiling', 'Traffic', 'count', 'fastest', 'Trai
            'pieces', 'parts', 'peak_bytes', 'batch_sizes', 'peak_rss', 'loading', 'models', 'bench']
 
 # %% ../../nbs/findings/speed.ipynb #b16a0004
-import dataclasses, os, platform, sys
+import dataclasses, os, sys
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -30,6 +30,7 @@ from .loaders import make_loader
 from .run import read_clips
 from .objective import Objective, make_optimizer
 from .loop import make_accelerator, train_epoch
+from .machine import choose_arithmetic, machine, machine_line, memory_kept
 
 # %% ../../nbs/findings/speed.ipynb #b16a0007
 def alternate(
@@ -118,6 +119,7 @@ class Workbench:
         table, self.cache, _ = read_clips(folder, folder, c, quiet=True)
         self.table, self.counts, self.accelerator = table[:n], table.counts, make_accelerator(c)
         self.device = self.accelerator.device
+        self.arithmetic = str(choose_arithmetic(c.mixed_precision, self.device.type))
         # of most arithmetic
         self.dtype = dict(fp16=torch.float16, bf16=torch.bfloat16).get(self.accelerator.mixed_precision, torch.float32)
 
@@ -260,13 +262,15 @@ def bench(
                                         else 2))
     desk = Workbench(config, folder)
     top = ceiling(desk.device, desk.dtype, rounds)
-    d = dict(machine=_machine(desk), preset=preset, rounds=rounds, parts=parts(desk, top, rounds))
-    for line in _describe(d): say(line)
-    d["ratios"], shown = {}, "{}: {ratio:.2f}  [{low:.2f}, {high:.2f}]".format
-    for some in (loading, models):
-        new = some(desk, rounds); d["ratios"].update(new)
-        for name, r in new.items(): say(shown(name, **r))
-    d["batch_sizes"] = batch_sizes(desk) if desk.device.type == "cuda" else []
+    with memory_kept():        # as in training
+        d = dict(machine=dict(machine(), micacl=micacl.__version__), arithmetic=desk.arithmetic, preset=preset,
+                 rounds=rounds, parts=parts(desk, top, rounds))
+        for line in _describe(d): say(line)
+        d["ratios"], shown = {}, "{}: {ratio:.2f}  [{low:.2f}, {high:.2f}]".format
+        for some in (loading, models):
+            new = some(desk, rounds); d["ratios"].update(new)
+            for name, r in new.items(): say(shown(name, **r))
+        d["batch_sizes"] = batch_sizes(desk) if desk.device.type == "cuda" else []
     for r in d["batch_sizes"]:
         say(f"batch {r['batch_size']}: {r['clips_per_second']:.0f} clips/s, {r['bytes'] / 1e9:.2f} GB")
     d["peak_rss"] = peak_rss()
@@ -274,19 +278,13 @@ def bench(
     return d
 
 # %% ../../nbs/findings/speed.ipynb #b16b000c
-def _machine(desk):
-    gpu = torch.cuda.get_device_name() if desk.device.type == "cuda" else None
-    return dict(device=gpu or desk.device.type, cores=os.cpu_count(), threads=torch.get_num_threads(),
-                system=platform.system(), architecture=platform.machine(),
-                python=platform.python_version(), torch=torch.__version__, micacl=micacl.__version__)
-
 def _describe(d):
     "The lines about machine, ceiling and parts."
-    m, p = d["machine"], d["parts"]
+    p = d["parts"]
     step, top = p["step"], p["ceiling"]
-    yield (f"{m['device']}, {m['threads']} of {m['cores']} cores, {m['system']} {m['architecture']}, torch "
-           f"{m['torch']}, micacl {m['micacl']}")
-    yield f"ceiling, measured: {top['flops'] / 1e9:.0f} GFLOP/s, {top['bytes'] / 1e9:.1f} GB/s"
+    yield f"{machine_line(d['machine'])}, micacl {d['machine']['micacl']}"
+    yield f"arithmetic: {d['arithmetic']}"
+    yield f"ceiling in it, measured: {top['flops'] / 1e9:.0f} GFLOP/s, {top['bytes'] / 1e9:.1f} GB/s"
     yield (f"{p['model']} on {p['backbone']}, preset {d['preset']}, batch {p['batch_size']}: "
            f"{p['batch_size'] / step['seconds']:.1f} clips/s, {step['flops'] / step['seconds'] / top['flops']:.0%} of "
            "the ceiling's operations")
