@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import signal
@@ -80,11 +81,15 @@ def _environment(**values):
         for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
 
+ENDED = "the process ended early"
+
+
 class Worker:
     "A process that does one job after the other. It can be ended at any moment, and ends with this one."
     def __init__(self, threads=1):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
+        self.idle = True
         with _environment(OMP_NUM_THREADS=str(threads)):
             self.process = context.Process(target=_serve, args=(theirs,))
             self.process.start()
@@ -92,16 +97,22 @@ class Worker:
 
     def send(self, job, *args):
         "Begin a job, a function of a module."
+        self.idle = False
         with contextlib.suppress(OSError): self.pipe.send((job, args))      # it has died: `receive` says so
 
     def receive(self, until):   # a time -> (result, None) or (None, error); None if it is not done by then
         "What came out of it."
         if not self.pipe.poll(max(0.0, until - time.time())): return None
+        self.idle = True
         try: return self.pipe.recv()
-        except (EOFError, OSError): return None, "the process ended early"
+        except (EOFError, OSError): return None, ENDED
 
     def end(self):
-        self.process.kill(); self.process.join(); self.pipe.close()
+        "One that waits for a job goes by itself; one that is busy is killed."
+        self.pipe.close()
+        self.process.join(0.5 if self.idle else 0)
+        if self.process.is_alive(): self.process.kill()
+        self.process.join()
 
 
 def _serve(pipe):
@@ -341,7 +352,7 @@ def do_jobs(team, jobs, start, until, finished, say):
             record, error = w.receive(time.time() + 5) or (None, "no answer")
             if error: errors.append(f"{name_of(*job)}: {error}"); say(f"FAILED: {errors[-1]}")
             elif record: finished(record)
-            if w.process.is_alive() and (record or error): give(w)
+            if record or error not in (None, ENDED): give(w)
     return errors
 
 
