@@ -230,13 +230,13 @@ def measure(scale, work, name, part):   # in a worker
     finally:
         gc.collect()
         if torch.cuda.is_available(): torch.cuda.empty_cache()
-    return dict(found, threads=torch.get_num_threads(), seconds=round(time.time() - start, 1))
+    return dict(found, threads=torch.get_num_threads(), took=round(time.time() - start, 1))
 
 
 # ---- files
 
 class Files:
-    "One JSON file a part; rows by name, written after each."
+    "One JSON file a part; rows by name, written after each. `took`: seconds of a row, all in all."
     def __init__(self, out, scale, budget, commit, parts, work):
         self.out, self.scale, self.commit, self.work = Path(out), scale, commit, Path(work)
         self.command = " ".join(["python benchmarks/gpu.py", *(["--device cpu"] if scale.miniature else []),
@@ -263,7 +263,7 @@ class Files:
         rows[row["name"]] = dict(row, **mine)
         rows = sorted(rows.values(), key=lambda r: order.index(r["name"]) if r["name"] in order else len(order))
         about = dict(command=self.command, **mine, seeds=[42], rounds=self.scale.rounds,
-                     seconds=round(sum(r["seconds"] for r in rows), 1))
+                     seconds=round(sum(r["took"] if "took" in r else r["seconds"] for r in rows), 1))
         if self.scale.miniature: about["miniature"] = True
         if all("method" in r for r in rows): more["summary"] = summary(rows)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -313,7 +313,7 @@ def measure_rows(scale, files, work, rows, until, drawing, threads):
             if answer is None and time.time() >= until: say(f"{row.part} / {row.name}: cut by the budget"); break
             found, error = answer or (None, f"took longer than {limit - start:.0f} s")
             if answer is None or not worker.process.is_alive(): worker.end(); worker = None
-            if error: found = dict(failed=files.plain(error), seconds=took)
+            if error: found = dict(failed=files.plain(error), took=took)
             if beside: found["beside"] = "clips were drawn by other processes meanwhile"
             files.write(row.part, order, dict(name=row.name, **found))
             say(f"{row.part} / {row.name}: {'FAILED: ' + found['failed'] if error else f'{took:.0f} s'}")
@@ -394,8 +394,8 @@ def spend(scale, files, work, parts, until):
                 if answer[1]: errors.append(study); say(f"{study.part}: drawing FAILED: {files.plain(answer[1])}")
                 else: say(f"{study.part}: clips are drawn and decoded")
             return bool(pending)
-        if studies: begin(studies[0], max(1, processes - 4))
-        measure_rows(scale, files, work, rows, until, drawing, max(1, min(8, processes)))
+        if studies: begin(studies[0], max(1, processes - 4))      # the others measure
+        measure_rows(scale, files, work, rows, until, drawing, max(1, min(4, processes // 4)))
         for i, study in enumerate(studies):
             if time.time() > until: break
             if i: begin(study, processes)

@@ -8,6 +8,7 @@ are computed once, by other cores, into files. The batches are those of `make_lo
 """
 import contextlib
 import dataclasses
+import gc
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -119,7 +120,7 @@ def _serve(pipe):
     signal.signal(signal.SIGINT, signal.SIG_IGN)         # Ctrl-C is for the first process, which ends this one
     from micacl.data.synfew.generate import end_with_parent
     end_with_parent()
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, OSError):          # nobody listens any more
         while True:
             job, args = pipe.recv()
             try: answer = job(*args), None
@@ -294,6 +295,7 @@ def run(work, study, method, seed, stop):   # -> the record of the run; None if 
         if record["epoch"] < config.epochs and time.time() + 1.1 * record["seconds"] > stop:
             raise Interrupted(f"{method}, seed {seed}: no time for another epoch")
     for d in (file.parent, folder): d.mkdir(parents=True, exist_ok=True)
+    gc.collect()                                         # what the run before has left
     try: results = train(home.parent / study.data, folder, config, resume=True, quiet=True, on_epoch=look)
     except Interrupted: return None
     history, info = read_history(folder), read_json(folder / "config.json")
@@ -337,7 +339,8 @@ def calibrate(team, work, study, steps_an_epoch, until, n_jobs, say):   # -> num
         say(f"{study.part}: {k} at once: {1000 * s:.1f} ms a step of MICACL, {k / s:.0f} steps/s in all, "
             f"{counts[k]} runs would end in the {until - time.time():.0f} s that are left")
     say(f"{study.part}: {n} at once")
-    return n, dict(seconds_a_step={str(k): s for k, s in seconds.items()}, runs_that_would_end=counts, chosen=n)
+    return n, dict(seconds_a_step={str(k): s for k, s in seconds.items()}, chosen=n,
+                   runs_that_would_end={str(k): c for k, c in counts.items()})
 
 
 def do_jobs(team, jobs, start, until, finished, say):

@@ -45,7 +45,7 @@ class Here:
 
     def send(self, job, scale, work, name, part):
         row, = (r for r in gpu.rows_of(scale) if r.name == name)
-        try: self.answer = None if row.work is for_ever else (dict(row.work(scale, work), seconds=0.1), None)
+        try: self.answer = None if row.work is for_ever else (dict(row.work(scale, work), took=0.1), None)
         except Exception as e: self.answer = None, runs.error_line(e)
 
     def receive(self, until): return self.answer
@@ -56,7 +56,7 @@ class Here:
 
 def test_the_plan_names_every_part_in_order_and_what_is_there(tmp_path, capsys):
     files = files_in(tmp_path)
-    files.write("loss", ["64", "128"], dict(name="128", seconds=1.0))
+    files.write("loss", ["64", "128"], dict(name="128", took=1.0))
     gpu.main(["--device", "cpu", "--plan", "--out", str(tmp_path / "out")])
     assert "128                     about" in capsys.readouterr().out        # of another folder: nothing is there
     lines = list(gpu.plan_lines(gpu.TINY, files, gpu.PARTS))
@@ -138,13 +138,13 @@ def test_a_real_worker_is_killed_in_time_and_says_what_went_wrong():
 
 def test_rows_stand_in_order_and_say_how_they_came_about(tmp_path):
     files = files_in(tmp_path)
-    for n in ("128", "64"): files.write("loss", ["64", "128"], dict(name=n, seconds=1.5))
+    for n in ("128", "64"): files.write("loss", ["64", "128"], dict(name=n, took=1.5, seconds=dict(MCCL=2.0)))
     d = json.loads(files.path("loss").read_text())
     assert [r["name"] for r in d["rows"]] == ["64", "128"] and d["seconds"] == 3 and d["miniature"] is True
     assert d["command"] == "python benchmarks/gpu.py --device cpu --budget 60" and d["rounds"] and d["seeds"]
     assert all(x["commit"] == "abc" and x["machine"]["torch"] == torch.__version__ for x in (d, *d["rows"]))
     full = files_in(tmp_path / "full", gpu.FULL)
-    full.write("loss", [], dict(name="256", seconds=1.0))
+    full.write("loss", [], dict(name="256", took=1.0))
     assert "miniature" not in json.loads(full.path("loss").read_text())
 
 
