@@ -272,78 +272,92 @@ def compute(work, rounds):
 # ---- a plain implementation beside ours
 
 def baseline(work, rounds):
+    device = device_name()
+    halves = ("no", "fp16", "bf16") if device == "cuda" else ("no", "bf16")
+    rows = []
+    for name in halves:
+        # see the part `compute`: a smaller batch, fewer pixels, no repetition
+        slow = device == "cpu" and name != "no"
+        desk = bench_of(work, config_of("paper", batch_size=1 if slow else paper_batch(), mixed_precision=name,
+                                        image_size=32 if slow else 112))
+        rows.append(baseline_row(desk, 1 if slow else rounds))
+    return dict(rows=rows)
+
+
+def baseline_row(desk, rounds):
+    "A step of the plain M3DFEL, of ours and of MICACL in turn, on the same batch, in the arithmetic of the workbench."
     import torch
     from micacl.train.speed import alternate, ratio
     from plain_m3dfel import PlainM3DFEL, PlainTraining
-    device, rows = device_name(), []
-    halves = (dict(no=None, fp16=torch.float16, bf16=torch.bfloat16) if device == "cuda"
-              else dict(no=None, bf16=torch.bfloat16))
-    for name, half in halves.items():
-        # see the part `compute`: a smaller batch, fewer pixels, no repetition
-        slow = device == "cpu" and half is not None
-        desk = bench_of(work, config_of("paper", batch_size=1 if slow else paper_batch(), mixed_precision=name,
-                                        image_size=32 if slow else 112))
-        batch = next(iter(desk.loader()))[:3]            # without draws: frames are not augmented here
-        video = batch[0] / 255
-        plain = PlainTraining(PlainM3DFEL(), device, half)
-        ready = (video - video.new_tensor([0.43216, 0.394666, 0.37645]).view(3, 1, 1)) / video.new_tensor([0.22803,
-            0.22145, 0.216989]).view(3, 1, 1)
-        try: plain.step(ready, batch[1])
-        except RuntimeError as e:                        # PyTorch's LSTM in bf16, on a CPU without it
-            rows.append(dict(mixed_precision=name, batch_size=len(batch[1]), pixels=desk.config.image_size,
-                             plain_fails=" ".join(str(e).split())[:120]))
-            continue
-        ours = {m: desk.trainee(model=m, mccl_weight=30.0 if m == "micacl" else 0.0) for m in ("m3dfel", "micacl")}
-        t = alternate({"plain M3DFEL": partial(plain.step, ready, batch[1]),
-                       **{m: partial(x.train, [batch]) for m, x in ours.items()}}, 1 if slow else rounds, device)
-        rows.append(dict(mixed_precision=name, batch_size=len(batch[1]), pixels=desk.config.image_size,
-                         seconds={k: float(sorted(v)[len(v) // 2]) for k, v in t.items()},
-                         ratios={f"{m} : plain M3DFEL": ratio(t, m, "plain M3DFEL") for m in ours}))
-    return dict(rows=rows)
+    c, device = desk.config, desk.device.type
+    batch = next(iter(desk.loader()))[:3]            # without draws: frames are not augmented here
+    about = dict(mixed_precision=c.mixed_precision, batch_size=len(batch[1]), pixels=c.image_size)
+    video = batch[0] / 255
+    half = dict(fp16=torch.float16, bf16=torch.bfloat16).get(c.mixed_precision)
+    plain = PlainTraining(PlainM3DFEL(), device, half)
+    ready = (video - video.new_tensor([0.43216, 0.394666, 0.37645]).view(3, 1, 1)) / video.new_tensor([0.22803,
+        0.22145, 0.216989]).view(3, 1, 1)
+    try: plain.step(ready, batch[1])
+    except RuntimeError as e:                        # PyTorch's LSTM in bf16, on a CPU without it
+        return dict(about, plain_fails=" ".join(str(e).split())[:120])
+    ours = {m: desk.trainee(model=m, mccl_weight=30.0 if m == "micacl" else 0.0) for m in ("m3dfel", "micacl")}
+    t = alternate({"plain M3DFEL": partial(plain.step, ready, batch[1]),
+                   **{m: partial(x.train, [batch]) for m, x in ours.items()}}, rounds, device)
+    return dict(about, seconds={k: float(sorted(v)[len(v) // 2]) for k, v in t.items()},
+                ratios={f"{m} : plain M3DFEL": ratio(t, m, "plain M3DFEL") for m in ours})
 
 
 # ---- the contrastive loss
 
-def same_loss(B, device, temperature=0.1, dim=128):
+SUPCON = "SupCon of pytorch-metric-learning"
+
+
+def same_loss(B, device, temperature=0.1, dim=128, alone=False):
     """MCCL set up to be SupCon, and SupCon as pytorch-metric-learning computes it: name -> function, which gives
-    value and gradient; {} without that library."""
-    if importlib.util.find_spec("pytorch_metric_learning") is None: return {}
+    value and gradient. Without that library {}, or MCCL `alone`."""
+    there = importlib.util.find_spec("pytorch_metric_learning") is not None
+    if not there and not alone: return {}
     import torch
     from micacl.mccl import MCCL
-    from pytorch_metric_learning.losses import SupConLoss
     dice = torch.Generator().manual_seed(0)
     x, y = torch.randn(B, dim, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,),
         generator=dice).to(device)
     one = MCCL([1] * 7, dim, scales=(1,), tau0=temperature, out_dim=None, class_weight="none", temperature="fixed",
                centres=False).to(device)
     def learn(loss): value = loss(x, y); return value.detach(), torch.autograd.grad(value, x)[0]
-    return {"MCCL": lambda: learn(one), "SupCon of pytorch-metric-learning": lambda: learn(SupConLoss(temperature))}
+    found = {"MCCL": lambda: learn(one)}
+    if there:
+        from pytorch_metric_learning.losses import SupConLoss
+        found[SUPCON] = lambda: learn(SupConLoss(temperature))
+    return found
 
 
-def loss(work, rounds, sizes=(256, 1024, 4096)):
+def loss_row(B, device, rounds):
+    "Time and memory of the losses at one batch size; the ratios and differences need pytorch-metric-learning."
     import torch
     from micacl.train.speed import alternate, peak_bytes, ratio
     from micacl.mccl import MCCL
-    device, rows = device_name(), []
-    for B in sizes:
-        both = same_loss(B, device)
-        if not both: sys.exit("loss: needs pytorch-metric-learning")
-        (a, f), (b, g) = both.items()
-        (v, dv), (w, dw) = f(), g()
-        gradient = ((dv - dw).abs().max() / dw.abs().max()).item()
-        dice = torch.Generator().manual_seed(0)
-        x, y, own = torch.randn(B, 256, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,),
-            generator=dice).to(device), MCCL([1] * 7, 256).to(device)
-        def full(own=own, x=x, y=y): return torch.autograd.grad(own(x, y), [x, *own.parameters()])
-        c = "MCCL as it is by default (three scales, projections, centres)"
-        t = alternate({a: f, b: g, c: full}, rounds, device)
-        peak = {k: peak_bytes(h, device) for k, h in {a: f, b: g, c: full}.items()}
-        rows.append(dict(batch_size=B, seconds={k: float(sorted(s)[len(s) // 2]) for k, s in t.items()}, bytes=peak,
-                         time={k: ratio(t, k, b) for k in (a, c)},
-                         memory={k: peak[k] / peak[b] for k in (a, c)}, value_difference=abs(v - w).item(),
-                         gradient_difference=gradient))
-    return dict(rows=rows, note="bytes: the most that PyTorch's allocator had handed out at once during value and "
-                                "gradient; gradient_difference: largest, as a share of the largest gradient")
+    work = same_loss(B, device, alone=True)
+    dice = torch.Generator().manual_seed(0)
+    x, y, own = torch.randn(B, 256, generator=dice).to(device).requires_grad_(), torch.randint(7, (B,),
+        generator=dice).to(device), MCCL([1] * 7, 256).to(device)
+    def full(): return torch.autograd.grad(own(x, y), [x, *own.parameters()])
+    work["MCCL as it is by default (three scales, projections, centres)"] = full
+    t = alternate(work, rounds, device)
+    peak = {k: peak_bytes(f, device) for k, f in work.items()}
+    row = dict(batch_size=B, seconds={k: float(sorted(s)[len(s) // 2]) for k, s in t.items()}, bytes=peak)
+    if SUPCON not in work: return row
+    (v, dv), (w, dw) = work["MCCL"](), work[SUPCON]()
+    return dict(row, time={k: ratio(t, k, SUPCON) for k in work if k != SUPCON},
+                memory={k: peak[k] / peak[SUPCON] for k in work if k != SUPCON},
+                value_difference=abs(v - w).item(), gradient_difference=((dv - dw).abs().max() / dw.abs().max()).item())
+
+
+def loss(work, rounds, sizes=(256, 1024, 4096)):
+    if importlib.util.find_spec("pytorch_metric_learning") is None: sys.exit("loss: needs pytorch-metric-learning")
+    return dict(rows=[loss_row(B, device_name(), rounds) for B in sizes],
+                note="bytes: the most that PyTorch's allocator had handed out at once during value and "
+                     "gradient; gradient_difference: largest, as a share of the largest gradient")
 
 
 # ---- growth
