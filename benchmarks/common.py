@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))      # worker processes look for 
 
 def machine():
     "What the figures depend on; imported late, for `bench.py --checkout` chooses the library first."
-    from micacl.train.experiments import machine
+    from micacl.train.machine import machine
     return machine()
 
 
@@ -75,6 +75,9 @@ def run_many(jobs, processes=None):
     # for the processes to come: two runs side by side beat one with two threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     processes = processes or max(1, (os.cpu_count() or 2) // int(os.environ["OMP_NUM_THREADS"]))
+    from micacl.train.machine import choose_arithmetic
+    # one arithmetic for all, written into each result with the rest of its configuration
+    jobs = [dict(j, config=dict(mixed_precision=choose_arithmetic().precision) | j["config"]) for j in jobs]
     results = []
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         for r in pool.map(one_run, jobs):

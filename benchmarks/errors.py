@@ -143,7 +143,7 @@ def training_noise(work):
 
 def main(work):
     from micacl.core import EMOTIONS, read_json, write_json
-    from micacl.train.experiments import machine
+    from micacl.train.machine import machine
     from micacl.metrics import uar
     from micacl.train.summaries import pack_labels, unpack_labels
     from micacl.data.synfew.generate import VERSION

@@ -123,7 +123,10 @@ class BagModel(HubModel):
         raise NotImplementedError
 
     def from_instances(self, x):  # (B,N,D) -> BagOutput
-        "The road from instance features on."
+        "The road from instance features on; in 32 bits under autocast too: it is little work, and weights sum to 1."
+        with torch.autocast(x.device.type, enabled=False): return self._from_instances(x.to(self._dtype()))
+
+    def _from_instances(self, x):
         bag, *rest = self.aggregate(x)
         if bag.ndim != 2 or bag.shape[1] != self.bag_dim:
             raise MicaclError(f"bag feature: expected ({len(x)}, {self.bag_dim}), found {tuple(bag.shape)}; a pool "
@@ -137,7 +140,7 @@ class BagModel(HubModel):
         check_bag(video, self.backbone.dim, who="model (videos have 5 axes)")
         if getattr(self, "tail", None) is not None and video.shape[1] != self.n_instances:
             raise MicaclError(f"model: expected features of {self.n_instances} instances, found {video.shape[1]}")
-        return self.from_instances(video.to(self._dtype()))
+        return self.from_instances(video)
 
 
 # %% ../nbs/11_micacl.ipynb #06ffb6be
@@ -255,8 +258,7 @@ class M3DFEL(BagModel):
         self._classifier(2 * hidden, dropout, head)
 
     def aggregate(self, x):
-        with torch.autocast("cpu", enabled=False):  # not every CPU has an LSTM in 16 bits; GPUs do
-            H, _ = self.lstm(x.to(self._dtype()))
+        H, _ = self.lstm(x)
         bag, attention = self.tail(H)
         return bag, x, attention.mean(1), None  # mean over those who ask
 

@@ -161,28 +161,28 @@ def run_experiment(
         flush=True))
     with hold_folder(out):
         spec, arithmetic = _with_arithmetic(spec, out)
-        say(f"arithmetic: {arithmetic}")
         for left in [*out.rglob(".*.json.*.tmp"), *out.rglob(".*.npy.*.tmp")]:
             left.unlink(missing_ok=True)      # of an experiment that was killed
         return _run_experiment(spec, out, processes, say, costs, arithmetic)
 
 def _with_arithmetic(spec, out):   # -> specification, Arithmetic
     "One arithmetic for all runs of an experiment, and for all that are added later, on whatever machine."
-    file = out / "arithmetic.json"
-    if file.exists(): found = Arithmetic(**read_json(file))
-    elif (out / "runs").exists(): found = Arithmetic("no", "as the runs that are there")     # of an earlier version
-    else: found = settle_arithmetic(Config(backbone_lr=0.0 if spec["frozen"] else 1.0), cached=spec["frozen"])[1]
-    write_json(file, found._asdict())
+    asked, file = spec["base"].get("mixed_precision", "auto"), out / "arithmetic.json"
+    config = Config(mixed_precision=asked, backbone_lr=0.0 if spec["frozen"] else 1.0)
+    if asked == "auto" and file.exists(): found = Arithmetic(**read_json(file))
+    elif asked == "auto" and (out / "runs").exists(): found = Arithmetic("no", "as the runs that are there")
+    else: found = settle_arithmetic(config, cached=spec["frozen"])[1]
+    if asked == "auto": write_json(file, found._asdict()); asked = found.precision
     methods = {m: {k: v for k, v in fields.items() if (k, v) != ("mixed_precision", "auto")}
                for m, fields in spec["methods"].items()}
-    asked = {k: v for k, v in spec["base"].items() if (k, v) != ("mixed_precision", "auto")}
-    return dict(spec, base={"mixed_precision": found.precision, **asked}, methods=methods), found
+    return dict(spec, base={**spec["base"], "mixed_precision": asked}, methods=methods), found
 
 def _run_experiment(spec, out, processes, say, costs, arithmetic):
     for m in spec["methods"]:
         notes = [note for point in grid_points(spec) for note in settled_configuration(spec, m, spec["seeds"][0],
             point)[1]]
         for note in dict.fromkeys(notes): say(f"note: {m}: {note}")
+    say(f"arithmetic: {arithmetic}")
     chosen, tried = {m: {} for m in spec["methods"]}, {}
     if "tune" in spec:
         tried = _tune(spec, spec["tune"], out / "tune", processes, say)

@@ -130,7 +130,6 @@ def train(
             with processes().main_process_first():
                 config = open_run(run, config, resume or not main, quiet or not main)
             config, arithmetic = settle_arithmetic(config, run, bool(features))
-            if main and not quiet: print(f"arithmetic: {arithmetic}")
             with memory_kept():
                 return _train(data, run, config, arithmetic, fold, dataset, quiet or not main, on_epoch, features)
         except KeyboardInterrupt: raise Interrupted(f"{run}: interrupted; {resume_hint(run)}") from None
@@ -148,7 +147,7 @@ class _Run:
         self.run, self.config, self.accelerator = run, config, make_accelerator(config)
         with self.accelerator.main_process_first():
             self.data = d = prepare_data(data, run, config, fold, dataset, quiet)
-        self.info = dict(describe_run(config, d, fold), arithmetic=str(arithmetic), machine=machine())
+        self.info = dict(describe_run(config, d, fold), arithmetic=arithmetic.record, machine=machine())
         if (run / "config.json").exists(): check_same(run, read_config(run)[1], self.info)
         elif self.accelerator.is_main_process: write_json(run / "config.json", self.info)
         if self.accelerator.is_main_process: record_clips(run, d)
@@ -190,6 +189,7 @@ class _Run:
 def _train(data, run, config, arithmetic, fold, dataset, quiet, on_epoch, features):
     r, progress = _Run(data, run, config, arithmetic, fold, dataset, quiet, features), _Progress(quiet)
     main, scaler = r.accelerator.is_main_process, r.accelerator.scaler
+    if not quiet: print(f"arithmetic: {arithmetic}")
     if main:
         with atomic_write(run / "metrics.jsonl") as f: f.writelines(json.dumps(h) + "\n" for h in r.state["history"])
     for epoch in progress.epochs(range(r.state["epoch"], config.epochs)):

@@ -67,8 +67,13 @@ def machine_line(
 class Arithmetic(NamedTuple):
     "A choice of precision, and why it was made."
     precision: Literal["no", "bf16", "fp16"]   # "no" (32 bits), "bf16" or "fp16", as Accelerate names them
-    why: str   # one line
-    def __str__(self): return f"{'32 bits' if self.precision == 'no' else self.precision}: {self.why}"
+    why: str   # one line, the same whenever this machine is asked
+    measured: str = ""   # what the measurement said, which is never quite the same
+    def __str__(self): return self.record + (f" ({self.measured})" if self.measured else "")
+    @property
+    def record(self) -> str:
+        "For files that should not change when a run is repeated."
+        return f"{'32 bits' if self.precision == 'no' else self.precision}: {self.why}"
 
 LEAST = 1.3          # how many times as fast 16 bits must be
 
@@ -116,8 +121,9 @@ def _measured(device):   # once in a process
     else: return Arithmetic("no", f"nothing is known about 16 bits on {device}")
     try: times = speed_up(half, device)
     except RuntimeError as e: return Arithmetic("no", f"{has}, but a convolution fails ({str(e).splitlines()[0][:80]})")
-    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[half] if times >= LEAST else "no"
-    return Arithmetic(name, f"{has}; with it a convolution is {times:.1f} times as fast as in 32 bits")
+    said = f"a convolution in 16 bits is {times:.1f} times as fast as in 32"
+    if times < LEAST: return Arithmetic("no", f"{has}, but not much faster", said)
+    return Arithmetic("bf16" if half is torch.bfloat16 else "fp16", f"{has} is faster", said)
 
 # %% ../../nbs/library/machine.ipynb #40f3e058
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1      # names of glibc's malloc.h

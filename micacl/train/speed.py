@@ -9,7 +9,7 @@ __all__ = ['alternate', 'ratio', 'ceiling', 'Traffic', 'count', 'fastest', 'Trai
            'pieces', 'parts', 'peak_bytes', 'batch_sizes', 'peak_rss', 'loading', 'models', 'bench']
 
 # %% ../../nbs/findings/speed.ipynb #b16a0004
-import dataclasses, os, sys
+import contextlib, dataclasses, os, sys
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -130,20 +130,22 @@ class Workbench:
         return Trainee(dataclasses.replace(self.config, **changes), self.counts, self.accelerator)
 
 # %% ../../nbs/findings/speed.ipynb #b16a0013
-def stages(model, objective, batch) -> dict:   # name -> function of the outputs of the one before
+def stages(model, objective, batch, autocast=contextlib.nullcontext) -> dict:   # name -> function of the one before's
     "The road from a batch to the loss in pieces: backbone, GEIIM, WIAN, tail with classifier, loss."
-    def graph(x): G = model.geiim(x)[0]; return G, model.geiim.dependency(G, over=model.over)
+    def features(video):      # what a mixed precision is for
+        with autocast(): return model.encode(video),
+    def graph(x): x = x.float(); G = model.geiim(x)[0]; return G, model.geiim.dependency(G, over=model.over)
     def tail(H, w): bag = model.tail(H, w)[0]; return model.fc(model.drop(bag)), bag
     def aggregation(x): out = model.from_instances(x); return out.logits, out.bag
     def loss(logits, bag): return objective(BagOutput(logits, bag, None, None, None), batch[1])["loss"],
     whole = isinstance(model, MICACL) and model.geiim and model.wian
     middle = {"GEIIM": graph, "WIAN": model.wian, "tail": tail} if whole else {"aggregation": aggregation}
-    return {"backbone": lambda video: (model.encode(video),), **middle, "loss": loss}
+    return {"backbone": features, **middle, "loss": loss}
 
-def there_and_back(f, inputs, accelerator) -> tuple:   # -> outputs
+def there_and_back(f, inputs) -> tuple:   # -> outputs
     "Forward and backward of one piece."
     leaves = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
-    with accelerator.autocast(): out = f(*leaves)
+    out = f(*leaves)
     learnt = [o for o in out if o.requires_grad]
     torch.autograd.backward(learnt, [torch.ones_like(o) for o in learnt])
     return out
@@ -160,8 +162,8 @@ def pieces(bench, trainee) -> dict:   # name -> function without arguments: data
     video, draws = batch[0], batch[3:]
     if draws: found["augmentation"] = lambda: augment(video, draws[0], c.image_size)
     x: tuple = (found["augmentation"]() if draws else video,)
-    for name, f in stages(model, objective, batch).items():
-        found[name] = lambda f=f, x=x: there_and_back(f, x, acc)
+    for name, f in stages(model, objective, batch, acc.autocast).items():
+        found[name] = lambda f=f, x=x: there_and_back(f, x)
         x = found[name]()
     weights = [p for g in trainee.optimizer.param_groups for p in g["params"]]
     grads = [p.grad for p in weights]
@@ -284,7 +286,7 @@ def _describe(d):
     step, top = p["step"], p["ceiling"]
     yield f"{machine_line(d['machine'])}, micacl {d['machine']['micacl']}"
     yield f"arithmetic: {d['arithmetic']}"
-    yield f"ceiling in it, measured: {top['flops'] / 1e9:.0f} GFLOP/s, {top['bytes'] / 1e9:.1f} GB/s"
+    yield f"ceiling, measured: {top['flops'] / 1e9:.0f} GFLOP/s, {top['bytes'] / 1e9:.1f} GB/s"
     yield (f"{p['model']} on {p['backbone']}, preset {d['preset']}, batch {p['batch_size']}: "
            f"{p['batch_size'] / step['seconds']:.1f} clips/s, {step['flops'] / step['seconds'] / top['flops']:.0%} of "
            "the ceiling's operations")

@@ -31,7 +31,8 @@ from micacl.data.synfew.generate import generate
 from micacl.train.loop import Interrupted, evaluate, train
 from micacl.train.objective import Objective
 
-TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8,
+TINY = Config(mixed_precision="no", pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3,
+              batch_size=8,
               mccl_args=dict(out_dim=16),
               val_fraction=0.25)
 FROZEN = dataclasses.replace(TINY, epochs=2, backbone_lr=0.0, stage2="crt", sampler="balanced")
@@ -357,6 +358,7 @@ SMALL = "--epochs 1 --batch-size 8 --image-size 32 --n-instances 2 --no-pretrain
 def test_the_command_line_says_everything_once(data, tmp_path):
     done = run_job(*CLI, data, "--out", tmp_path / "run", *SMALL)
     said = done.stdout.splitlines()
-    assert [s.split(":")[0].split()[0] for s in said] == ["epoch", "test", "test_balanced", "report"], done.stdout
+    assert [s.split(":")[0].split()[0] for s in said] == ["arithmetic", "epoch", "test", "test_balanced",
+                                                             "report"], done.stdout
     assert (tmp_path / "run" / "report.html").exists()
     assert evaluate(tmp_path / "run", data)["n_test"] == 13

@@ -89,7 +89,7 @@ def test_the_pieces_one_after_the_other_are_the_whole_step(desk, model, names, o
     batch = next(iter(desk.loader()))
     t = desk.trainee(model=model, model_args=dict(dependency_over=over))
     model, objective = t.raw
-    found = B.stages(model, objective, batch)
+    found = B.stages(model, objective, batch, t.accelerator.autocast)
     assert list(found) == names
     x = (batch[0],)
     for f in found.values(): x = f(*x)
@@ -102,7 +102,7 @@ def test_the_pieces_one_after_the_other_are_the_whole_step(desk, model, names, o
 
 def test_a_piece_goes_back_to_its_inputs_and_weights_but_no_further(desk):
     layer, before = torch.nn.Linear(3, 2), torch.ones(4, 3, requires_grad=True)
-    out = B.there_and_back(lambda x: (layer(x),), (before * 2,), desk.accelerator)
+    out = B.there_and_back(lambda x: (layer(x),), (before * 2,))
     assert out[0].shape == (4, 2) and before.grad is None
     assert torch.equal(layer.weight.grad, torch.full((2, 3), 8.)) and torch.equal(layer.bias.grad, torch.full((2,), 4.))
 

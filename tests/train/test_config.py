@@ -34,7 +34,8 @@ from micacl.train.objective import Objective
 from micacl.train.loop import train
 
 INFO = dict(classes=["a", "b"], dataset="csv", data="/x", fold=None, train_counts=[1, 1], train_clips="0")
-TINY = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=8,
+TINY = dict(mixed_precision="no", pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1,
+            batch_size=8,
             mccl_args=dict(out_dim=16))
 KINDS = {
     **{name: kind for name, kind in SETTINGS.items() if name not in ARGS},
@@ -139,7 +140,8 @@ FIRST = dict(  # config.json of a run of the first edition
 
 def test_files_of_the_first_edition_are_read(data, tmp_path):
     now = Config(
-        pretrained=False, n_instances=2, image_size=32, epochs=2, batch_size=8, augment_args=dict(flip=False),
+        mixed_precision="no", pretrained=False, n_instances=2, image_size=32, epochs=2, batch_size=8,
+        augment_args=dict(flip=False),
         model_args=dict(adjacency="both", hops=2, kernels=(1, 3)), mccl_args=dict(scales=(1, 2), tau0=0.1),
         optim_args=dict(clip_norm=1.0),
     )  # fmt: skip
@@ -984,5 +986,6 @@ def test_an_experiment_says_what_was_brought_along(data, tmp_path, capsys, monke
         costs=False,
     )
     assert capsys.readouterr().out.splitlines() == [
-        "note: focal: loss focal is defined for one true class: label_smoothing 0.1 -> 0"
+        "note: focal: loss focal is defined for one true class: label_smoothing 0.1 -> 0",
+        "arithmetic: 32 bits: as asked",
     ]

@@ -19,7 +19,8 @@ from micacl.data.synfew.generate import generate
 from micacl.show.tables import read_results
 from micacl.train.loop import evaluate, train
 
-TINY = Config(model="mean", n_instances=2, image_size=32, pretrained=False, batch_size=8, epochs=1, warmup_epochs=0.0,
+TINY = Config(mixed_precision="no", model="mean", n_instances=2, image_size=32, pretrained=False, batch_size=8,
+              epochs=1, warmup_epochs=0.0,
               mccl_weight=0.0, seed=7)
 FROZEN = dataclasses.replace(TINY, backbone_lr=0.0)
 

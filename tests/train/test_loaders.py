@@ -16,7 +16,8 @@ from micacl.train.run import prepare_data
 from micacl.train.checkpoint import read_tensors
 from micacl.train.loop import train
 
-TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8,
+TINY = Config(mixed_precision="no", model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3,
+              batch_size=8,
               mccl_args=dict(out_dim=16),
               backbone_lr=0.0)
 N_C = [400, 100, 4]

@@ -22,7 +22,8 @@ from micacl.train.checkpoint import read_tensors
 from micacl.train.loop import Interrupted, bag_features, train
 from micacl.train.objective import Objective
 
-TINY = Config(model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8,
+TINY = Config(mixed_precision="no", model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3,
+              batch_size=8,
               mccl_args=dict(out_dim=16),
               backbone_lr=0.0, label_smoothing=0.0)
 LABELS = [0] * 90 + [1] * 30 + [2] * 5

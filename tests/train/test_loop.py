@@ -32,7 +32,8 @@ from micacl.train.objective import Objective, lr_at, make_optimizer
 from micacl.data.cache import FrameCache
 from micacl.data.bags import frame_indices
 
-TINY = Config(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3, batch_size=8,
+TINY = Config(mixed_precision="no", pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=3,
+              batch_size=8,
               mccl_args=dict(out_dim=16))
 
 
@@ -369,10 +370,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
 
 def test_a_gradient_that_is_not_finite_stops_the_run():
     with pytest.raises(MicaclError, match="epoch 1, step 6: the gradient"):
-        training._must_be_finite(torch.tensor([1., 1., 1., math.inf]), 0, 5)
+        training._must_be_finite(torch.tensor([[1., 1., 1., 1.], [1., 1., 1., math.inf]]), 0, 4)
     with pytest.raises(MicaclError, match="the loss"):
-        training._must_be_finite(torch.tensor([1., math.nan, 1., 1.]), 0, 5)
-    training._must_be_finite(torch.tensor([1., 1., 1., 1.]), 0, 5)
+        training._must_be_finite(torch.tensor([[1., math.nan, 1., 1.], [1., 1., 1., math.inf]]), 0, 5)
+    training._must_be_finite(torch.ones(3, 4), 0, 5)
 
 
 @pytest.fixture
@@ -438,7 +439,7 @@ def test_progress(whole, data, tmp_path, capsys, monkeypatch):
     fresh = shutil.copytree(data, tmp_path / "fresh", ignore=shutil.ignore_patterns(".micacl-cache"))
     train(fresh, tmp_path / "b", one)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("epoch 1  loss ")
+    assert len(lines) == 2 and lines[0] == "arithmetic: 32 bits: as asked" and lines[1].startswith("epoch 1  loss ")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     train(data, tmp_path / "c", one)
     said = capsys.readouterr().out
