@@ -9,6 +9,7 @@ __all__ = ['MODELS', 'BagOutput', 'prepare_video', 'BagModel', 'PoolMIL', 'MeanM
            'MICACL', 'zero_score', 'M3DFEL']
 
 # %% ../nbs/11_micacl.ipynb #2f42722c
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 import torch
@@ -66,6 +67,10 @@ def _advice(shape):
     return "T is n_instances*instance_length, sample that many frames"
 
 # %% ../nbs/11_micacl.ipynb #e8c4a7bc
+def _no_autocast(device):   # the meta device has none to switch off
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else contextlib.nullcontext()
+
 class BagModel(HubModel):
     "Backbone on every instance, an aggregation that the subclass gives, a linear classifier."
     __call__: Callable[..., BagOutput]  # for editors and type checkers
@@ -124,7 +129,7 @@ class BagModel(HubModel):
 
     def from_instances(self, x):  # (B,N,D) -> BagOutput
         "The road from instance features on; in 32 bits under autocast too: it is little work, and weights sum to 1."
-        with torch.autocast(x.device.type, enabled=False): return self._from_instances(x.to(self._dtype()))
+        with _no_autocast(x.device.type): return self._from_instances(x.to(self._dtype()))
 
     def _from_instances(self, x):
         bag, *rest = self.aggregate(x)
