@@ -87,4 +87,4 @@ class ClipDataset(torch.utils.data.Dataset):
                 return x, clip.label, i, d          # as they lie in the cache, channels last: what cropping likes best
             x = augment_clip(x, d, c.image_size)
         elif x.shape[-1] != c.image_size: x = v2.functional.resize(x, [c.image_size] * 2, antialias=True)
-        return x.contiguous(), clip.label, i
+        return x, clip.label, i

@@ -49,7 +49,7 @@ def make_loader(
     n = len(sampler) if isinstance(sampler, Sized) else len(table)      # not every sampler knows
     return DataLoader(clips, config.batch_size, sampler=sampler if train else None,
                       drop_last=train and n > config.batch_size,
-                      collate_fn=_as_they_lie if train and features is None else None,
+                      collate_fn=_as_they_lie if features is None else None,
                       num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
 
 def set_epoch(loader, epoch):
@@ -119,7 +119,7 @@ class InstanceFeatures:
         autocast = torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype is not None)
         with torch.no_grad(), memory_kept(), autocast:
             x = [model.encode(video.to(self.device)).float().cpu() for video,
-                 *_ in DataLoader(clips, 64, num_workers=self.config.workers)]
+                 *_ in DataLoader(clips, 64, num_workers=self.config.workers, collate_fn=_as_they_lie)]
         model.train(was_training)
         return torch.cat(x)
 
