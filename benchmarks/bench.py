@@ -61,6 +61,57 @@ def roofline(work, rounds):
     return dict(rows=rows)
 
 
+# ---- a step before and after, in one run
+
+def _one_by_one(video, draws, size):
+    "The augmentation as one writes it first: clip by clip, operation by operation, with torchvision."
+    import torch
+    from torchvision.transforms.v2 import functional as V
+    colours, done = (V.adjust_brightness, V.adjust_contrast, V.adjust_saturation), []
+    for x, d in zip(video, draws.tolist()):
+        top, left, height, width, mirrored = map(int, d[:5])
+        x = V.resized_crop(x, top, left, height, width, [size, size], antialias=True).contiguous()
+        if mirrored: x = V.horizontal_flip(x)
+        for k in map(int, d[8:]): x = colours[k](x, d[5 + k])
+        done.append(x)
+    return torch.stack(done)
+
+
+def step(work, rounds, steps=3):
+    "A step of training with the draws of its batch: what each change is worth, one after the other."
+    import torch
+    from micacl.train import loop
+    from micacl.train.machine import choose_arithmetic, memory_kept
+    from micacl.train.speed import alternate, ratio
+    half, kept, rows = choose_arithmetic().precision, loop.augment, []
+    def run(trainee, batches, augment, memory):
+        loop.augment = augment
+        try:
+            with memory(): trainee.train(batches)
+        finally: loop.augment = kept
+    for config in (config_of("small"), config_of("paper", batch_size=paper_batch())):
+        desks = {p: bench_of(work, dataclasses.replace(config, mixed_precision=p)) for p in dict.fromkeys(("no", half))}
+        trainees = {p: d.trainee() for p, d in desks.items()}
+        desk = desks["no"]
+        batches = [next(iter(desk.loader()))] * (steps if config.backbone == "r3d_small" else 1)
+        plain = contextlib.nullcontext
+        variants = {"32 bits, clip by clip": ("no", _one_by_one, plain),
+                    "memory kept": ("no", _one_by_one, memory_kept),
+                    "and augmented together": ("no", kept, memory_kept)}
+        if half != "no": variants[f"and in {half}"] = (half, kept, memory_kept)
+        for threads in dict.fromkeys((1, os.cpu_count() or 1)):
+            torch.set_num_threads(threads)
+            t = alternate({v: partial(run, trainees[p], batches, f, m) for v, (p, f, m) in variants.items()}, rounds,
+                          desk.device)
+            first = next(iter(t))
+            rows.append(dict(backbone=config.backbone, batch_size=len(batches[0][1]), pixels=config.image_size,
+                             threads=threads, steps=len(batches), seconds={v: float(sorted(x)[len(x) // 2])
+                                                                           / len(batches) for v, x in t.items()},
+                             times_as_fast={v: ratio(t, first, v) for v in t if v != first}))
+    return dict(rows=rows, arithmetic=str(choose_arithmetic()),
+                note="each row of changes includes those above it; seconds are of one step")
+
+
 # ---- the loader
 
 def data(work, rounds):
@@ -403,8 +454,12 @@ def growth(work, rounds):
     return dict(rows=rows)
 
 
-PARTS = dict(roofline=roofline, data=data, decoders=decoders, memory20k=memory20k, compute=compute, baseline=baseline,
+PARTS = dict(step=step, roofline=roofline, data=data, decoders=decoders, memory20k=memory20k, compute=compute,
+             baseline=baseline,
              loss=loss, growth=growth)
+
+
+KIND = ("processor", "instructions", "gpu")      # machines that agree in these share an entry of the file
 
 
 def use_library(folder):
@@ -422,23 +477,28 @@ def use_library(folder):
 def measure(part, args):
     "Run one part here and put its figures into the file."
     if args.checkout: use_library(args.checkout.resolve())
-    import torch
     from micacl.core import read_json, write_json
+    from micacl.train.machine import memory_kept
     started = time.time()
-    found = PARTS[part](args.work, args.rounds)
+    with contextlib.nullcontext() if part in ("step", "memory20k") else memory_kept():     # as in training
+        found = PARTS[part](args.work, args.rounds)
     command = (f"python benchmarks/bench.py WORK {part} --rounds {args.rounds}"
                + (" --checkout OTHER" if args.checkout else ""))
-    about = dict(command=command, commit=commit(args.checkout, ["micacl"]) if args.checkout else commit(),
-                 machine=dict(machine(), threads=torch.get_num_threads()), rounds=args.rounds,
+    about = dict(command=command, machine=machine(),
+                 commit=commit(args.checkout, ["micacl"]) if args.checkout else commit(), rounds=args.rounds,
                  seconds=round(time.time() - started))
-    everything = read_json(args.out) if args.out.exists() else {}
+    mine = {k: about["machine"][k] for k in KIND}
+    there = read_json(args.out)["machines"] if args.out.exists() else []
+    entry = next((m for m in there if {k: m[k] for k in KIND} == mine), None) or dict(mine, parts={})
+    parts = entry["parts"]
     if part == "roofline":      # a row a commit: before and after
-        everything[part] = ([m for m in everything.get(part, [])
-                             if m["commit"].removesuffix("+changes") != about["commit"].removesuffix("+changes")]
-                             + [dict(about, **found)])
-        everything[part].sort(key=lambda m: not m["command"].endswith("OTHER"))
-    else: everything[part] = dict(about, **found)
-    write_json(args.out, {k: everything[k] for k in PARTS if k in everything})
+        parts[part] = ([m for m in parts.get(part, [])
+                        if m["commit"].removesuffix("+changes") != about["commit"].removesuffix("+changes")]
+                       + [dict(about, **found)])
+        parts[part].sort(key=lambda m: not m["command"].endswith("OTHER"))
+    else: parts[part] = dict(about, **found)
+    entry["parts"] = {k: parts[k] for k in PARTS if k in parts}
+    write_json(args.out, dict(machines=[*(m for m in there if {k: m[k] for k in KIND} != mine), entry]))
     print(f"{part}: {about['seconds']} s", flush=True)
 
 

@@ -11,6 +11,7 @@ from micacl.train import speed as B
 from micacl import cli
 from micacl.core import MicaclError
 from micacl.train.config import PRESETS
+from micacl.train.machine import machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,14 +177,20 @@ def test_the_script_runs_a_part_and_keeps_the_others(tmp_path, monkeypatch):
     import bench as script
     pytest.importorskip("pytorch_metric_learning")
     out, loss = tmp_path / "bench.json", script.loss
-    out.write_text(json.dumps(dict(data=dict(kept=True), roofline=[dict(commit="abc",
-        command="python benchmarks/bench.py WORK roofline --checkout OTHER")])))
+    here = {k: machine()[k] for k in script.KIND}
+    there = dict(data=dict(kept=True), roofline=[dict(commit="abc",
+                                                      command="python benchmarks/bench.py WORK roofline "
+                                                              "--checkout OTHER")])
+    other = dict(here, processor="another", parts=there)
+    out.write_text(json.dumps(dict(machines=[other, dict(here, parts=there)])))
     monkeypatch.setitem(script.PARTS, "loss", lambda work, rounds: loss(work, rounds, (64,)))
     monkeypatch.setitem(script.PARTS, "roofline", lambda work, rounds: dict(rows=[1]))
     for part in ("loss", "roofline", "roofline"):
         monkeypatch.setattr(sys, "argv", ["bench.py", str(tmp_path / "work"), part, "--rounds", "1", "--out", str(out)])
         script.main()
-    d = json.loads(out.read_text())
+    first, last = json.loads(out.read_text())["machines"]
+    assert first == other and {k: last[k] for k in script.KIND} == here
+    d = last["parts"]
     assert list(d) == ["roofline", "data", "loss"] and d["data"] == dict(kept=True)
     # of another commit: kept; of the same: replaced
     assert [m["commit"] for m in d["roofline"]][0] == "abc" and len(d["roofline"]) == 2
@@ -195,9 +202,10 @@ def test_the_script_runs_a_part_and_keeps_the_others(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", sorted((ROOT / "results").glob("bench-*.json")), ids=lambda p: p.stem)
 def test_results_say_how_they_came_about(file):
     import bench as script
-    d = json.loads(file.read_text())
-    assert list(d) == [k for k in script.PARTS if k in d]
-    for part in [m for v in d.values() for m in (v if isinstance(v, list) else [v])]:
+    machines = json.loads(file.read_text())["machines"]
+    assert len({m["processor"] + str(m["instructions"]) + m["gpu"] for m in machines}) == len(machines)
+    for d in (m["parts"] for m in machines): assert list(d) == [k for k in script.PARTS if k in d]
+    for part in [p for m in machines for v in m["parts"].values() for p in (v if isinstance(v, list) else [v])]:
         assert (part["command"].startswith("python benchmarks/bench.py WORK") and part["commit"]
                 and part["machine"]["torch"] and part["machine"]["threads"] and part["rounds"])
     assert "/tmp" not in file.read_text() and "/work" not in file.read_text()
