@@ -1,4 +1,4 @@
-"""One draw for all frames of a clip; clip by clip with torchvision on a CPU, all clips of a batch at once on a GPU.
+"""One draw for all frames of a clip; in few passes over small pieces on a CPU, all clips of a batch at once on a GPU.
 
 Docs: https://micacl.github.io/micacl/library/augment.html.md"""
 
@@ -8,10 +8,9 @@ Docs: https://micacl.github.io/micacl/library/augment.html.md"""
 __all__ = ['Augmentation', 'Sampling', 'draw', 'augment_clip', 'resampling', 'augment_batch', 'augment']
 
 # %% ../../nbs/library/augment.ipynb #a0902c03
-import contextlib, functools
+import math
 import torch
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
+from torch.nn import functional as F
 from typing import Protocol
 
 # %% ../../nbs/library/augment.ipynb #a0902c06
@@ -30,18 +29,16 @@ class Sampling(Protocol):
     @property
     def augment(self) -> Augmentation: "How its pictures are changed."; ...
 
-@contextlib.contextmanager
-def _own_dice(seed):
-    "PyTorch's CPU generator, seeded for a block and put back afterwards; that of a GPU is not touched."
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try: yield
-    finally: torch.set_rng_state(state)
-
-@functools.lru_cache
-def _transforms(crop, j):
-    # asked for numbers only; making them takes longer
-    return v2.RandomResizedCrop(1, scale=(crop, 1.0)), v2.ColorJitter(j, j, j)
+def _draw_crop(u, smallest, height, width):   # u: numbers in [0,1), as many as needed -> top, left, height, width
+    "As torchvision's `RandomResizedCrop` with its own range of shapes, 3:4 to 4:3."
+    for _ in range(10):
+        area = height * width * (smallest + (1 - smallest) * next(u))
+        shape = math.exp((2 * next(u) - 1) * math.log(4 / 3))
+        h, w = round(math.sqrt(area / shape)), round(math.sqrt(area * shape))
+        if 0 < h <= height and 0 < w <= width:
+            return int(next(u) * (height - h + 1)), int(next(u) * (width - w + 1)), h, w
+    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
 
 def draw(
     config: Sampling,   # its `augment`
@@ -49,35 +46,74 @@ def draw(
     height: int,      # of the frames, pixels
     width: int,       # likewise
 ) -> torch.Tensor:    # (11,) float32: crop top, left, height, width; mirrored; brightness, contrast, saturation; order
-    "What happens to all frames of a clip."
-    how, frame = config.augment, torch.empty(1, 3, height, width, device="meta")
-    crops, jitter = _transforms(how.crop, how.jitter)
-    with _own_dice(seed):
-        crop = crops.make_params([frame])
-        mirrored = bool(how.flip and torch.rand(1) < 0.5)
-        colours = jitter.make_params([frame]) if how.jitter else {}
-    factors = [colours.get(f"{name}_factor", 1.0) for name in ("brightness", "contrast", "saturation")]
-    # 3 is the hue, which is left alone
-    order = [k for k in colours.get("fn_idx", torch.arange(3)).tolist() if k < 3]
-    return torch.tensor([*(crop[k] for k in ("top", "left", "height", "width")), mirrored, *factors, *order],
-                        dtype=torch.float32)
+    "What happens to all frames of a clip. No generator but its own is used or changed."
+    how, generator = config.augment, torch.Generator().manual_seed(seed)
+    # 1 for mirroring, 3 factors, 3 for their order, at most 22 for the crop
+    u = iter(torch.rand(29, generator=generator, dtype=torch.float64).tolist())
+    mirrored, low, high = how.flip and next(u) < 0.5, max(0.0, 1 - how.jitter), 1 + how.jitter
+    factors, keys = [low + (high - low) * next(u) for _ in range(3)], [next(u) for _ in range(3)]
+    order = sorted(range(3), key=keys.__getitem__)
+    return torch.tensor([*_draw_crop(u, how.crop, height, width), mirrored, *factors, *order], dtype=torch.float32)
 
-# %% ../../nbs/library/augment.ipynb #a0902c09
-_COLOURS = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+# %% ../../nbs/library/augment.ipynb #a0902c13
+_LUMA = torch.tensor([0.2989, 0.587, 0.114])     # grey of a pixel: its weights for red, green, blue
+_PIECE = 100_000                                 # values coloured at once: two buffers of them fit into a second cache
+
+class _Colours:
+    "Buffers and constants to colour `n` frames of `size` pixels on a CPU."
+    def __init__(self, n, size):
+        pixels = size * size
+        side = math.gcd(4, n * pixels)                            # pixels that share a matrix
+        self.buffers, self.whole = torch.empty(2, n, size, size, 3), torch.empty(n, size, size, 3, dtype=torch.int16)
+        self.mean_grey = (_LUMA / pixels).repeat(pixels)
+        self.colour, self.grey = torch.eye(3 * side), torch.block_diag(*[_LUMA[:, None].repeat(1, 3)] * side)
+        self.half = torch.tensor([-0.5])
+
+    def __call__(self, x, steps, out):    # (n,S,S,3) uint8, [(which, factor)] -> out, likewise
+        a, b = self.buffers
+        a.copy_(x)
+        for i, (k, f) in enumerate(steps):
+            if i: a.trunc_()
+            if k == 0: a.mul_(f)
+            elif k == 1:
+                flat = a.flatten(1)
+                calm = torch.addmv(self.half, flat, self.mean_grey, beta=1 - f, alpha=1 - f)      # (n,)
+                torch.add(calm[:, None], flat, alpha=f, out=flat)
+            else:
+                torch.mm(a.view(-1, len(self.grey)), self.grey.lerp(self.colour, f), out=b.view(-1, len(self.grey)))
+                a, b = b, a
+            if f > 1: a.clamp_(0, 255)
+        out.copy_(self.whole.copy_(a))    # to int16, then to uint8: both are fast, to uint8 at once is not
+
+# %% ../../nbs/library/augment.ipynb #c9b3b600
+def _fit(x, d, size):     # (T,3,H,W) uint8, [11 numbers] -> (T,S,S,3) uint8
+    "Crop, mirror and resize."
+    top, left, height, width, mirrored = map(int, d[:5])
+    x = x[:, :, top:top + height, left:left + width]
+    if mirrored: x = x.flip(-1)
+    if x.shape[-2:] != (size, size): x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x.permute(0, 2, 3, 1)
+
+def _augment_on_cpu(video, draws, size):
+    B, T = video.shape[:2]
+    out = torch.empty(B, T, size, size, 3, dtype=torch.uint8)
+    n = min(T, max(1, _PIECE // (3 * size * size)))
+    with torch.inference_mode():
+        colours = {m: _Colours(m, size) for m in {n, T % n} - {0}}
+        for x, d, y in zip(video, draws.tolist(), out):
+            x, steps = _fit(x, d, size), [(int(k), d[5 + int(k)]) for k in d[8:] if d[5 + int(k)] != 1]
+            if not steps: y.copy_(x)
+            else:
+                for part, result in zip(x.split(n), y.split(n)): colours[len(part)](part, steps, result)
+    return out.permute(0, 1, 4, 2, 3)
 
 def augment_clip(
-    x: torch.Tensor,   # (T,3,H,W) uint8
+    x: torch.Tensor,   # (T,3,H,W) uint8, on a CPU
     d: torch.Tensor,   # (11,) from `draw`
     size: int,         # S, pixels
-) -> torch.Tensor:     # (T,3,S,S) uint8
+) -> torch.Tensor:     # (T,3,S,S) uint8, channels last in memory
     "Crop, resize, mirror and colour the frames of one clip, all alike."
-    (top, left, height, width, mirrored), factors, order = d[:5].int().tolist(), d[5:8].tolist(), d[8:].int().tolist()
-    # colours are quicker in one piece
-    x = F.resized_crop(x, top, left, height, width, [size, size], antialias=True).contiguous()
-    if mirrored: x = F.horizontal_flip(x)
-    for k in order:
-        if factors[k] != 1: x = _COLOURS[k](x, factors[k])
-    return x
+    return _augment_on_cpu(x[None], d[None], size)[0]
 
 # %% ../../nbs/library/augment.ipynb #a0902c15
 def resampling(
@@ -99,7 +135,7 @@ def augment_batch(
     video: torch.Tensor,   # (B,T,3,H,W) uint8, on any device
     draws: torch.Tensor,   # (B,11) from `draw`, on that device
     size: int,             # S, pixels
-) -> torch.Tensor:         # (B,T,3,S,S) uint8
+) -> torch.Tensor:         # (B,T,3,S,S) uint8, channels last in memory
     "`augment_clip` for all clips of a batch at once; the bytes may differ by rounding."
     (top, left, height, width, mirrored), factors, order = draws[:, :5].T, draws[:, 5:8], draws[:, 8:].long()
     # (B,S,H), (B,S,W)
@@ -115,15 +151,15 @@ def augment_batch(
         grey = (x * luma).sum(2, keepdim=True).floor()
         r = torch.where(k == 2, grey, torch.where(k == 1, grey.mean((-2, -1), keepdim=True), 0))
         x = (f * x + (1 - f) * r).clamp(0, 255).floor()
-    return x.to(torch.uint8)
+    return x.to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 # %% ../../nbs/library/augment.ipynb #a0902c23
 def augment(
     video: torch.Tensor,   # (B,T,3,H,W) uint8, on any device
     draws: torch.Tensor,   # (B,11) from `draw`
     size: int,             # S, pixels
-) -> torch.Tensor:         # (B,T,3,S,S) uint8
-    "Augment a batch where it is: clip by clip on a CPU, all at once on a GPU."
-    if video.device.type == "cpu": return torch.stack([augment_clip(x, d, size) for x, d in zip(video, draws)])
+) -> torch.Tensor:         # (B,T,3,S,S) uint8, channels last in memory
+    "Augment a batch where it is: piece by piece on a CPU, all at once on a GPU."
+    if video.device.type == "cpu": return _augment_on_cpu(video, draws, size)
     # enough to fill a GPU, and their floats fit
     return torch.cat([augment_batch(x, d, size) for x, d in zip(video.split(64), draws.split(64))])

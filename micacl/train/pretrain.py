@@ -80,25 +80,28 @@ def augment_instances(
     generator: torch.Generator, # all randomness comes from here
     crop: float = 0.05, # s is at least 1 - crop
     jitter: float = 0.15, # brightness, contrast and saturation change by up to this share
-) -> torch.Tensor: # (M,3,L,H,W) float in 0..1
+) -> torch.Tensor: # (M,3,L,H,W) float in 0..1, channels last in memory
     "Mirror, crop and recolour each instance at random, the same for all its frames."
-    M, L = frames.shape[:2]
+    M, L, H, W, _ = frames.shape
     draw = partial(_uniform, M, generator=generator)
     s, mirror = draw(1 - crop, 1.), torch.where(draw(0., 1.) < 0.5, -1., 1.)
     matrix = torch.zeros(M, 2, 3)
     matrix[:, 0, 0], matrix[:, 1, 1] = mirror * s, s
     matrix[:, 0, 2], matrix[:, 1, 2] = draw(-1., 1.) * (1 - s), draw(-1., 1.) * (1 - s)
-    x = frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255                # (M*L,3,H,W)
-    grid = F.affine_grid(matrix.repeat_interleave(L, 0), list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False).unflatten(0, (M, L))
-    return recolour(x, *(draw(1 - jitter, 1 + jitter).view(M, 1, 1, 1, 1) for _ in range(3))).transpose(1, 2)
+    # the frames of an instance share a grid, as if they were more channels of one picture
+    x = frames.permute(0, 1, 4, 2, 3).reshape(M, L * 3, H, W).float()
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False).unflatten(1, (L, 3))
+    x = recolour(x, *(draw(1 - jitter, 1 + jitter).view(M, 1, 1, 1, 1) for _ in range(3)))
+    return x.movedim(2, -1).contiguous().movedim(-1, 1)
 
-def recolour(x, brightness, contrast, saturation):
-    "Scale the pixels, their distance from the clip's mean, and their distance from grey; (M,L,3,H,W) in 0..1."
-    x = x * brightness
-    mean = x.mean((1, 2, 3, 4), keepdim=True); x = mean + contrast * (x - mean)
+def recolour(x, brightness, contrast, saturation):   # x (M,L,3,H,W) in 0..255, changed in place -> in 0..1
+    """Scale the pixels, their distance from the clip's mean, and their distance from grey.
+    Nothing is cut in between, so all three are one mix of a pixel, its grey and the mean."""
     grey = x.mean(2, keepdim=True)
-    return (grey + saturation * (x - grey)).clamp(0, 1)
+    mean, scale = grey.mean((1, 2, 3, 4), keepdim=True), brightness / 255
+    rest = grey.mul_(scale * contrast * (1 - saturation)).add_(scale * (1 - contrast) * mean)
+    return x.mul_(scale * contrast * saturation).add_(rest).clamp_(0, 1)
 
 def to_instances(
     frames: torch.Tensor, # (M,L,H,W,3) uint8

@@ -113,6 +113,35 @@ def test_frames_of_an_instance_are_changed_alike():
     assert not torch.equal(out, augment_instances(frames, torch.Generator().manual_seed(1)))
 
 
+def step_by_step(frames, generator, crop=.05, jitter=.15):
+    "The definition: one grid a frame, one colour after the other."
+    M, L = frames.shape[:2]
+    def draw(lo, hi): return lo + (hi - lo) * torch.rand(M, generator=generator)
+    s, mirror = draw(1 - crop, 1.), torch.where(draw(0., 1.) < 0.5, -1., 1.)
+    matrix = torch.zeros(M, 2, 3)
+    matrix[:, 0, 0], matrix[:, 1, 1] = mirror * s, s
+    matrix[:, 0, 2], matrix[:, 1, 2] = draw(-1., 1.) * (1 - s), draw(-1., 1.) * (1 - s)
+    x = frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+    grid = torch.nn.functional.affine_grid(matrix.repeat_interleave(L, 0), list(x.shape), align_corners=False)
+    x = torch.nn.functional.grid_sample(x, grid, padding_mode="border", align_corners=False).unflatten(0, (M, L))
+    brightness, contrast, saturation = (draw(1 - jitter, 1 + jitter).view(M, 1, 1, 1, 1) for _ in range(3))
+    x = x * brightness
+    mean = x.mean((1, 2, 3, 4), keepdim=True)
+    x = mean + contrast * (x - mean)
+    grey = x.mean(2, keepdim=True)
+    return (grey + saturation * (x - grey)).clamp(0, 1).transpose(1, 2)
+
+
+@pytest.mark.parametrize("jitter", [0., .15, .8])
+def test_augmentation_in_few_passes_is_that_of_the_definition(jitter):
+    frames = torch.randint(0, 256, (6, 4, 20, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    before = frames.clone()
+    out = augment_instances(frames, torch.Generator().manual_seed(5), crop=.3, jitter=jitter)
+    truth = step_by_step(frames, torch.Generator().manual_seed(5), crop=.3, jitter=jitter)
+    torch.testing.assert_close(out, truth, atol=2e-6, rtol=0)
+    assert out.is_contiguous(memory_format=torch.channels_last_3d) and torch.equal(frames, before)
+
+
 def test_crop_stays_inside_the_picture():
     "A picture whose rows are constant stays so, and no value from outside creeps in."
     ramp = torch.arange(16).mul(10).byte().view(1, 1, 16, 1, 1).expand(8, 1, 16, 16, 3)
@@ -125,10 +154,10 @@ def test_crop_stays_inside_the_picture():
 
 def test_recolour_by_hand():
     x = torch.tensor([.2, .4, .6]).view(1, 1, 3, 1, 1); one = torch.ones(1, 1, 1, 1, 1)
-    assert recolour(x, 1.5 * one, one, one).flatten().tolist() == pytest.approx([.3, .6, .9])
-    assert recolour(x, one, .5 * one, one).flatten().tolist() == pytest.approx([.3, .4, .5])
-    assert recolour(x, one, one, 0 * one).flatten().tolist() == pytest.approx([.4, .4, .4])
-    assert recolour(x, 2 * one, one, one).flatten().tolist() == pytest.approx([.4, .8, 1.])
+    assert recolour(255 * x, 1.5 * one, one, one).flatten().tolist() == pytest.approx([.3, .6, .9])
+    assert recolour(255 * x, one, .5 * one, one).flatten().tolist() == pytest.approx([.3, .4, .5])
+    assert recolour(255 * x, one, one, 0 * one).flatten().tolist() == pytest.approx([.4, .4, .4])
+    assert recolour(255 * x, 2 * one, one, one).flatten().tolist() == pytest.approx([.4, .8, 1.])
 
 
 # ---- the run
