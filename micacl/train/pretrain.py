@@ -66,9 +66,7 @@ class UnitHead(nn.Module):
         self.register_buffer("mean", torch.zeros(n_units))
         self.register_buffer("std", torch.ones(n_units))
 
-    def forward(self,
-        features: torch.Tensor, # (M,D)
-    ) -> torch.Tensor: # (M,U)
+    def forward(self, features): # (M,D) -> (M,U)
         "Intensity of each unit."
         return self.linear(features) * self.std + self.mean
 
@@ -124,13 +122,10 @@ def _autocast(precision): return torch.autocast("cpu", torch.bfloat16, enabled=p
 
 def train_unit_epoch(
     model, # encoder, `UnitHead`
-    frames, # (M,L,H,W,3) uint8
-    units, # (M,U)
-    optimiser, # steps once a batch
-    schedule, # likewise
+    frames, units, # (M,L,H,W,3) uint8, (M,U)
+    optimiser, schedule, # both step once a batch
     batch_size, # instances a step; a last batch that is not full is left out
-    seed, # order and augmentation follow from it
-    epoch, # and from this
+    seed, epoch, # order and augmentation follow from both
     precision="no", # arithmetic
 ) -> float: # mean loss
     "One pass over the training instances."
