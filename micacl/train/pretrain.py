@@ -321,8 +321,7 @@ def load_regressor(
     path=None, # weights by `pretrain`; None: those of the package
 ) -> nn.Sequential: # encoder, `UnitHead`; (M,3,L,H,W) in 0..1 -> units (M,15)
     "The pre-trained encoder with its regression head."
-    path = path or weights_path()
-    state, header = read_weights(path, "r3d_small")
+    state, header = read_weights(path := path or weights_path(), "r3d_small")
     if header.get("units") != ",".join(UNITS):
         raise MicaclError(f"{path}: expected a head for {', '.join(UNITS)}, found {header.get('units', 'none')}; make "
                           "it again with `micacl pretrain`")
