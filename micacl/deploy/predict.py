@@ -60,6 +60,15 @@ def _score(model, crops, device):
     out = model(torch.from_numpy(np.stack(crops)).permute(0, 1, 4, 2, 3).to(device))          # (n,T,3,S,S)
     return torch.cat([out.logits.float().softmax(1), out.weights.float()], 1).cpu().numpy()
 
+def _scored(windows, model, config, device, batch):
+    "(numbers of a window, a crop with its time to show), in order; without a face 3 numbers and no crop."
+    taken, middle = (_take(w, config) for w in windows), config.n_frames // 2
+    while part := list(itertools.islice(taken, batch)):
+        scores = iter(_score(model, [crops for *_, crops in part if crops is not None], device))
+        for a, b, share, seen, crops in part:
+            if seen is None: yield [a, b, share], None
+            else: yield [a, b, share, *next(scores), *seen], (float(seen[middle]), crops[middle].copy())
+
 # %% ../../nbs/library/predict.ipynb #049b25a8
 def predict_video(
     run,                            # run folder or folder of a shared model, or what `load_run` returned
@@ -77,19 +86,16 @@ def predict_video(
     window, stride = _windows(window, stride, every, batch)
     if crop and detect is find_faces: dlib_detector()                      # say early that it is missing
     model, notes, seen, n, rows, pictures, keep, k = model.eval().to(device), [], {}, [0], array("d"), [], 1, 0
-    threads = torch.get_num_threads() if detect is find_faces else 1
     sizes = [2, 1, len(info["classes"]), config.n_instances, config.n_frames, 3 * config.n_frames]
     def counted():
         for frame in stream_frames(video, notes): n[0] += 1; yield frame
-    follow = partial(follow_face, detect=detect, every=every, seen=seen, threads=min(threads, _LOOKS))
+    threads = min(torch.get_num_threads(), _LOOKS) if detect is find_faces else 1
+    follow = partial(follow_face, detect=detect, every=every, seen=seen, threads=threads)
     windows = slide(_cut(counted(), config.image_size, crop, follow, window), window, stride)
-    taken = (_take(w, config) for w in windows)
-    while part := list(itertools.islice(taken, batch or (1 if str(device) == "cpu" else 16))):
-        scores = iter(_score(model, [crops for *_, crops in part if crops is not None], device))
-        for a, b, share, row, crops in part:
-            rows.extend((a, b, share, *([np.nan] * sum(sizes[2:]) if row is None else (*next(scores), *row)))); k += 1
-            if row is not None and k % keep == 0: i = config.n_frames // 2; pictures.append((row[i], crops[i].copy()))
-            if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32
+    for row, picture in _scored(windows, model, config, device, batch or (1 if str(device) == "cpu" else 16)):
+        rows.extend(row + [np.nan] * (sum(sizes) - len(row))); k += 1
+        if picture and k % keep == 0: pictures.append(picture)
+        if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32, whatever the length
     about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"],
                  model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)
     spans, share, p, w, times, boxes = np.split(np.array(rows).reshape(k, -1), np.cumsum(sizes)[:-1], axis=1)
