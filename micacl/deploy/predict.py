@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/library/predict.html.md"""
 __all__ = ['predict_video', 'predict_videos', 'predict_upload', 'upload_widget']
 
 # %% ../../nbs/library/predict.ipynb #8818d950
-import errno, itertools, math, os, re, tempfile
+import contextlib, errno, itertools, math, os, re, tempfile
 from array import array
 from dataclasses import replace
 from functools import partial
@@ -22,12 +22,12 @@ from .sharing import load_model
 from .filenames import FreeNames
 from .prediction import Prediction, plot_prediction, prediction_text, save_plot, write_prediction, _ENDINGS
 from micacl.deploy.tracking import (
-    cut_face, dlib_detector, find_faces, fit_picture, follow_face, slide, stream_frames
+    cut_face, dlib_detector, find_faces, fit_picture, follow_face, slide, stream_frames, work_ahead
 )
 
 # %% ../../nbs/library/predict.ipynb #d7dd3a51
 _WAITING = 2**25     # bytes of pictures of a window that may wait to be resized
-_LOOKS = 4           # looks for the face at a time, at most: then reading the video is what takes longest
+_THREADS = 4         # at most: then reading the video is what takes longest
 
 def _cut(frames, size, crop, follow, window):
     """(t, dt, (picture or None, box)) of every frame: the picture cut out and not yet resized, unless those of a window
@@ -60,14 +60,24 @@ def _score(model, crops, device):
     out = model(torch.from_numpy(np.stack(crops)).permute(0, 1, 4, 2, 3).to(device))          # (n,T,3,S,S)
     return torch.cat([out.logits.float().softmax(1), out.weights.float()], 1).cpu().numpy()
 
-def _scored(windows, model, config, device, batch):
+def _scored(windows, model, config, device, batch, threads):
     "(numbers of a window, a crop with its time to show), in order; without a face 3 numbers and no crop."
     taken, middle = (_take(w, config) for w in windows), config.n_frames // 2
-    while part := list(itertools.islice(taken, batch)):
-        scores = iter(_score(model, [crops for *_, crops in part if crops is not None], device))
+    parts = iter(lambda: list(itertools.islice(taken, batch)), [])
+    def job(part): return partial(_score, model, [crops for *_, crops in part if crops is not None], device)
+    for part, scores in work_ahead(((part, job(part)) for part in parts), threads):
+        scores = iter(scores)
         for a, b, share, seen, crops in part:
             if seen is None: yield [a, b, share], None
             else: yield [a, b, share, *next(scores), *seen], (float(seen[middle]), crops[middle].copy())
+
+@contextlib.contextmanager
+def _single_ops():
+    "Operations of torch on one thread each; gives how many there were."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield threads
+    finally: torch.set_num_threads(threads)
 
 # %% ../../nbs/library/predict.ipynb #049b25a8
 def predict_video(
@@ -89,13 +99,17 @@ def predict_video(
     sizes = [2, 1, len(info["classes"]), config.n_instances, config.n_frames, 3 * config.n_frames]
     def counted():
         for frame in stream_frames(video, notes): n[0] += 1; yield frame
-    threads = min(torch.get_num_threads(), _LOOKS) if detect is find_faces else 1
-    follow = partial(follow_face, detect=detect, every=every, seen=seen, threads=threads)
-    windows = slide(_cut(counted(), config.image_size, crop, follow, window), window, stride)
-    for row, picture in _scored(windows, model, config, device, batch or (1 if str(device) == "cpu" else 16)):
-        rows.extend(row + [np.nan] * (sum(sizes) - len(row))); k += 1
-        if picture and k % keep == 0: pictures.append(picture)
-        if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32, whatever the length
+    on_cpu = str(device) == "cpu"
+    with _single_ops() as threads:
+        threads = min(threads, _THREADS)
+        follow = partial(follow_face, detect=detect, every=every, seen=seen,
+                         threads=threads if detect is find_faces else 1)
+        windows = slide(_cut(counted(), config.image_size, crop, follow, window), window, stride)
+        for row, picture in _scored(windows, model, config, device, batch or (1 if on_cpu else 16),
+                                    threads if on_cpu else 1):
+            rows.extend(row + [np.nan] * (sum(sizes) - len(row))); k += 1
+            if picture and k % keep == 0: pictures.append(picture)
+            if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32
     about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"],
                  model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)
     spans, share, p, w, times, boxes = np.split(np.array(rows).reshape(k, -1), np.cumsum(sizes)[:-1], axis=1)

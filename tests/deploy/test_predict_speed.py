@@ -69,7 +69,7 @@ def test_the_model_sees_that_many_windows(run, tmp_path):
     video = write(tmp_path / "a.mp4", noise(70))
     for batch, want in ((None, [1] * 13), (1, [1] * 13), (4, [4, 4, 4, 1]), (100, [13])):
         P.predict_video((model, *rest), video, crop=False, window=1, stride=.5, batch=batch)
-        assert sizes == want; sizes.clear()
+        assert sorted(sizes) == sorted(want); sizes.clear()
     hook.remove()
 
 
@@ -98,6 +98,22 @@ def test_short_whole_and_broken_videos_in_batches(run, tmp_path, batch):
 def test_no_batch(run, tmp_path, batch):
     with pytest.raises(MicaclError, match="batch of at least 1 window"):
         P.predict_video(run, tmp_path / "a.mp4", crop=False, batch=batch)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_windows_are_scored_side_by_side_and_torch_gets_its_threads_back(run, tmp_path, threads):
+    video, old, model = write(tmp_path / "a.mp4", noise(90)), torch.get_num_threads(), run[0]
+    used = []
+    hook = model.register_forward_pre_hook(lambda *_: used.append((torch.get_num_threads(), threading.get_ident())))
+    one = P.predict_video(run, video, detect=moving(), window=1)
+    used.clear()
+    try:
+        torch.set_num_threads(threads)
+        same(one, P.predict_video(run, video, detect=moving(), window=1), rtol=1e-4, atol=1e-6)
+        with pytest.raises(MicaclError): P.predict_video(run, tmp_path / "none.mp4", crop=False)
+        assert torch.get_num_threads() == threads
+    finally: torch.set_num_threads(old); hook.remove()
+    assert {n for n, _ in used} == {1} and (threads > 1) == (threading.get_ident() not in {i for _, i in used})
 
 
 # ---- looks in threads
@@ -181,7 +197,7 @@ def test_dlib_in_threads_finds_what_it_finds_alone(run, tmp_path, monkeypatch):
     try:
         for threads in (1, 2, 16): torch.set_num_threads(threads); got.append(P.predict_video(run, video))
     finally: torch.set_num_threads(old)
-    assert used == [1, 2, P._LOOKS] and got[0].labels[0] is not None
+    assert used == [1, 2, P._THREADS] and got[0].labels[0] is not None
     for p in got[1:]: same(got[0], p, rtol=1e-4, atol=1e-6)
 
 
