@@ -156,6 +156,7 @@ def work_ahead(
             while len(asked) > (threads if pool else 0): what, answer = asked.popleft(); yield what, answer()
         for what, answer in asked: yield what, answer()
 
+# %% ../../nbs/library/tracking.ipynb #32a2b543
 def _looks(frames, detect, every):
     "(frames up to a look, what looks at the last of them); what follows the last look comes with an empty answer."
     held, then = [], -math.inf
