@@ -197,7 +197,7 @@ class VideoReader:
 
     def rgb(self, frame, **options):
         "(H,W,3) uint8, upright; options: those of PyAV's `reformat`."
-        return _rgb(frame, self.view, self._converter, **options)
+        return _rgb(frame, self.view, self._converter, **_alone(), **options)
 
     def lacks_end(self, n: int):
         "Whether the file is cut off behind its first `n` frames; None where it does not say."
@@ -230,7 +230,7 @@ def _decode(path, parts):
             want, found, last = set(part), {}, max(part)
             for i, frame in frames:
                 if i == 0: shape = (frame.width, frame.height) if video.view[0] else (frame.height, frame.width)
-                if i in want: found[i] = _fit(video.rgb(frame, **_alone()), shape)
+                if i in want: found[i] = _fit(video.rgb(frame), shape)
                 if video.lost or i >= last: break
             if video.lost or len(found) < len(want): raise _damaged(path, len(found), len(want), video.lost)
             yield torch.from_numpy(np.stack([found[i] for i in part]))

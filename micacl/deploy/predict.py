@@ -8,9 +8,10 @@ Docs: https://micacl.github.io/micacl/library/predict.html.md"""
 __all__ = ['predict_video', 'predict_videos', 'predict_upload', 'upload_widget']
 
 # %% ../../nbs/library/predict.ipynb #8818d950
-import errno, math, os, re, tempfile
+import contextlib, errno, itertools, math, os, re, tempfile
 from array import array
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from ..core import MicaclError
@@ -20,29 +21,63 @@ from ..data.bags import frame_indices
 from .sharing import load_model
 from .filenames import FreeNames
 from .prediction import Prediction, plot_prediction, prediction_text, save_plot, write_prediction, _ENDINGS
-from .tracking import crop_face, find_faces, follow_face, slide, stream_frames, dlib_detector, fit_picture
+from micacl.deploy.tracking import (
+    cut_face, dlib_detector, find_faces, fit_picture, follow_face, slide, stream_frames, work_ahead
+)
 
 # %% ../../nbs/library/predict.ipynb #d7dd3a51
-@torch.inference_mode()
-def _score(model, config, held, device):
-    """probabilities (C,), weights (N,), times (T,) and boxes (T,3) in one row, and a crop to show; None without
-    enough faces."""
-    faces = [(t, *x) for t, x in held if x[0] is not None]
-    if 2 * len(faces) < len(held) or not faces: return None
-    taken = [faces[i] for i in frame_indices(len(faces), config.n_instances, config.instance_length)]
-    x = torch.from_numpy(np.stack([crop for _, crop, _ in taken])).permute(0, 3, 1, 2)[None]      # (1,T,3,S,S)
-    out = model(x.to(device))
-    p, w = (v[0].float().cpu().numpy() for v in (out.logits.float().softmax(1), out.weights))
-    return np.concatenate([p, w, [t for t, *_ in taken], *(b for *_, b in taken)]), taken[len(taken) // 2][:2]
+_WAITING = 2**25     # bytes of pictures of a window that may wait to be resized
+_THREADS = 4         # at most: then reading the video is what takes longest
 
-def _crops(frames, size, crop, detect, every, seen):
-    "(t, dt, (crop or None, box)) of every frame; boxes as shares of the picture."
-    if not crop:
-        for t, dt, x in frames: yield t, dt, (fit_picture(x, size), (0.5, 0.5, min(x.shape[:2]) / x.shape[1]))
-    else:
-        for t, dt, x, b in follow_face(frames, detect, every, seen):
-            yield t, dt, (None, (np.nan,) * 3) if b is None else (crop_face(x, b, size),
-                b / (x.shape[1], x.shape[0], x.shape[1]))
+def _cut(frames, size, crop, follow, window):
+    """(t, dt, (picture or None, box)) of every frame: the picture cut out and not yet resized, unless those of a window
+    are more than `_WAITING`; boxes as shares of the picture."""
+    before = -math.inf
+    for t, dt, x, *b in follow(frames) if crop else frames:
+        H, W = x.shape[:2]
+        if not crop: cut, box = np.ascontiguousarray(fit_picture(x, min(H, W))), (0.5, 0.5, min(H, W) / W)
+        elif b[0] is None: cut, box = None, (np.nan,) * 3
+        else: cut, box = cut_face(x, b[0]), b[0] / (W, H, W)
+        if cut is not None and cut.nbytes * window > _WAITING * min(dt, t - before): cut = fit_picture(cut, size)
+        before = t
+        yield t, dt, (cut, box)
+
+def _take(window, config):
+    """(start, stop, share of frames with a face, times (T,) and boxes (T,3) in one row, crops (T,S,S,3)) of a window;
+    row and crops are None without enough faces."""
+    start, stop, held = window
+    faces = [(t, *x) for t, x in held if x[0] is not None]
+    if 2 * len(faces) < len(held) or not faces: return start, stop, len(faces) / len(held), None, None
+    taken = [faces[i] for i in frame_indices(len(faces), config.n_instances, config.instance_length)]
+    crops = {t: fit_picture(cut, config.image_size) for t, cut, _ in taken}
+    return (start, stop, len(faces) / len(held), np.concatenate([[t for t, *_ in taken], *(b for *_, b in taken)]),
+            np.stack([crops[t] for t, *_ in taken]))
+
+@torch.inference_mode()
+def _score(model, crops, device):
+    "Probabilities (C,) and weights (N,) in a row, for each of n windows of crops (T,S,S,3)."
+    if not crops: return []
+    out = model(torch.from_numpy(np.stack(crops)).permute(0, 1, 4, 2, 3).to(device))          # (n,T,3,S,S)
+    return torch.cat([out.logits.float().softmax(1), out.weights.float()], 1).cpu().numpy()
+
+def _scored(windows, model, config, device, batch, threads):
+    "(numbers of a window, a crop with its time to show), in order; without a face 3 numbers and no crop."
+    taken, middle = (_take(w, config) for w in windows), config.n_frames // 2
+    parts = iter(lambda: list(itertools.islice(taken, batch)), [])
+    def job(part): return partial(_score, model, [crops for *_, crops in part if crops is not None], device)
+    for part, scores in work_ahead(((part, job(part)) for part in parts), threads):
+        scores = iter(scores)
+        for a, b, share, seen, crops in part:
+            if seen is None: yield [a, b, share], None
+            else: yield [a, b, share, *next(scores), *seen], (float(seen[middle]), crops[middle].copy())
+
+@contextlib.contextmanager
+def _single_ops():
+    "Operations of torch on one thread each; gives how many there were."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield threads
+    finally: torch.set_num_threads(threads)
 
 # %% ../../nbs/library/predict.ipynb #049b25a8
 def predict_video(
@@ -54,32 +89,41 @@ def predict_video(
     detect=find_faces,              # picture -> [(x, y, w, h)]: another detector
     every: float = 0.25,            # seconds between two looks for the face
     device: str = "cpu",            # where the model runs
+    batch: int | None = None,       # windows that it scores at a time; None = 1 on a CPU, else 16
 ) -> Prediction:
     "Score a video, window by window, in memory that does not grow with the frames."
     model, config, info = load_model(run) if isinstance(run, (str, os.PathLike)) else run
-    window, stride = _windows(window, stride, every)
+    window, stride = _windows(window, stride, every, batch)
     if crop and detect is find_faces: dlib_detector()                      # say early that it is missing
     model, notes, seen, n, rows, pictures, keep, k = model.eval().to(device), [], {}, [0], array("d"), [], 1, 0
     sizes = [2, 1, len(info["classes"]), config.n_instances, config.n_frames, 3 * config.n_frames]
     def counted():
         for frame in stream_frames(video, notes): n[0] += 1; yield frame
-    for a, b, held in slide(_crops(counted(), config.image_size, crop, detect, every, seen), window, stride):
-        row, picture = _score(model, config, held, device) or ([np.nan] * sum(sizes[2:]), None)
-        rows.extend((a, b, float(np.mean([x[0] is not None for _, x in held])), *row)); k += 1
-        if picture and k % keep == 0: pictures.append(picture)
-        if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32, whatever the length
+    on_cpu = str(device) == "cpu"
+    with _single_ops() as threads:
+        threads = min(threads, _THREADS)
+        follow = partial(follow_face, detect=detect, every=every, seen=seen,
+                         threads=threads if detect is find_faces else 1)
+        windows = slide(_cut(counted(), config.image_size, crop, follow, window), window, stride)
+        for row, picture in _scored(windows, model, config, device, batch or (1 if on_cpu else 16),
+                                    threads if on_cpu else 1):
+            rows.extend(row + [np.nan] * (sum(sizes) - len(row))); k += 1
+            if picture and k % keep == 0: pictures.append(picture)
+            if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32
     about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"],
                  model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)
     spans, share, p, w, times, boxes = np.split(np.array(rows).reshape(k, -1), np.cumsum(sizes)[:-1], axis=1)
     return Prediction(str(video), list(info["classes"]), spans, p, w, times, boxes.reshape(k, -1, 3), share[:, 0],
                       pictures, n[0], about, notes + _about_faces(seen, p))
 
-def _windows(window=2.5, stride=None, every=0.25, **others):
+def _windows(window=2.5, stride=None, every=0.25, batch=None, **others):
     window = window or math.inf
     stride = window / 2 if stride is None else stride
     if not (window > 0 and 0 < stride <= window and every > 0):
         raise MicaclError("predict: expected a window above 0 and a stride above 0 that is not longer, "
                           f"found window {window}, stride {stride}, every {every}")
+    if batch is not None and batch < 1:
+        raise MicaclError(f"predict: expected a batch of at least 1 window, found {batch}")
     return window, stride
 
 # %% ../../nbs/library/predict.ipynb #481c064c
