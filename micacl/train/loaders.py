@@ -89,7 +89,8 @@ class InstanceFeatures:
         for name, v in sorted(model.backbone.state_dict().items()):
             weights.update(name.encode() + v.detach().cpu().numpy().tobytes())
         c, a = config, config.augment
-        half = choose_arithmetic(c.mixed_precision, torch.device(device).type).precision
+        # computed once and kept for many runs: in 32 bits unless 16 are asked for
+        half = choose_arithmetic(c.mixed_precision.replace("auto", "no"), torch.device(device).type).precision
         self.dtype = dict(bf16=torch.bfloat16, fp16=torch.float16).get(half)
         self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(a.crop), str(a.flip),
                     str(a.jitter), CACHE_FORMAT, *([] if half == "no" else [half]))
