@@ -162,4 +162,6 @@ def augment(
     "Augment a batch where it is: piece by piece on a CPU, all at once on a GPU."
     if video.device.type == "cpu": return _augment_on_cpu(video, draws, size)
     # enough to fill a GPU, and their floats fit
-    return torch.cat([augment_batch(x, d, size) for x, d in zip(video.split(64), draws.split(64))])
+    parts = [augment_batch(x, d, size) for x, d in zip(video.split(64), draws.split(64))]
+    # joined as they lie, or the channels would be sorted into planes
+    return torch.cat([x.movedim(2, -1) for x in parts]).movedim(-1, 2)

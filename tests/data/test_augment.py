@@ -247,3 +247,4 @@ def test_on_another_device_no_number_is_looked_at():
     video, draws = torch.empty(70, 4, 3, 40, 40, dtype=torch.uint8, device="meta"), torch.empty(70, 11, device="meta")
     out = augment(video, draws, 32)
     assert out.device.type == "meta" and out.shape == (70, 4, 3, 32, 32) and out.dtype == torch.uint8
+    assert out.movedim(2, -1).is_contiguous()
