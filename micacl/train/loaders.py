@@ -20,6 +20,7 @@ from .config import Config
 from .machine import choose_arithmetic, memory_kept
 from ..data.load import ClipTable
 from ..data.bags import ClipDataset
+from ..data.augment import AUGMENT_FORMAT
 from ..data.cache import CACHE_FORMAT, FrameCache, fingerprint
 from ..longtail.samplers import EpochOrder
 
@@ -93,7 +94,7 @@ class InstanceFeatures:
         half = choose_arithmetic(c.mixed_precision.replace("auto", "no"), torch.device(device).type).precision
         self.dtype = dict(bf16=torch.bfloat16, fp16=torch.float16).get(half)
         self.key = (weights.hexdigest(), c.n_instances, c.instance_length, c.image_size, str(a.crop), str(a.flip),
-                    str(a.jitter), CACHE_FORMAT, *([] if half == "no" else [half]))
+                    str(a.jitter), CACHE_FORMAT, AUGMENT_FORMAT, *([] if half == "no" else [half]))
 
     def of(self,
         table: ClipTable,            # whose features
