@@ -77,8 +77,8 @@ LOOKS = """() => {
 AXE = """async rules => {
   const groups = (LOOKS)(), options = {...rules, resultTypes: ['violations', 'incomplete']};
   const first = await axe.run(document, options), found = first.violations;
-  const of = r => r.filter(v => v.id === 'color-contrast').flatMap(v => v.nodes);
-  const open = new Set(of(first.incomplete).map(n => document.querySelector(n.target[0])));
+  const open = new Set(first.incomplete.filter(v => v.id === 'color-contrast').flatMap(v => v.nodes).map(
+    n => document.querySelector(n.target[0])));
   const more = groups.filter(g => g.some(e => open.has(e)) && g.some(e => 'alike' in e.dataset)).flat();
   if (more.length) {
     for (const g of groups) for (const e of g) e.dataset.alike = '';
@@ -96,6 +96,9 @@ AXE = """async rules => {
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
+
+    def handle(self):
+        with contextlib.suppress(ConnectionError): super().handle()      # the browser is on another page already
 
 
 @contextlib.contextmanager
