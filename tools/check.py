@@ -88,7 +88,8 @@ def package():
         sh(sys.executable, "tools/check_package.py", "files", wheel, sdist)
         sh(sys.executable, "-m", "venv", tmp / "env")
         python = tmp / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-        sh(python, "-m", "pip", "install", "--quiet", wheel)
+        # bytecode of a gigabyte of libraries would be made here; Python makes that of the few it imports
+        sh(python, "-m", "pip", "install", "--quiet", "--no-compile", wheel)
         (tmp / "empty").mkdir()
         sh(python, ROOT / "tools" / "check_package.py", "use", ROOT / "README.md", cwd=tmp / "empty")
         sh(python, ROOT / "tools" / "check_package.py", "speed", cwd=tmp / "empty")

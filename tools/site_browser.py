@@ -75,7 +75,8 @@ LOOKS = """() => {
   return [...seen.values()];
 }"""
 AXE = """async rules => {
-  const groups = (LOOKS)(), options = {...rules, resultTypes: ['violations', 'incomplete']};
+  const only = rules.runOnly, contrast = only.type === 'tag' || only.values.includes('color-contrast');
+  const groups = contrast ? (LOOKS)() : [], options = {...rules, resultTypes: ['violations', 'incomplete']};
   const first = await axe.run(document, options), found = first.violations;
   const open = new Set(first.incomplete.filter(v => v.id === 'color-contrast').flatMap(v => v.nodes).map(
     n => document.querySelector(n.target[0])));
