@@ -11,6 +11,9 @@ from micacl.core import EMOTIONS
 from micacl.models import MODELS
 
 CLASSES = list(EMOTIONS)
+# the processes of a job begin as copies of one that has imported what they need and computed nothing
+METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
+if METHOD == "forkserver": mp.set_forkserver_preload(["torch._dynamo", "micacl.models"])
 needs_gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo")
 
 
@@ -43,7 +46,7 @@ def _one_of_two(rank, work, folder):
 
 def on_two_processes(work, folder):
     "What `work(rank)` gives in each of two processes that are one job."
-    context = mp.spawn(_one_of_two, (work, str(folder)), nprocs=2, join=False)
+    context = mp.start_processes(_one_of_two, (work, str(folder)), nprocs=2, join=False, start_method=METHOD)
     for _ in range(240):
         if context.join(timeout=.5): break
     else:

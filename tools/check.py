@@ -1,10 +1,12 @@
-"""Everything that CI checks, in the order of speed; `make test` calls it.
+"""Everything that CI checks; `make test` calls it.
 
-    python tools/check.py            # all steps
-    python tools/check.py tests pages  # only these
-    python tools/check.py quick      # while you work: modules in step, lint, types, the tests of what has changed
+    python tools/check.py              # all steps, side by side: on two cores two of them
+    python tools/check.py tests pages  # only these; a single one shows what it does as it goes
+    python tools/check.py quick        # while you work: modules in step, lint, types, the tests of what has changed
 """
+import argparse
 import os
+import signal
 import shutil
 import subprocess
 import sys
@@ -12,8 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from side_by_side import Step, side_by_side
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+CORES = os.cpu_count() or 1
+JOBS = CORES      # processes of the step that runs; half of the cores where others run beside it
 
 
 def sh(*cmd, cwd=ROOT, **env):
@@ -56,20 +62,20 @@ def types():
 
 
 def tests():
-    """The tests outside the pages, two files at a time with one thread each: on two cores that is sooner than two
-    threads for one file."""
-    sh(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--durations=8", "tests",
-       OMP_NUM_THREADS="1")
+    """The tests outside the pages, with one thread each: on two cores two files at a time are sooner than two threads
+    for one file."""
+    several = ["-n", JOBS, "--dist", "loadfile"] if JOBS > 1 else []
+    sh(sys.executable, "-m", "pytest", "-q", *several, "--durations=8", "tests", OMP_NUM_THREADS="1")
 
 
 def pages():
     "Every page runs from top to bottom."
-    sh(sys.executable, "tools/pages.py")
+    sh(sys.executable, "tools/pages.py", "--jobs", JOBS)
 
 
 def lab():
     "The sheets: students' copies in step, solutions pass, stubs and typical mistakes fail with the right words."
-    sh(sys.executable, "tools/lab.py", "--check")
+    sh(sys.executable, "tools/lab.py", "--check", "--jobs", JOBS)
 
 
 def package():
@@ -82,7 +88,8 @@ def package():
         sh(sys.executable, "tools/check_package.py", "files", wheel, sdist)
         sh(sys.executable, "-m", "venv", tmp / "env")
         python = tmp / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-        sh(python, "-m", "pip", "install", "--quiet", wheel)
+        # bytecode of a gigabyte of libraries would be made here; Python makes that of the few it imports
+        sh(python, "-m", "pip", "install", "--quiet", "--no-compile", wheel)
         (tmp / "empty").mkdir()
         sh(python, ROOT / "tools" / "check_package.py", "use", ROOT / "README.md", cwd=tmp / "empty")
         sh(python, ROOT / "tools" / "check_package.py", "speed", cwd=tmp / "empty")
@@ -101,14 +108,21 @@ def chromium():
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", own))), None)
 
 
-def browser():
-    "Every page of the site is read in Chromium; a chapter and a sheet are worked through in JupyterLab."
+def with_chromium(script, *args):
     path = chromium()
-    if not path:
-        return print("browser: SKIPPED, no Chromium found; Debian: apt-get install chromium; elsewhere: "
-                     ".venv/bin/playwright install chromium")
-    sh(sys.executable, "tools/site_browser.py", "--chromium", path, "--log", "_docs/browser.md")
-    sh(sys.executable, "tools/lab_browser.py", "07_geiim", "2_losses", "--chromium", path)
+    if path: return sh(sys.executable, script, *args, "--chromium", path)
+    print(f"{script}: SKIPPED, no Chromium found; Debian: apt-get install chromium; elsewhere: "
+          ".venv/bin/playwright install chromium")
+
+
+def browser():
+    "Every page of the site is read in Chromium."
+    with_chromium("tools/site_browser.py", "--jobs", JOBS, "--log", "_docs/browser.md")
+
+
+def jupyter():
+    "A chapter and a sheet are worked through in JupyterLab, in Chromium."
+    with_chromium("tools/lab_browser.py", "07_geiim", "2_losses")
 
 
 def quick():
@@ -123,16 +137,48 @@ def quick():
 
 
 STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site,
-             browser=browser)
+             browser=browser, jupyter=jupyter)
+# Side by side: what is quick and often fails first, then the longest. The tests read what Mypy has found out.
+ORDER = ("sync", "lint", "types", "site", "pages", "tests", "browser", "package", "lab", "jupyter")
+NEEDS = dict(tests=("types",), browser=("site",))
+HALF = ("tests", "pages", "browser")      # take half of the cores, the others one
+
+
+def one(name):
+    step, start, before = quick if name == "quick" else STEPS[name], time.time(), os.times()
+    print(f"\n=== {name}: {step.__doc__}", flush=True)
+    step()
+    cpu = sum(os.times()[:4]) - sum(before[:4])
+    print(f"=== {name}: passed in {time.time() - start:.0f} s, {cpu:.0f} s of CPU", flush=True)
+
+
+def several(names):
+    "Run steps side by side, and say how long each took."
+    half, start = max(1, CORES // 2), time.time()
+    cores = {n: half if n in HALF else 1 for n in names}
+    steps = {n: Step([sys.executable, __file__, n, "--jobs", str(cores[n])], cores[n], NEEDS.get(n, ()))
+             for n in sorted(names, key=ORDER.index)}
+    passed, failed = side_by_side(steps, CORES)
+    print("".join(f"\n{n:8} {s:5.0f} s, {cpu:5.0f} s of CPU" for n, (s, cpu) in passed.items()))
+    if failed:
+        left = [n for n in steps if n not in passed and n != failed]
+        sys.exit(f"check: {failed} failed" + (f"; stopped or not begun: {', '.join(left)}" if left else ""))
+    print(f"check: all passed in {time.time() - start:.0f} s, {sum(c for _, c in passed.values()):.0f} s of CPU, "
+          f"on {CORES} cores")
 
 
 def main():
-    for name in sys.argv[1:] or STEPS:
-        step = quick if name == "quick" else STEPS[name]
-        print(f"\n=== {name}: {step.__doc__}", flush=True)
-        start = time.time()
-        step()
-        print(f"=== {name}: passed in {time.time() - start:.0f} s", flush=True)
+    global JOBS
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)} (default: all); or quick")
+    p.add_argument("--jobs", type=int, default=CORES, help="processes that a single step may use (default: the cores)")
+    args = p.parse_args()
+    if unknown := set(args.steps) - {*STEPS, "quick"}: p.error(f"unknown step {', '.join(sorted(unknown))}")
+    if len(args.steps) > 1 and "quick" in args.steps: p.error("quick stands alone")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("check: ended"))      # and with it what it has started
+    JOBS = args.jobs
+    try: one(*args.steps) if len(args.steps) == 1 else several(list(dict.fromkeys(args.steps)) or list(STEPS))
+    except KeyboardInterrupt: sys.exit("check: interrupted")
 
 
 if __name__ == "__main__": main()

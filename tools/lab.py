@@ -178,7 +178,7 @@ def execute(path, kind):
     return path.name, kind, time.time() - start, wrong
 
 
-def check(sheets=SHEETS):
+def check(sheets=SHEETS, at_once=2):
     "All that can be wrong with the lab, as a list of complaints."
     from micacl.lab.checker import find_exercise, prove
     wrong, numbers = [f"{n}: the student's copy is not what the source makes; run python tools/lab.py"
@@ -196,7 +196,7 @@ def check(sheets=SHEETS):
           "mistakes are refused with the right words", flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     jobs = [(p, kind) for p in sources(sheets) for kind in ("instructor", "student")]
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+    with ProcessPoolExecutor(at_once) as pool:
         for name, kind, seconds, complaints in pool.map(execute, *zip(*jobs)):
             print(f"{'FAILED' if complaints else 'ok    '} {seconds:6.1f} s  {kind:10} {name}", flush=True)
             wrong += [f"{name}, {kind}'s copy: {s}" for s in complaints]
@@ -207,10 +207,11 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--instructor", type=Path, metavar="FOLDER", help="write teachers' copies there")
     p.add_argument("--check", action="store_true", help="prove that sources, copies and checks work; writes nothing")
+    p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="copies at a time (default: 2)")
     args = p.parse_args()
     try:
         if args.check:
-            wrong = check()
+            wrong = check(at_once=args.jobs)
             for s in wrong: print("lab:", s)
             print(f"lab: {len(wrong)} complaints" if wrong else "lab: all is well")
             sys.exit(bool(wrong))

@@ -1,4 +1,4 @@
-"""Run the pages of the book in a real Jupyter kernel, two at a time, and say how long each took.
+"""Run the pages of the book in a real Jupyter kernel, two at a time (--jobs), and say how long each took.
 
     python tools/pages.py                     # the front page, the spine and the parts; tools/lab.py runs the lab's
     python tools/pages.py --save              # also keep the outputs, for readers who do not run anything
@@ -69,12 +69,13 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("notebooks", nargs="*", type=Path)
     p.add_argument("--save", action="store_true", help="write the outputs into the notebooks")
+    p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="pages at a time (default: 2)")
     args = p.parse_args()
     pages = args.notebooks or [NBS / "index.ipynb", *notebooks()]
     # one thread each: two pages share two cores without getting into each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failed = 0
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+    with ProcessPoolExecutor(args.jobs) as pool:
         for path, seconds, error in pool.map(run, [q.resolve() for q in pages], [args.save] * len(pages)):
             slow = seconds > LIMIT
             print(f"{'FAILED' if error else 'SLOW  ' if slow else 'ok    '} {seconds:6.1f} s  {path.relative_to(ROOT)}",
