@@ -58,7 +58,7 @@ def draw(
     return torch.tensor([*_draw_crop(u, how.crop, height, width), mirrored, *factors, *order], dtype=torch.float32)
 
 # %% ../../nbs/library/augment.ipynb #a0902c13
-_LUMA = torch.tensor([0.2989, 0.587, 0.114])     # grey of a pixel: its weights for red, green, blue
+_LUMA = torch.tensor([0.2989, 0.587, 0.114], dtype=torch.float32)     # of red, green, blue in a grey
 _PIECE = 100_000                                 # values coloured at once: two buffers of them fit into a second cache
 
 class _Colours:
@@ -66,10 +66,11 @@ class _Colours:
     def __init__(self, n, size):
         pixels = size * size
         side = math.gcd(4, n * pixels)                            # pixels that share a matrix
-        self.buffers, self.whole = torch.empty(2, n, size, size, 3), torch.empty(n, size, size, 3, dtype=torch.int16)
+        shape, plain = (n, size, size, 3), dict(dtype=torch.float32)      # whatever the default is
+        self.buffers, self.whole = torch.empty(2, *shape, **plain), torch.empty(shape, dtype=torch.int16)
         self.mean_grey = (_LUMA / pixels).repeat(pixels)
-        self.colour, self.grey = torch.eye(3 * side), torch.block_diag(*[_LUMA[:, None].repeat(1, 3)] * side)
-        self.half = torch.tensor([-0.5])
+        self.colour, self.grey = torch.eye(3 * side, **plain), torch.block_diag(*[_LUMA[:, None].repeat(1, 3)] * side)
+        self.half = torch.tensor([-0.5], **plain)
 
     def __call__(self, x, steps, out):    # (n,S,S,3) uint8, [(which, factor)] -> out, likewise
         a, b = self.buffers

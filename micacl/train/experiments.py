@@ -172,7 +172,7 @@ def _with_arithmetic(spec, out):   # -> specification, Arithmetic
     if asked == "auto" and file.exists(): found = Arithmetic(**read_json(file))
     elif asked == "auto" and (out / "runs").exists(): found = Arithmetic("no", "as the runs that are there")
     else: found = settle_arithmetic(config, cached=spec["frozen"])[1]
-    if asked == "auto": write_json(file, found._asdict()); asked = found.precision
+    if asked == "auto": write_json(file, dict(precision=found.precision, why=found.why)); asked = found.precision
     methods = {m: {k: v for k, v in fields.items() if (k, v) != ("mixed_precision", "auto")}
                for m, fields in spec["methods"].items()}
     return dict(spec, base={**spec["base"], "mixed_precision": asked}, methods=methods), found
@@ -198,7 +198,7 @@ def _run_experiment(spec, out, processes, say, costs, arithmetic):
         [methods[m].update(cost(configuration(spec, m, 0, chosen[m]), len(runs[m][0]["classes"]))) for m in methods]
     first = next((rs[0] for rs in runs.values() if rs), {})
     failed = len(spec["methods"]) * len(each) - len(paths)
-    summary = dict(version=micacl.__version__, machine=machine(), arithmetic=str(arithmetic), spec=spec,
+    summary = dict(version=micacl.__version__, machine=machine(), arithmetic=arithmetic.record, spec=spec,
                    runs=sorted(p.name for p in paths.values()),
                    failed=failed, classes=first.get("classes"),
                    train_counts=first.get("train_counts"), methods=methods,

@@ -248,3 +248,14 @@ def test_on_another_device_no_number_is_looked_at():
     out = augment(video, draws, 32)
     assert out.device.type == "meta" and out.shape == (70, 4, 3, 32, 32) and out.dtype == torch.uint8
     assert out.movedim(2, -1).is_contiguous()
+
+
+def test_the_default_type_of_numbers_does_not_matter():
+    video = torch.randint(0, 256, (2, 3, 3, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    draws = torch.stack([draw(CONFIG, k, 20, 24) for k in range(2)])
+    expected, kept = augment(video, draws, 16), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(augment(video, draws, 16), expected)
+        assert torch.equal(torch.stack([draw(CONFIG, k, 20, 24) for k in range(2)]), draws)
+    finally: torch.set_default_dtype(kept)
