@@ -13,7 +13,7 @@ the work folder (--work) is still there; on a machine that starts bare it begins
 Parts, in this order:
   step     a training step of MICACL on R3D-18 at 112 px in parts, against the measured ceiling: fp32, tf32, bf16,
            bf16 with torch.compile against without; clips a second and memory by batch size
-  loader   training from the cache, and from clips in the device's memory, against batches in memory; `augment`
+  loader   training from the cache against batches in memory, clips decoded against cached; the share of `augment`
   loss     MCCL against pytorch-metric-learning's SupCon at 256 to 16,384; without that library MCCL alone
   m3dfel   our M3DFEL and MICACL against a plain M3DFEL, in fp32, fp16 and bf16
   synfew   SynFEW at DFEW's size (9,356 + 2 x 2,341 clips, drawn here while the first parts run), r3d_small end to end,
@@ -172,7 +172,7 @@ def medians(times): return {k: float(sorted(t)[len(t) // 2]) for k, t in times.i
 
 
 def loading_row(scale, work, preset):
-    "What clips cost that come from the cache, or from the device's memory, and what the augmentation costs."
+    "What clips cost that come from the cache or are decoded, and what the augmentation costs."
     from micacl.data.augment import augment
     from micacl.train.speed import alternate, loading, ratio
     desk = desk_of(scale, work, preset, mixed_precision="bf16" if preset == "paper" else "no", clips=scale.clips)

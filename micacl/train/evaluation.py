@@ -220,8 +220,9 @@ def evaluate(
 # %% ../../nbs/library/evaluation.ipynb #1e8ef6e6
 def _computable(config):
     "The configuration of a run, in 32 bits where this machine computes the run's 16 more slowly."
-    fast = choose_arithmetic("auto", processes().device.type).precision in (config.mixed_precision, "fp16", "bf16")
-    return config if fast or config.mixed_precision == "no" else dataclasses.replace(config, mixed_precision="no")
+    if config.mixed_precision == "no" or choose_arithmetic("auto", processes().device.type).precision != "no":
+        return config
+    return dataclasses.replace(config, mixed_precision="no")
 
 def _tests(table, fold):   # like table.protocol, which also wants clips to train on
     names = sorted({c.split for c in table if c.split.startswith("test")})

@@ -47,7 +47,7 @@ def train_epoch(
     model.train(); objective.train()
     accelerator.unwrap_model(objective).ce.progress = epoch / config.epochs      # for a loss that changes late
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    total, ramp, most = torch.zeros(3, dtype=torch.float64), config.mccl.warmup, config.optim.clip_norm or math.inf
+    ramp, most = config.mccl.warmup, config.optim.clip_norm or math.inf
     steps, fp16 = [], accelerator.mixed_precision == "fp16"
     for i, (video, y, _, *draws) in enumerate(progress(loader)):
         if draws: video = augment(video, draws[0], config.image_size)      # features have been augmented
@@ -58,19 +58,19 @@ def train_epoch(
         norm = accelerator.clip_grad_norm_(parameters, most)
         optimizer.step(); optimizer.zero_grad()
         steps.append(torch.stack([*terms.values(), norm]).detach())      # on the device: asking would wait for it
-        if len(steps) == LOOK or i + 1 == len(loader):
-            values = torch.stack(steps).cpu().double(); steps.clear()
-            _must_be_finite(values[:, :3] if fp16 else values, epoch, i + 1 - len(values))   # fp16 may skip steps
-            total += values[:, :3].sum(0)
+        if len(steps) % LOOK == 0: _must_be_finite(steps[-LOOK:], fp16, epoch, i + 1 - LOOK)
+    total = _must_be_finite(steps, fp16, epoch, 0)[:, :3].sum(0)
     if accelerator.num_processes > 1: total = accelerator.reduce(total.to(accelerator.device), "mean")
     return dict(zip(("loss", "ce", "mccl"), (total / len(loader)).tolist()), lr=lr)
 
 # %% ../../nbs/library/training.ipynb #71750e5b
 LOOK = 16      # steps between two looks at the losses; each of them waits for a GPU
 
-def _must_be_finite(values, epoch, first):   # (n, 3 or 4): losses, norm of the gradient; from step `first` on
-    if torch.isfinite(values).all(): return
-    k = int((~torch.isfinite(values)).any(1).nonzero()[0])
+def _must_be_finite(steps, fp16, epoch, first):   # from step `first` on: losses, norm of the gradient -> (n,4)
+    values = torch.stack(steps).cpu().double()
+    seen = values[:, :3] if fp16 else values            # fp16 may skip steps
+    if torch.isfinite(seen).all(): return values
+    k = int((~torch.isfinite(seen)).any(1).nonzero()[0])
     what = "loss" if not torch.isfinite(values[k, :3]).all() else "gradient"
     raise MicaclError(f"epoch {epoch + 1}, step {first + k + 1}: the {what} is not finite any more; the last "
                       "checkpoint is kept. Lower lr, or clip_norm, and train into a new folder")

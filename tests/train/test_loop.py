@@ -370,10 +370,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
 
 def test_a_gradient_that_is_not_finite_stops_the_run():
     with pytest.raises(MicaclError, match="epoch 1, step 6: the gradient"):
-        training._must_be_finite(torch.tensor([[1., 1., 1., 1.], [1., 1., 1., math.inf]]), 0, 4)
+        training._must_be_finite(torch.tensor([[1., 1., 1., 1.], [1., 1., 1., math.inf]]).unbind(), False, 0, 4)
     with pytest.raises(MicaclError, match="the loss"):
-        training._must_be_finite(torch.tensor([[1., math.nan, 1., 1.], [1., 1., 1., math.inf]]), 0, 5)
-    training._must_be_finite(torch.ones(3, 4), 0, 5)
+        training._must_be_finite(torch.tensor([[1., math.nan, 1., 1.], [1., 1., 1., math.inf]]).unbind(), False, 0, 5)
+    assert training._must_be_finite(torch.ones(3, 4).unbind(), False, 0, 5).shape == (3, 4)
+    training._must_be_finite([torch.tensor([1., 1., 1., math.inf])], True, 0, 5)      # fp16 takes a smaller scale
 
 
 @pytest.fixture
