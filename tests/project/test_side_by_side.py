@@ -55,10 +55,10 @@ def test_needs_come_first_and_cores_are_not_overbooked(tmp_path):
 
 
 def test_seconds_of_cpu_are_those_of_the_step(tmp_path):
-    busy = "import time\nwhile time.process_time() < .5: pass"
-    passed, _ = side_by_side(dict(idle=Step(python("import time; time.sleep(1)")), busy=Step(python(busy))), 2,
+    busy = "import time\nwhile time.process_time() < 2: pass"
+    passed, _ = side_by_side(dict(idle=Step(python("import time; time.sleep(2)")), busy=Step(python(busy))), 2,
                              lambda s: None)
-    if os.name != "nt": assert passed["busy"][1] >= .5 > passed["idle"][1]
+    if os.name != "nt": assert passed["busy"][1] > 1 > passed["idle"][1]      # 2 less what the kernel's ticks miss
 
 
 @posix
