@@ -9,7 +9,7 @@ __all__ = ['frame_indices', 'to_bags', 'resize_square', 'ClipDataset', 'ClipErro
 
 # %% ../../nbs/04_video.ipynb #6b631bf5
 import torch
-from torchvision.transforms import v2
+from torch.nn.functional import interpolate
 from ..core import MicaclError, derive_seed
 from .load import ClipTable
 from .frames import ClipError, count_frames, read_frames
@@ -51,8 +51,11 @@ def resize_square(
 ) -> torch.Tensor:   # (T,3,size,size) uint8
     "The centre square of every frame, resized with antialiasing."
     side = min(frames.shape[1:3])
-    x = v2.functional.center_crop(frames.permute(0, 3, 1, 2), [side, side])
-    return x if side == size else v2.functional.resize(x, [size, size], antialias=True)
+    top, left = (round((n - side) / 2) for n in frames.shape[1:3])
+    return _resize(frames[:, top:top + side, left:left + side].permute(0, 3, 1, 2), size)
+
+def _resize(x, size):     # (T,3,H,W) -> (T,3,size,size); what torchvision's v2.Resize calls, and 2 s sooner imported
+    return x if x.shape[-2:] == (size, size) else interpolate(x, (size, size), mode="bilinear", antialias=True)
 
 # %% ../../nbs/04_video.ipynb #f1520288
 class ClipDataset(torch.utils.data.Dataset):
@@ -86,5 +89,5 @@ class ClipDataset(torch.utils.data.Dataset):
             if self.draws:
                 return x, clip.label, i, d          # as they lie in the cache, channels last: what cropping likes best
             x = augment_clip(x, d, c.image_size)
-        elif x.shape[-1] != c.image_size: x = v2.functional.resize(x, [c.image_size] * 2, antialias=True)
+        else: x = _resize(x, c.image_size)
         return x, clip.label, i

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
-from torchvision.models import get_model, get_model_weights
 from ..core import MicaclError, atomic_write
 
 # %% ../../nbs/05_backbone.ipynb #0b6332cb
@@ -68,6 +67,7 @@ def kinetics_weights(
     name: str = "r3d_18", # a video network of torchvision
 ) -> dict: # its state dict, head included
     "Kinetics-400 weights, from torch's hub cache or from the net; an error that says what to do otherwise."
+    from torchvision.models import get_model_weights
     weights, cache = get_model_weights(name).KINETICS400_V1, Path(torch.hub.get_dir()) / "checkpoints"
     try: return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as e:   # no network, a proxy's page, half a file, a full disk: for the reader it is one case
@@ -80,6 +80,7 @@ def torchvision_backbone(
     pretrained: bool = False, # with its Kinetics-400 weights
 ) -> Backbone:
     "A network of torchvision without its last layer, with the normalisation that belongs to its weights."
+    from torchvision.models import get_model, get_model_weights     # here, because importing it takes two seconds
     net, preset = get_model(name, weights=None), get_model_weights(name).KINETICS400_V1.transforms()
     if pretrained: net.load_state_dict(kinetics_weights(name))
     last = "fc" if hasattr(net, "fc") else "head"

@@ -10,10 +10,11 @@ __all__ = ['VECTORS', 'LEAST', 'instructions', 'processor', 'machine', 'machine_
 
 # %% ../../nbs/library/machine.ipynb #8f9be6c9
 import contextlib, ctypes, functools, os, platform, re, subprocess
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
-import torch, torchvision
+import torch
 import torch.nn.functional as F
 
 # %% ../../nbs/library/machine.ipynb #5ddf40a2
@@ -53,7 +54,7 @@ def machine() -> dict:
                 threads=torch.get_num_threads(),
                 gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
                 system=platform.system(), architecture=platform.machine(), python=platform.python_version(),
-                torch=torch.__version__, torchvision=torchvision.__version__)
+                torch=torch.__version__, torchvision=version("torchvision"))
 
 def machine_line(
     m: dict,    # as from `machine`, also one of an earlier version

@@ -52,6 +52,16 @@ def test_help_loads_neither_torch_nor_matplotlib():
         assert out.splitlines()[-1] == "[]", out.splitlines()[-1]
 
 
+def test_the_library_is_imported_without_what_few_need():
+    "torchvision takes as long to import as torch; scikit-learn and matplotlib a second each."
+    code = ("import sys, micacl.models, micacl.longtail, micacl.train.loop, micacl.train.experiments\n"
+            "few = {'torchvision', 'torch._dynamo', 'sklearn', 'scipy', 'matplotlib', 'IPython'}\n"
+            "print(sorted(few & set(sys.modules)))")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                         env={**os.environ, "PYTHONPATH": PACKAGE}).stdout
+    assert out.strip() == "[]"
+
+
 def test_help_names_every_command_and_nothing_alone_is_help(capsys):
     status, out, _ = run(capsys, "--help")
     assert status == 0 and all(f"• {name} " in out for name in cli.COMMANDS)

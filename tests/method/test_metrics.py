@@ -258,7 +258,7 @@ def test_paired_interval_against_a_loop_over_resamples():
     "The same bootstrap, drawn the slow way: indices of clips in every class, and of seeds."
     y, a, b = pair(2, S=4, n=84)
     rng, draws = np.random.default_rng(0), []
-    for _ in range(3000):
+    for _ in range(800):
         s = rng.integers(4, size=4)
         i = np.concatenate([rng.choice(np.flatnonzero(y == c), 12) for c in range(7)])
         gain = {k: recalls(y[i], a[k][i]).mean() - recalls(y[i], b[k][i]).mean() for k in set(s)}

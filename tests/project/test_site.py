@@ -504,8 +504,11 @@ def test_the_site_is_small(site): assert site["found"]["megabytes"] < 20 and sit
 
 
 PREPARE = """
+import os
 from nbdev.serve import proc_nbs
-if __name__ == "__main__": print(proc_nbs(force=True, n_workers=1))
+if __name__ == "__main__":
+    proc_nbs(force=True, n_workers=0)      # in this process: torch is imported once
+    os._exit(0)                            # ending the shells of all pages would take twice as long as the pages
 """
 
 
