@@ -80,25 +80,28 @@ def _one_by_one(video, draws, size):
 def step(work, rounds, steps=3):
     "A step of training with the draws of its batch: what each change is worth, one after the other."
     import torch
+    from micacl.data.augment import augment
     from micacl.train import loop
     from micacl.train.machine import choose_arithmetic, memory_kept
     from micacl.train.speed import alternate, ratio
-    half, kept, rows = choose_arithmetic().precision, loop.augment, []
-    def run(trainee, batches, augment, memory):
-        loop.augment = augment
+    half, ahead, rows = choose_arithmetic().precision, loop.augmented, []
+    def in_turn(augment): return lambda batches, size: ((augment(x, d, size), y, i) for x, y, i, d in batches)
+    def run(trainee, batches, augmented, memory):
+        loop.augmented = augmented
         try:
             with memory(): trainee.train(batches)
-        finally: loop.augment = kept
+        finally: loop.augmented = ahead
     for config in (config_of("small"), config_of("paper", batch_size=paper_batch())):
         desks = {p: bench_of(work, dataclasses.replace(config, mixed_precision=p)) for p in dict.fromkeys(("no", half))}
         trainees = {p: d.trainee() for p, d in desks.items()}
         desk = desks["no"]
         batches = [next(iter(desk.loader()))] * (steps if config.backbone == "r3d_small" else 1)
         plain = contextlib.nullcontext
-        variants = {"32 bits, clip by clip": ("no", _one_by_one, plain),
-                    "memory kept": ("no", _one_by_one, memory_kept),
-                    "and augmented together": ("no", kept, memory_kept)}
-        if half != "no": variants[f"and in {half}"] = (half, kept, memory_kept)
+        variants = {"32 bits, clip by clip": ("no", in_turn(_one_by_one), plain),
+                    "memory kept": ("no", in_turn(_one_by_one), memory_kept),
+                    "and augmented in few passes": ("no", in_turn(augment), memory_kept),
+                    "and one batch ahead": ("no", ahead, memory_kept)}
+        if half != "no": variants[f"and in {half}"] = (half, ahead, memory_kept)
         for threads in dict.fromkeys((1, os.cpu_count() or 1)):
             torch.set_num_threads(threads)
             t = alternate({v: partial(run, trainees[p], batches, f, m) for v, (p, f, m) in variants.items()}, rounds,
