@@ -18,10 +18,11 @@ from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
 from torch import nn
 from ..core import MicaclError, atomic_write, derive_seed, seed_everything, write_json
 from .config import Config
+from ..data.augment import augment
 from ..longtail.classifiers import second_stage
 from .objective import Objective, build_model, lr_at, make_optimizer
 from ..metrics import uar, war
-from .loaders import InstanceFeatures, augmented, make_loader, plain_error, set_epoch
+from .loaders import InstanceFeatures, make_loader, plain_error, set_epoch
 from ..nn.distributed import check_batch, sync_norms
 from .run import check_same, describe_run, open_run, prepare_data, read_config
 from .checkpoint import resume_hint, load_checkpoint
@@ -48,7 +49,8 @@ def train_epoch(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     ramp, most = config.mccl.warmup, config.optim.clip_norm or math.inf
     steps, fp16 = [], accelerator.mixed_precision == "fp16"
-    for i, (video, y, _) in enumerate(augmented(progress(loader), config.image_size)):
+    for i, (video, y, _, *draws) in enumerate(progress(loader)):
+        if draws: video = augment(video, draws[0], config.image_size)      # features have been augmented
         lr, done = lr_at(epoch * len(loader) + i, len(loader), config), epoch + i / len(loader)
         for group in optimizer.param_groups: group["lr"] = lr * group.get("scale", 1.0)
         terms = objective(model(video), y, min(1, done / ramp) if ramp else 1.0)

@@ -1,20 +1,16 @@
 "Samplers, loaders, and features that replace videos without changing a number."
 import dataclasses
-import gc
-import threading
-import time
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import SequentialSampler, WeightedRandomSampler
 
-from micacl.data.augment import augment, draw
+from micacl.data.augment import augment
 from micacl.core import MicaclError, read_json
 from micacl.train.config import Config
 from micacl.longtail.samplers import EpochOrder
-from micacl.train import loaders
-from micacl.train.loaders import FeatureDataset, InstanceFeatures, augmented, make_loader, set_epoch
+from micacl.train.loaders import FeatureDataset, InstanceFeatures, make_loader, set_epoch
 from micacl.train.objective import build_model
 from micacl.train.run import prepare_data
 from micacl.train.checkpoint import read_tensors
@@ -143,71 +139,3 @@ def test_feature_dataset_without_set_epoch(data, tmp_path):
     features = InstanceFeatures(tmp_path / "f", model, TINY, d.cache)
     x, y, i = FeatureDataset(d.validation, features, False)[1]
     assert x.shape == (2, 128) and y == d.validation[1].label and i == 1
-
-
-# --- augmented one batch ahead
-
-def batches_of(n, with_draws=True):
-    "n batches of three small clips, and what a loop in turn makes of them."
-    generator, config = torch.Generator().manual_seed(0), dataclasses.replace(TINY, image_size=24)
-    out = []
-    for i in range(n):
-        x = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8, generator=generator).movedim(-1, 2)
-        draws = torch.stack([draw(config, 10 * i + j, 32, 32) for j in range(3)])
-        out.append((x, torch.tensor([0, 1, 2]), torch.tensor([i] * 3), *([draws] if with_draws else [])))
-    return out
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 5])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_augmented_ahead_are_the_same_batches_in_the_same_order(n, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        got = list(augmented(batches_of(n), 24))
-        assert torch.get_num_threads() == threads
-        new = []      # a thread that starts later has the number of this one, too
-        thread = threading.Thread(target=lambda: new.append(torch.get_num_threads())); thread.start(); thread.join()
-        assert new == [threads]
-    finally: torch.set_num_threads(before)
-    assert len(got) == n
-    for (x, y, i), (video, label, index, draws) in zip(got, batches_of(n)):
-        assert torch.equal(x, augment(video, draws, 24)) and torch.equal(y, label) and torch.equal(i, index)
-
-
-def test_features_pass_as_they_are_and_no_thread_is_started():
-    batches, before = batches_of(3, with_draws=False), threading.active_count()
-    for (x, *_), (video, *_) in zip(augmented(batches, 24), batches): assert x is video
-    stream = augmented(batches, 24); next(stream)
-    assert threading.active_count() == before
-
-
-def test_the_next_batch_is_augmented_while_the_network_is_busy(monkeypatch):
-    started = []
-    monkeypatch.setattr(loaders, "augment", lambda x, *_: started.append(int(x[0, 0, 0, 0, 0])) or x)
-    batches = [(torch.full((1, 1, 3, 2, 2), i, dtype=torch.uint8), 0, 0, None) for i in range(4)]
-    for k, _ in enumerate(augmented(batches, 2)):
-        until = time.monotonic() + 20
-        while len(started) < min(k + 2, 4) and time.monotonic() < until: time.sleep(.001)
-        assert started == list(range(min(k + 2, 4)))      # one ahead, and no more than one
-
-
-@pytest.mark.parametrize("error", [MicaclError("x.mp4: expected a video"), RuntimeError("other"), KeyboardInterrupt("stopped")])
-@pytest.mark.parametrize("where", ["loader", "augmentation", "network"])
-def test_what_goes_wrong_is_raised_as_it_is_and_the_thread_ends(where, error, monkeypatch):
-    before, plain = threading.active_count(), loaders.augment
-    def fails(x, d, size):
-        if where == "augmentation" and fails.calls == 2: raise error
-        fails.calls += 1
-        return plain(x, d, size)
-    fails.calls = 0
-    monkeypatch.setattr(loaders, "augment", fails)
-    def loader():
-        for i, b in enumerate(batches_of(5)):
-            if where == "loader" and i == 2: raise error
-            yield b
-    with pytest.raises(type(error), match=str(error)):
-        for i, _ in enumerate(augmented(loader(), 24)):
-            if where == "network" and i == 2: raise error
-    gc.collect()
-    assert threading.active_count() == before
