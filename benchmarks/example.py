@@ -1,4 +1,5 @@
-"""Train the network that the book shows: `MICACL.from_pretrained("synfew")`, and what it says of the book's clip while it learns.
+"""Train the network that the book shows, `MICACL.from_pretrained("synfew")`, and write down what it says of the book's
+clip while it learns.
 
     python benchmarks/example.py WORK      # -> micacl/nn/weights/synfew/ and results/example.json
 
@@ -50,8 +51,8 @@ def main(work):
     save_pretrained(work / "run", WEIGHTS)
     keep = ("n_test", "uar", "war", "recall", "confusion", "intervals", "instance_auc", "instance_auc_clips")
     write_json(ROOT / "results" / "example.json", dict(
-        command="python benchmarks/example.py WORK", commit=before, machine=machine(), data=DATA, config=config.to_dict(),
-        counts=read_json(work / "run" / "config.json")["train_counts"],
+        command="python benchmarks/example.py WORK", commit=before, machine=machine(), data=DATA,
+        config=config.to_dict(), counts=read_json(work / "run" / "config.json")["train_counts"],
         tests={name: {k: t[k] for k in keep if k in t} for name, t in results["tests"].items()}, epochs=seen))
 
 
