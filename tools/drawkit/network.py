@@ -77,8 +77,8 @@ def hops(x, count):
 def road():
     """The whole road.
 
-    From top to bottom: a file of F frames; sixteen of them are taken and grouped into a bag of four instances; an
-    encoder makes a feature of each instance; GEIIM lets the instances exchange features and also gives a
+    From top to bottom: a file of F frames; sixteen of them are taken and grouped into a bag of four instances; a
+    backbone makes a feature of each instance; GEIIM lets the instances exchange features and also gives a
     dependency weight for each instance; WIAN reads the instances forwards and backwards, and the weights say how
     much of each it writes down; the output stage makes one bag feature of the states, again with the weights; a
     linear layer makes scores of it. MCCL, a loss that is used in training only, stands beside the bag feature."""
@@ -92,7 +92,7 @@ def road():
     clip(d, 70)
     d.text(160, 120, "bag of $N$ = 4 instances, each $L$ = 4 frames", at="middle")
     down(d, 131, 144)
-    d.named(14, 146, 292, 42, "grey", "encoder", "the same for every instance")
+    d.named(14, 146, 292, 42, "grey", "backbone", "the same for every instance")
     down(d, 189, 201); features(d, 203, "x", 1)
     down(d, 219, 232)
     d.named(14, 234, 292, 44, "green", "GEIIM", "instances exchange features")
@@ -111,7 +111,8 @@ def road():
     d.arrow((204, 461), (204, 474))
     d.text(14, 489, "bag feature", "bold"); d.table(108, 476, [made_up(3, 22)], 9, 16)
     d.arrow((128, 493), (128, 512)); d.arrow((262, 493), (262, 512), look="purple", dash=" dash")
-    d.named(14, 514, 148, 44, "grey", "linear layer"); d.named(188, 514, 158, 44, "purple", "MCCL", "compares clips")
+    d.named(14, 514, 148, 44, "grey", "linear layer", "$W$ · bag + $b$")
+    d.named(188, 514, 158, 44, "purple", "MCCL", "compares clips")
     d.arrow((88, 559), (88, 574)); d.arrow((262, 559), (262, 574), look="purple", dash=" dash")
     scores(d, 620, 42)
     d.text(14, 640, "scores", "bold")

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from micacl.show.plots import INK, MUTED, OKABE_ITO
 
-WIDTH, SHOWN = 360, 450            # units of a drawing; pixels at which a wide page shows it
+WIDTH, SHOWN = 360, 420            # units of a drawing; pixels at which a wide page shows it
 COLOURS = {k: OKABE_ITO[k] for k in ("blue", "vermillion", "green", "sky", "purple")}
 LIGHT = dict(paper="#ffffff", ink=INK, soft="#59616c", pale="#c6c8ce")
 DARK = dict(paper="#15181c", ink="#dcdfe4", soft="#a3abb6", pale="#4b525c")
