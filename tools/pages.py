@@ -1,6 +1,7 @@
 """Run the pages of the book in a real Jupyter kernel, two at a time (--jobs), and say how long each took.
 
-    python tools/pages.py                     # the front page, the spine and the parts; tools/lab.py runs the lab's
+    python tools/pages.py                     # the front page, the spine, the parts, the solutions of the exercises;
+                                              # tools/lab.py runs the lab's
     python tools/pages.py --save              # also keep the outputs, for readers who do not run anything
     python tools/pages.py nbs/07_geiim.ipynb  # only these
 
@@ -14,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from sitekit.book import NBS, ROOT, notebooks
+from sitekit.exercises import solutions
 
 LIMIT = 120    # seconds a page may take on 2 cores
 
@@ -71,7 +73,7 @@ def main():
     p.add_argument("--save", action="store_true", help="write the outputs into the notebooks")
     p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="pages at a time (default: 2)")
     args = p.parse_args()
-    pages = args.notebooks or [NBS / "index.ipynb", *notebooks()]
+    pages = args.notebooks or [NBS / "index.ipynb", *notebooks(), *solutions()]
     # one thread each: two pages share two cores without getting into each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failed = 0
