@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 for needed in ("jinja2", "markdown_it", "mdit_py_plugins", "math_core", "nbdev"): pytest.importorskip(needed)
-from sitekit import api, book, cells, links, text      # noqa: E402
+from sitekit import api, book, cells, exercises, links, text      # noqa: E402
 from sitekit.assets import Assets                      # noqa: E402
 from sitekit.book import DOCS, ROOT                    # noqa: E402
-from sitekit.build import build                        # noqa: E402
+from sitekit.build import build, fold_solutions        # noqa: E402
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -280,11 +280,41 @@ def dollars(md):
                                          re.sub(r"\$\$.+?\$\$", "", md, flags=re.S), re.S)))
 
 
+def solved(path):
+    "Exercises of a page with the cells of their solutions; none where there is no such notebook."
+    notebook = exercises.solution_of(path)
+    return exercises.answers(book.read_page(notebook, "x.html").cells) if notebook.exists() else []
+
+
+def test_solutions_are_folded_under_their_exercises(site):
+    for path in exercises.solutions():
+        page = path.parents[1] / path.name
+        ol = re.search(r'id="exercises".*?<ol>(.*?)</ol>\s*(?=<h2|<p)', site["html"][book.address(page)], re.S)[1]
+        asked = exercises.exercises("\n\n".join(source(c) for c in cells_of(page) if c["cell_type"] == "markdown"))
+        folds = ol.split('<details class="solution"><summary>Solution</summary>')
+        assert len(folds) == len(asked) + 1 == len(solved(page)) + 1, path
+        for k, (fold, (_, answer)) in enumerate(zip(folds[1:], solved(page)), 1):
+            assert f'id="cell-{answer[-1].id}"' in fold or answer[-1].kind == "markdown", (path, k)
+            assert "<summary" not in fold.partition("</details>")[0] and f"Exercise {k}<" not in fold
+
+
+def test_a_missing_solution_is_told(tmp_path, monkeypatch):
+    nbs = nbs_of(tmp_path, {"05_t": "# T\n\n## Exercises\n\n1. (easy, 5 min) A\n2. (easy, 5 min) B",
+                            "solutions/05_t": "## Exercise 1\n\n> (easy, 5 min) A\n\nSo."})
+    page = book.read_page(nbs / "05_t.ipynb", "t.html")
+    page.source = str(nbs / "05_t.ipynb")
+    told = text.Text(page, links.Links([page], {}), Assets(tmp_path), "")
+    page.body = told.render(page.cells[0].source)
+    with pytest.raises(ValueError, match="expected a solution for each of the 2 exercises of .*, found 1"):
+        fold_solutions(page, told)
+
+
 def test_every_equation_arrives_and_none_is_broken(site):
     total = 0
     for path in notebooks():
         url = book.address(path)
-        want = sum(dollars(source(c)) for c in cells_of(path) if c["cell_type"] == "markdown")
+        want = sum(dollars(source(c)) for c in cells_of(path) if c["cell_type"] == "markdown") + sum(
+            dollars(c.source) for _, answer in solved(path) for c in answer if c.kind == "markdown")
         printed = sum(dollars("".join(o["data"]["text/markdown"])) for c in cells_of(path) if c["cell_type"] == "code"
                       and "#| hide\n" not in source(c)
                       for o in c["outputs"] if "text/markdown" in o.get("data", {}) and "text/html" not in o["data"])
