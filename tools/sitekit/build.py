@@ -136,7 +136,7 @@ def build(out, only=None):
             figures += render_notebook(page, text, modules)
             fold_solutions(page, text)
         elif page.part == API: extras.module_page(page, text, modules[page.data["module"]])
-        elif page.url == "glossary.html": extras.glossary(page, text)
+        elif page.source.endswith(".md"): extras.from_markdown(page, text)
         elif page.url == "gallery.html": extras.gallery(page, text, figures)
         elif page.url == "cite.html": extras.cite(page, text)
         elif page.url == "api/index.html": extras.api_index(page, text, pages, modules)
