@@ -25,7 +25,7 @@ def test_every_page_was_measured():
 
 
 def test_words_and_lines_are_what_a_reader_reads():
-    assert words("Two *words*, an equation $a + b_c$ and a [link of four](a/long/address.html).") == 12
+    assert words("Two *words*, an equation $a + b_c$ and a [link of four](a/long/address.html).") == 10
     assert words("*Minutes:* 20 to read, 1 to run, 30 for the exercises.") == 0
     assert words("| a | b |\n|---|---|\n| c | d |") == 4
     code = lambda s: lines(dict(cell_type="code", source=s))

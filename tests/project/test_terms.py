@@ -3,6 +3,7 @@ where it is defined; there it stands in bold.
 
 A use is the term or its plural in the running text of a markdown cell. The opening cell of a page and its headings
 announce, and a link leads to an explanation; code and equations are left out too."""
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def paragraphs(name, cells):
     return out
 
 
+@functools.cache
 def spine():
     return [x for p in SPINE for x in paragraphs(p.name, json.loads(p.read_text(encoding="utf-8"))["cells"])]
 
