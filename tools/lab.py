@@ -110,7 +110,7 @@ def make_copy(path, kind):
             source = "\n".join(s for s in source.splitlines() if s.strip() not in (BEGIN, END)
                                and not re.match(r"#\|\s*export", s))
         if cell["cell_type"] == "markdown":
-            source = re.sub(r"\]\(\.\./([\w./-]+\.ipynb)", rf"]({BOOK}\1", source)     # a copy may lie anywhere
+            source = re.sub(r"\]\(\.\./([\w./-]+\.(?:ipynb|md))", rf"]({BOOK}\1", source)      # a copy may lie anywhere
         if not cells: source += "\n\n" + NOTICE[kind].format(path.name)
         if cell["cell_type"] == "code": cell.update(outputs=[], execution_count=None)
         cells.append({**cell, "metadata": {}, "source": source.splitlines(keepends=True)})

@@ -1,12 +1,15 @@
 """Run the pages of the book in a real Jupyter kernel, two at a time (--jobs), and say how long each took.
 
-    python tools/pages.py                     # the front page, the spine and the parts; tools/lab.py runs the lab's
+    python tools/pages.py                     # the front page, the spine, the parts, the solutions of the exercises;
+                                              # tools/lab.py runs the lab's
     python tools/pages.py --save              # also keep the outputs, for readers who do not run anything
+    python tools/pages.py --times             # also write the seconds into results/pages.json, for tools/minutes.py
     python tools/pages.py nbs/07_geiim.ipynb  # only these
 
 A page that fails fails the command.
 """
 import argparse
+import json
 import os
 import sys
 import time
@@ -14,8 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from sitekit.book import NBS, ROOT, notebooks
+from sitekit.exercises import solutions
 
 LIMIT = 120    # seconds a page may take on 2 cores
+TIMES = ROOT / "results" / "pages.json"
 
 
 def shrink(nb, least=60_000):
@@ -65,16 +70,29 @@ def run(path, save):
     return path, time.time() - start, error
 
 
+def keep_times(seconds, command):
+    "Write what pages took, {path: seconds}, beside what is known of the others."
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from common import commit, machine
+    now, here = commit(parts=("micacl", "nbs")), machine()
+    before = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else dict(machine=here, pages={})
+    pages = before["pages"] if before["machine"] == here else {}      # times of two machines do not go together
+    pages |= {p.relative_to(ROOT).as_posix(): dict(seconds=round(s, 1), commit=now) for p, s in seconds.items()}
+    TIMES.write_text(json.dumps(dict(command=command, commit=now, machine=here, pages=dict(sorted(pages.items()))),
+                                indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("notebooks", nargs="*", type=Path)
     p.add_argument("--save", action="store_true", help="write the outputs into the notebooks")
+    p.add_argument("--times", action="store_true", help="write the seconds into results/pages.json")
     p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="pages at a time (default: 2)")
     args = p.parse_args()
-    pages = args.notebooks or [NBS / "index.ipynb", *notebooks()]
+    pages = args.notebooks or [NBS / "index.ipynb", *notebooks(), *solutions()]
     # one thread each: two pages share two cores without getting into each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    failed = 0
+    failed, times = 0, {}
     with ProcessPoolExecutor(args.jobs) as pool:
         for path, seconds, error in pool.map(run, [q.resolve() for q in pages], [args.save] * len(pages)):
             slow = seconds > LIMIT
@@ -82,6 +100,8 @@ def main():
                   flush=True)
             if error: print(error, flush=True)
             failed += bool(error)
+            if not error: times[path] = seconds
+    if args.times: keep_times(times, f"python tools/pages.py --times --jobs {args.jobs}")
     if args.save:
         import subprocess
         subprocess.run([Path(sys.executable).with_name("nbdev-clean")], cwd=ROOT, check=True)

@@ -15,6 +15,8 @@ ALWAYS = ("tests/project/test_packaging.py", "tests/method/test_core.py", "tests
           "tests/method/test_wian.py", "tests/method/test_mccl.py", "tests/method/test_models.py")
 # of these, what takes longest, unless its own module has changed
 LONG = ("tests/method/test_mccl.py::test_two_processes_are_exactly_one",)
+# what every page of the book is held to
+BOOK = tuple(f"tests/project/test_{x}.py" for x in ("pages", "exercises", "minutes", "references", "terms", "notation"))
 
 
 def git(*args):
@@ -61,9 +63,10 @@ def tests_for(name):
     path, top = ROOT / name, name.split("/")[0]
     if top == "tests": return [path] if path.name.startswith("test_") and path.suffix == ".py" else []
     if name.startswith("tools/sitekit/"): return [ROOT / "tests/project/test_site.py"]
+    if top == "nbs" and path.suffix in (".md", ".bib"): return [ROOT / t for t in BOOK]
     if top == "nbs" and path.suffix == ".ipynb":
         module = exported(path)
-        return [*(tests_of(module) if module else []), ROOT / "tests/project/test_pages.py",
+        return [*(tests_of(module) if module else []), *(ROOT / t for t in BOOK),
                 *([ROOT / "tests/lab/test_sheets.py"] if "/lab/" in name else [])]
     if path.suffix != ".py": return []
     if top == "micacl": return tests_of(name.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))

@@ -13,9 +13,10 @@ pytest_plugins = "pytester"
 @pytest.mark.parametrize("name, want", [
     ("micacl/longtail/losses.py", ["tests/longtail/test_losses.py"]),
     ("micacl/train/loop.py", ["tests/train/test_loop.py"]),
-    ("nbs/07_geiim.ipynb", ["tests/method/test_geiim.py", "tests/project/test_pages.py"]),
-    ("nbs/longtail/losses.ipynb", ["tests/longtail/test_losses.py", "tests/project/test_pages.py"]),
-    ("nbs/lab/2_losses.ipynb", ["tests/lab/test_sheets.py", "tests/project/test_pages.py"]),
+    ("nbs/07_geiim.ipynb", ["tests/method/test_geiim.py", *quick.BOOK]),
+    ("nbs/longtail/losses.ipynb", ["tests/longtail/test_losses.py", *quick.BOOK]),
+    ("nbs/lab/2_losses.ipynb", ["tests/lab/test_sheets.py", *quick.BOOK]),
+    ("nbs/solutions/06_pooling.ipynb", [*quick.BOOK]), ("nbs/references.bib", [*quick.BOOK]),
     ("tests/data/test_load.py", ["tests/data/test_load.py"]), ("tests/helpers.py", []), ("README.md", []),
     ("tools/sitekit/book.py", ["tests/project/test_site.py"]), ("tools/lab.py", ["tests/lab/test_sheets.py"]),
     ("benchmarks/kills.py", ["tests/project/test_faults.py"])])

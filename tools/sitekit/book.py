@@ -92,7 +92,7 @@ def unplaced(nbs=NBS):
     known, found = set(notebooks(nbs)), []
     for p in sorted(nbs.rglob("*.ipynb")):
         place = p.relative_to(nbs).parts
-        if place in (("index.ipynb",),) or place[0] == "lab" or ".ipynb_checkpoints" in place: continue
+        if place in (("index.ipynb",),) or place[0] in ("lab", "solutions") or ".ipynb_checkpoints" in place: continue
         if p not in known:
             found.append(f"nbs/{'/'.join(place)}: expected a number (nbs/07_name.ipynb) or the folder of a part "
                          f"({', '.join(PARTS)})")

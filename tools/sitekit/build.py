@@ -4,14 +4,16 @@ import json
 import posixpath
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
 
 from . import api, extras
 from .assets import Assets
-from .book import API, COLAB, DOCS, REPO, ROOT, SPINE, chapters, sheets, unplaced
+from .book import API, COLAB, DOCS, REPO, ROOT, SPINE, chapters, read_page, sheets, unplaced
 from .cells import Cells
+from .exercises import answers, solution_of
 from .links import Links
 from .text import Text
 
@@ -35,6 +37,26 @@ def render_notebook(page, text, modules):
     cells = Cells(page, text, symbols)
     cells.render()
     return cells.figures
+
+
+def fold_solutions(page, text):
+    "Put the solution of each exercise under it, folded."
+    path = solution_of(ROOT / page.source)
+    if not path.exists(): return
+    notebook = read_page(path, page.url)        # its links start from nbs/solutions, its anchors are those of the page
+    told = Text(notebook, text.links, text.assets, text.root)
+    told.ids, told.level = text.ids, 2
+    items, found = re.search(r'(?<=id="exercises").*?</ol>', page.body, re.S), answers(notebook.cells)
+    parts = items[0].split("</li>") if items else [""]
+    if len(parts) != len(found) + 1:
+        raise ValueError(f"{notebook.source}: expected a solution for each of the {len(parts) - 1} exercises of "
+                         f"{page.source}, found {len(found)}")
+    for k, (_, cells) in enumerate(found):
+        one = replace(notebook, cells=cells)
+        Cells(one, told, {}).render()
+        parts[k] += f'<details class="solution"><summary>Solution</summary>{one.body}</details>'
+    page.body = page.body[:items.start()] + "</li>".join(parts) + page.body[items.end():]
+    page.markdown = page.markdown.replace(f"](solutions/{path.name})", f"]({REPO}/blob/main/{notebook.source})")
 
 
 def site(pages):
@@ -111,9 +133,11 @@ def build(out, only=None):
         text = text_of(page, links, assets)
         texts.append((page, text))
         if page.kind == "home": front(page, pages, text)
-        if page.kind in ("home", "chapter", "lab"): figures += render_notebook(page, text, modules)
+        if page.kind in ("home", "chapter", "lab"):
+            figures += render_notebook(page, text, modules)
+            fold_solutions(page, text)
         elif page.part == API: extras.module_page(page, text, modules[page.data["module"]])
-        elif page.url == "glossary.html": extras.glossary(page, text)
+        elif page.source.endswith(".md"): extras.from_markdown(page, text)
         elif page.url == "gallery.html": extras.gallery(page, text, figures)
         elif page.url == "cite.html": extras.cite(page, text)
         elif page.url == "api/index.html": extras.api_index(page, text, pages, modules)

@@ -1,4 +1,4 @@
-"Pages that no notebook holds: the reference, the gallery, the glossary, how to cite."
+"Pages that no notebook holds: the reference, the gallery, the glossary, the bibliography, how to cite."
 import html
 import json
 import re
@@ -16,15 +16,16 @@ def made(**kw): return Page(**{"part": REFERENCE, "kind": "page", "colab": "nbs/
 def plan(modules, chapters):
     "The pages themselves; their bodies are filled in later."
     home = {p.module: p for p in chapters if p.module}
-    pages = ([made(source="nbs/glossary.md", url="glossary.html", title="Glossary",
-                   lead="The signs of the equations, the names in the code, and the words of the field, side by side.")]
-                   if (ROOT / "nbs/glossary.md").exists() else [])
-    pages += [made(source="results", url="gallery.html", title="Gallery",
-                   lead="The figures of the book, and the files that its numbers come from."),
-              made(source="CITATION.cff", url="cite.html", title="How to cite",
-                   lead="The paper, and this book about it."),
-              made(source="micacl", url="api/index.html", title="API reference",
-                   lead="Every public name of the library, package by package, with what its parameters mean.")]
+    pages = [made(source="nbs/glossary.md", url="glossary.html", title="Glossary",
+                  lead="The signs of the equations, the names in the code, and the words of the field, side by side."),
+             made(source="nbs/references.md", url="references.html", title="References",
+                  lead="The works that this book cites, and the pages that cite them."),
+             made(source="results", url="gallery.html", title="Gallery",
+                  lead="The figures of the book, and the files that its numbers come from."),
+             made(source="CITATION.cff", url="cite.html", title="How to cite",
+                  lead="The paper, and this book about it."),
+             made(source="micacl", url="api/index.html", title="API reference",
+                  lead="Every public name of the library, package by package, with what its parameters mean.")]
     for m in modules:
         chapter = home.get(m)
         pages.append(made(source=source_of(m), url=f"api/{m}.html", title=f"micacl.{m}", lead=modules[m].lead,
@@ -162,10 +163,9 @@ def bibtex(source):
                   year=str(d.get("date-released", ""))[:4], url=d["repository-code"]))
 
 
-def glossary(page, text):
+def from_markdown(page, text):
+    "A page that is a markdown file of nbs/."
     source = (ROOT / page.source).read_text(encoding="utf-8")
     source = re.sub(r"\A---\n.*?\n---\n", "", source, flags=re.S)
     page.markdown = re.sub(r"\A\s*# [^\n]+\n+(> [^\n]+\n+)?", "", source)
     page.body = text.render(page.markdown)
-
-

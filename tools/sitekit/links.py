@@ -2,6 +2,7 @@
 place on GitHub."""
 import posixpath
 import re
+from urllib.parse import unquote
 
 from .book import DOCS, REPO, ROOT
 
@@ -58,7 +59,7 @@ class Links:
     def resolve(self, href, page):
         "A link as it stands in a source -> as it stands in the site (from the root), or None if it leads outside."
         target, _, anchor = href.partition("#")
-        anchor = f"#{slug(anchor.replace('%20', ' '))}" if anchor and not re.fullmatch(r"[\w.\-]+",
+        anchor = f"#{slug(unquote(anchor))}" if anchor and not re.fullmatch(r"[\w.\-]+",
             anchor) else f"#{anchor.lower()}" if anchor else ""
         if not target: return page.url + anchor if anchor else page.url
         if target.startswith(DOCS):
