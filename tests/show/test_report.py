@@ -355,6 +355,7 @@ def test_templates_load_nothing_and_switch_no_escaping_off(file):
 
 
 def test_a_moving_figure_ends_with_its_last_picture_and_leaves_no_figure_open():
+    import base64, io
     import matplotlib.pyplot as plt
     from PIL import Image
     def draw(k):
