@@ -51,8 +51,8 @@ def data_adjacency(
     theta: torch.Tensor, # (B,N,d) theta(X), instances as rows
     phi: torch.Tensor, # (B,N,d) phi(X)
     allowed: torch.Tensor | None = None, # (N,N) or (B,N,N) bool, from `allowed_links`
-) -> torch.Tensor: # C, (B,N,N), rows sum to 1
-    "C = softmax(theta(X)^T phi(X) / sqrt(d)), a graph for each clip."
+) -> torch.Tensor: # A_X, (B,N,N), rows sum to 1
+    "A_X = softmax(theta(X)^T phi(X) / sqrt(d)), a graph for each clip."
     return masked_softmax(theta @ phi.transpose(-1, -2) / theta.shape[-1]**.5, allowed)
 
 # %% ../nbs/07_geiim.ipynb #e9e58f34
@@ -88,8 +88,8 @@ class AdaptiveGraph(nn.Module):
                               f'and pass a mask, or build with adjacency="data", which takes any number')
         ok = allowed_links(n, mask, self.neighbours_only, x.device)
         if self.kind == "learned": return learned_adjacency(self.E1, self.E2, ok)
-        C = data_adjacency(self.theta(x), self.phi(x), ok)
-        return C if self.kind == "data" else (learned_adjacency(self.E1, self.E2, ok) + C)/2
+        A_X = data_adjacency(self.theta(x), self.phi(x), ok)
+        return A_X if self.kind == "data" else (learned_adjacency(self.E1, self.E2, ok) + A_X)/2
 
 # %% ../nbs/07_geiim.ipynb #5d62d571
 def propagate(

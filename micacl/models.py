@@ -35,9 +35,9 @@ class BagOutput(NamedTuple):
     adjacency: torch.Tensor | None
 
 # %% ../nbs/11_micacl.ipynb #06d7e03f
-def prepare_video(video: torch.Tensor,  # (B,T,C,H,W) uint8 0..255 or float 0..1
+def prepare_video(video: torch.Tensor,  # (B,T,3,H,W) uint8 0..255 or float 0..1
                   n_frames: int,  # T = N*L
-                  ) -> torch.Tensor:  # (B,T,C,H,W) float 0..1
+                  ) -> torch.Tensor:  # (B,T,3,H,W) float 0..1
     "Check a batch of videos and bring it to floats."
     if not isinstance(video, torch.Tensor):
         raise MicaclError(f"model: expected a tensor, found {type(video).__name__}; use torch.as_tensor(video)")
@@ -115,7 +115,7 @@ class BagModel(HubModel):
     def _dtype(self):  # of the last layer, which all that lies behind the backbone shares
         return next((p.dtype for p in self.fc.parameters()), torch.get_default_dtype())
 
-    def encode(self, video):  # (B,T,C,H,W) -> (B,N,D)
+    def encode(self, video):  # (B,T,3,H,W) -> (B,N,D)
         "Instance features from frames: the backbone sees B*N short clips."
         bags = to_bags(prepare_video(video, self.n_instances * self.instance_length), self.n_instances)
         x = self.backbone(bags)
@@ -139,7 +139,7 @@ class BagModel(HubModel):
                               "that makes vectors of another length says it in an attribute bag_dim")
         return BagOutput(self.fc(self.drop(bag)), bag, *rest)
 
-    def forward(self, video):  # (B,T,C,H,W), or instance features (B,N,D) -> BagOutput
+    def forward(self, video):  # (B,T,3,H,W), or instance features (B,N,D) -> BagOutput
         "The whole road, or what is left of it after the backbone."
         if getattr(video, "ndim", 5) != 3: return self.from_instances(self.encode(video))
         check_bag(video, self.backbone.dim, who="model (videos have 5 axes)")

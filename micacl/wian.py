@@ -15,61 +15,63 @@ from .nn.pools import check_bag, zero_padding
 
 # %% ../nbs/08_wian.ipynb #da0ce5c6
 def gated_cell(
-    z: torch.Tensor, # (...,5H) pre-activations W x_t + U h_{t-1} + b of i, f, c_hat, o, s; (...,4H) without the gate s
-    c: torch.Tensor, # (...,H) memory c_{t-1}
-    Nw: torch.Tensor, # (...,1) scaled dependency weight N w_t, or (...,H), one for each unit
-) -> tuple: # h_t, c_t, s_t, each (...,H)
+    # (...,5*hidden) pre-activations W x_t + U h_{t-1} + b of i, f, c_hat, o, gamma; (...,4*hidden) without the last
+    z: torch.Tensor,
+    c: torch.Tensor, # (...,hidden) memory c_{t-1}
+    Nw: torch.Tensor, # (...,1) scaled dependency weight N w_t, or (...,hidden), one for each unit
+) -> tuple: # h_t, c_t, gamma_t, each (...,hidden)
     "One step of an LSTM whose writing is modulated by the instance dependency weight."
-    i, f, c_hat, o, *s = z.split(c.shape[-1], -1)
-    s = s[0].sigmoid() * Nw if s else Nw.expand_as(c)
-    c = f.sigmoid()*c + i.sigmoid()*c_hat.tanh()*s
-    return o.sigmoid()*c.tanh(), c, s
+    i, f, c_hat, o, *learned = z.split(c.shape[-1], -1)
+    gamma = learned[0].sigmoid() * Nw if learned else Nw.expand_as(c)
+    c = f.sigmoid()*c + i.sigmoid()*c_hat.tanh()*gamma
+    return o.sigmoid()*c.tanh(), c, gamma
 
 # %% ../nbs/08_wian.ipynb #4479537a
 class GatedLSTM(nn.Module):
     "One bidirectional layer of gated cells."
     def __init__(self,
         dim: int, # feature dimension of x
-        hidden: int, # H, size of the state of each direction
-        gate: str = "product", # s_t: "product" (learned gate times weight), "weight" (the weight alone) or "none" (1)
+        hidden: int, # size of the state of each direction
+        # gamma_t: "product" (learned gate times weight), "weight" (the weight alone) or "none" (1)
+        gate: str = "product",
     ):
         super().__init__()
         if gate not in ("product", "weight", "none"):
             raise MicaclError(f'gate: expected "product", "weight" or "none", found {gate!r}; choose what modulates '
                               'the writing')
         self.gate, gates = gate, 5 if gate == "product" else 4
-        # rows: direction, then gates i, f, c_hat, o (and s)
+        # rows: direction, then gates i, f, c_hat, o (and gamma)
         self.W = nn.Linear(dim, 2*gates*hidden)
         self.U = nn.Parameter(torch.empty(2, hidden, gates*hidden))    # (direction, from, gates)
         for p in self.parameters(): nn.init.uniform_(p, -hidden**-.5, hidden**-.5)    # as in nn.LSTM
 
     def forward(self,
         x: torch.Tensor, # (B,N,D), finite everywhere
-        Nw: torch.Tensor, # (B,N) scaled dependency weight, or (B,N,H), one for each unit
+        Nw: torch.Tensor, # (B,N) scaled dependency weight, or (B,N,hidden), one for each unit
         real: torch.Tensor, # (B,N) bool
-    ) -> tuple: # states (B,N,2H), gates s (B,N,2H); forward direction first
+    ) -> tuple: # states and gates gamma, both (B,N,2*hidden); forward direction first
         "States of both directions at every instance, and the gate that was applied."
         both = lambda a: torch.stack([a, a.flip(1)])               # (B,N,...) -> (2,B,N,...): as it is, and reversed
         if self.gate == "none": Nw = torch.ones_like(Nw)
-        # (B,N,5H) or (B,N,4H) each: W x + b for all t at once
+        # (B,N,5*hidden) or (B,N,4*hidden) each: W x + b for all t at once
         z0, z1 = self.W(x).chunk(2, -1)
         z, Nw, keep = torch.stack([z0, z1.flip(1)]), both(Nw), both(real)[..., None]
         if Nw.ndim == 3: Nw = Nw[..., None]                        # (2,B,N,1): the same for all units
         h = c = x.new_zeros(2, len(x), self.U.shape[1])
-        hs, ss = [], []
+        hs, gammas = [], []
         for t in range(x.shape[1]):
-            h_t, c_t, s_t = gated_cell(z[:, :, t] + torch.bmm(h, self.U), c, Nw[:, :, t])
+            h_t, c_t, gamma_t = gated_cell(z[:, :, t] + torch.bmm(h, self.U), c, Nw[:, :, t])
             h, c = torch.where(keep[:, :, t], h_t, h), torch.where(keep[:, :, t], c_t, c)
-            hs.append(h); ss.append(s_t)
-        back = lambda a: torch.cat([a[0], a[1].flip(1)], -1)       # (2,B,N,H) -> (B,N,2H), time in order again
-        return zero_padding(back(torch.stack(hs, 2)), real), zero_padding(back(torch.stack(ss, 2)), real)
+            hs.append(h); gammas.append(gamma_t)
+        back = lambda a: torch.cat([a[0], a[1].flip(1)], -1)       # (2,B,N,hidden) -> (B,N,2*hidden), in order again
+        return zero_padding(back(torch.stack(hs, 2)), real), zero_padding(back(torch.stack(gammas, 2)), real)
 
 # %% ../nbs/08_wian.ipynb #f4ddd39a
 class WIAN(nn.Module):
     "Weighted Instance Aggregation Network: bidirectional recurrence gated by instance importance."
     def __init__(self,
         dim: int, # feature dimension D
-        hidden: int | None = None, # H, state size of each direction; None = dim
+        hidden: int | None = None, # state size of each direction; None = dim
         layers: int = 1, # bidirectional layers, one above the other
         dropout: float = 0., # between layers
         gate: str = "product", # "product" (learned gate times weight), "weight" (the weight alone) or "none" (an LSTM)
@@ -81,13 +83,14 @@ class WIAN(nn.Module):
         self.dim, self.hidden, self.drop = dim, hidden, nn.Dropout(dropout)
         self.layers = nn.ModuleList(GatedLSTM(dim if k == 0 else 2*hidden, hidden, gate) for k in range(layers))
 
-    def _scale(self, w, real): # (B,N) or (B,N,H), (B,N) bool -> what multiplies the gate, importance (B,N)
+    def _scale(self, w, real): # (B,N) or (B,N,hidden), (B,N) bool -> what multiplies the gate, importance (B,N)
         "Over instances: N w, N = real instances, and w. Over features: w itself, and the same for every real instance."
         if w.ndim == 3: return w, real.to(w.dtype) / real.sum(1, keepdim=True).clamp_min(1)
         w = w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
         return w * real.sum(1, keepdim=True), w                                 # uniform weights mean 1
 
-    def gates(self, x, w, mask=None): # -> states (B,N,2H), importance (B,N), list of gates s (B,N,2H), one a layer
+    # -> states (B,N,2*hidden), importance (B,N), list of gates gamma (B,N,2*hidden), one a layer
+    def gates(self, x, w, mask=None):
         "Like forward, and the gate of every layer."
         check_bag(x, self.dim, mask, "WIAN", self.layers[0].W.weight)
         B, N = x.shape[:2]
@@ -99,12 +102,13 @@ class WIAN(nn.Module):
         real = torch.ones(B, N, dtype=torch.bool, device=x.device) if mask is None else mask
         x = zero_padding(x, real)                                               # padding may hold anything
         w = zero_padding(w, real) if w.ndim == 3 else w.masked_fill(~real, 0)
-        (Nw, importance), s = self._scale(w, real), []
+        (Nw, importance), gammas = self._scale(w, real), []
         for k, layer in enumerate(self.layers):
-            x, s_k = layer(x if k == 0 else self.drop(x), Nw, real)
-            s.append(s_k)
-        return x, importance, s
+            x, gamma = layer(x if k == 0 else self.drop(x), Nw, real)
+            gammas.append(gamma)
+        return x, importance, gammas
 
-    def forward(self, x, w, mask=None): # (B,N,D), (B,N) or (B,N,H), (B,N) bool -> states (B,N,2H), importance (B,N)
+    # (B,N,D), (B,N) or (B,N,hidden), (B,N) bool -> states (B,N,2*hidden), importance (B,N)
+    def forward(self, x, w, mask=None):
         "States of both directions at every instance, and the importance, which sums to 1 over the real instances."
         return self.gates(x, w, mask)[:2]

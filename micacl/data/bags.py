@@ -33,15 +33,15 @@ def frame_indices(
 
 # %% ../../nbs/04_video.ipynb #a3f4e254
 def to_bags(
-    video: torch.Tensor,   # (B,T,C,H,W)
+    video: torch.Tensor,   # (B,T,3,H,W)
     n_instances: int,      # N
-) -> torch.Tensor:         # (B*N,C,L,H,W), L = T/N; instance n of clip b is row b*N + n
+) -> torch.Tensor:         # (B*N,3,L,H,W), L = T/N; instance n of clip b is row b*N + n
     "Unfold clips into instances."
     T = video.shape[1]
     if T % n_instances:
         raise MicaclError(f"to_bags: expected a number of frames that {n_instances} instances can share equally, found "
                           f"{T}; T = n_instances * instance_length")
-    # (B,T,C,H,W) -> (B,N,L,C,H,W) -> (B*N,L,C,H,W) -> (B*N,C,L,H,W)
+    # (B,T,3,H,W) -> (B,N,L,3,H,W) -> (B*N,L,3,H,W) -> (B*N,3,L,H,W)
     return video.unflatten(1, (n_instances, T // n_instances)).flatten(0, 1).transpose(1, 2)
 
 # %% ../../nbs/04_video.ipynb #3d366b32

@@ -110,10 +110,10 @@ class PlacePool(nn.Module):
         self.weight = nn.Parameter(1 / grid**2 + 0.5 / grid * torch.randn(dim, grid, grid))
 
     def forward(self,
-        x: torch.Tensor, # (M,C,L,H,W)
-    ) -> torch.Tensor: # (M,C)
+        x: torch.Tensor, # (M,channels,L,H,W)
+    ) -> torch.Tensor: # (M,channels)
         "Mean over time, then a weighted sum over places."
-        x = F.adaptive_avg_pool2d(x.mean(2), self.grid)     # (M,C,L,H,W) -> (M,C,grid,grid)
+        x = F.adaptive_avg_pool2d(x.mean(2), self.grid)     # (M,channels,grid,grid)
         return (x * self.weight).sum((2, 3))
 
 # %% ../../nbs/05_backbone.ipynb #7b073ebe
