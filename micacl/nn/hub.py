@@ -199,8 +199,8 @@ def fetch(where, **options) -> Path:   # folder; options of hf_hub_download, suc
     if folder.is_dir(): return folder
     is_id = isinstance(where, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", where, re.ASCII)
     if folder.exists() or not is_id:
-        raise MicaclError(f"{where}: expected a folder, a model of the package ({', '.join(sorted(named))}) or an id on the "
-                          "hub such as user/name, found none of them; check the path")
+        raise MicaclError(f"{where}: expected a folder, a model of the package ({', '.join(sorted(named))}) or an id "
+                          "on the hub such as user/name, found none of them; check the path")
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     try: return [Path(huggingface_hub.hf_hub_download(where, name, **options)) for name in FILES[:2]][-1].parent

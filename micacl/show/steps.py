@@ -32,7 +32,7 @@ STEPS = (
 def read_steps(
     results,              # folder with the experiments' files
     page: str = "",       # the last page whose rows are wanted, such as 07_geiim; "": all
-) -> list:                # [(Step, UAR of each seed, mean recall of the two rarest classes)], shares of the balanced test
+) -> list:                # [(Step, UAR of each seed, mean recall of the two rarest classes)], on the balanced test
     "The rows of the table as far as a page has come. `MicaclError` for a page that adds none."
     pages = [s.page for s in STEPS]
     if page and page not in pages:

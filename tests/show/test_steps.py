@@ -33,7 +33,8 @@ def test_a_page_shows_its_rows_and_those_before(results):
     seen = [[s for s, *_ in read_steps(results, page)] for page in dict.fromkeys(s.page for s in STEPS)]
     assert seen[-1] == list(STEPS) == [s for s, *_ in read_steps(results)]
     for shown in seen: assert shown == list(STEPS[:len(shown)])
-    with pytest.raises(MicaclError, match="expected one of 06_pooling.*found 05_backbone"): step_table(results, "05_backbone")
+    with pytest.raises(MicaclError, match="expected one of 06_pooling.*found 05_backbone"):
+        step_table(results, "05_backbone")
 
 
 def test_the_steps_are_in_the_order_of_the_pages_and_measured_alike():
