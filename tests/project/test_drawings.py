@@ -12,7 +12,7 @@ import pytest
 from drawkit import contrast, network, pen
 from drawkit.drawings import DRAWINGS
 from sitekit.assets import inlined
-from sitekit.book import NBS, notebooks
+from sitekit.book import NBS, ROOT, notebooks
 
 SVG = "{http://www.w3.org/2000/svg}"
 COLUMN = 325        # pixels that a page leaves to a picture on a phone of 360
@@ -90,7 +90,7 @@ def font(serif, size):
 
 def size_of(classes):
     if "small" in classes: return pen.SIZES["small"]
-    return pen.SIZES["math" if {"m", "r"} & set(classes) else "head" if "head" in classes else "text"]
+    return pen.SIZES["math" if {"italic", "upright"} & set(classes) else "head" if "head" in classes else "text"]
 
 
 def pieces(text):
@@ -108,7 +108,7 @@ def extents(name):
         w, high, low, y, bold = 0., 0., 0., 0., 1.07 if {"bold", "head"} & {*t.get("class", "").split()} else 1
         for words, classes, dx, dy in pieces(t):
             w, y, size = w + dx, y + dy, size_of(classes)
-            w += font(bool({"m", "r"} & {*classes}), size).getlength(words or "") / 8 * bold
+            w += font(bool({"italic", "upright"} & {*classes}), size).getlength(words or "") / 8 * bold
             if words: high, low = min(high, y - .72 * size), max(low, y + .2 * size)
         x, down = float(t.get("x")), float(t.get("y"))
         left = x - {"start": 0, "middle": w / 2, "end": w}[t.get("text-anchor", "start")]
@@ -168,6 +168,14 @@ def test_on_the_site_it_follows_the_switch(name):
     assert [s.split(" .drawing ")[1] for s in chosen] == [s.split(".drawing ")[1] for s in rules(before)]
     assert all(s.startswith(":root[data-theme=dark] .drawing ") for s in chosen)
     assert list(chosen.values()) == list(rules(system[1]).values()) != list(rules(before).values())
+
+
+@each_drawing
+def test_no_rule_of_the_site_reaches_into_it(name):
+    "Numbers in code have the class `m`, for one: a drawing uses no class that the site gives a look."
+    own = {c for e in ET.fromstring(text_of(name)).iter() for c in e.get("class", "").split()}
+    css = (ROOT / "tools/sitekit/static/site.css").read_text(encoding="utf-8")
+    assert not own & set(re.findall(r"\.([a-z][\w-]*)", css)), own
 
 
 # --- what they say

@@ -25,7 +25,7 @@ def test_a_citation_is_a_link_to_its_entry(path):
         assert m["way"] == way and m["key"] in ENTRIES, m[0]
         entry = ENTRIES[m["key"]]
         assert families(entry)[0] in m["label"] and entry["year"] in m["label"], m[0]
-    assert text.count("references.md") == len(CITATION.findall(text)), "expected [Author, year](references.md#key)"
+    assert text.count("references.md#") == len(CITATION.findall(text)), "expected [Author, year](references.md#key)"
     assert not bare(text)
 
 

@@ -173,7 +173,7 @@ def test_drawings_are_part_of_the_page(site):
         url = book.address(path)
         for alt, name in re.findall(r"!\[([^\]]+)\]\((?:\.\./)*images/(\w+)\.svg\)",
                                     "".join(source(c) for c in cells_of(path) if c["cell_type"] == "markdown")):
-            assert f'class="drawing" role="img" aria-label="{alt}"' in site["html"][url], (url, name)
+            assert f'class="drawing" role="img" aria-label="{html.escape(alt)}"' in site["html"][url], (url, name)
             assert (f"![{alt}](https://github.com/micacl/micacl/raw/main/nbs/images/{name}.svg)"
                     in (site["out"] / f"{url}.md").read_text(encoding="utf-8"))
             n += 1

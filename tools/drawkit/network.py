@@ -148,7 +148,7 @@ def geiim_graph():
     d.table(84, top + 34, [made_up(n + 5, 4) for n in range(5)], 12, 11.2, "green")
     d.text(108, top + 110, "$E_2$", at="middle"); d.text(108, top + 26, "$d×N$", at="middle")
     d.arrow((140, top + 62), (228, top + 62))
-    d.lines(182, top + 52, "relu, then", at="middle"); d.lines(182, top + 79, "softmax of", "each row", at="middle")
+    d.text(182, top + 52, "relu, then", at="middle"); d.lines(182, top + 79, "softmax of", "each row", at="middle")
     d.table(237, top + 8, A, 27, 27, "green")
     for i, row in enumerate(A):
         for j, v in enumerate(row): d.text(250.5 + 27 * j, top + 26 + 27 * i, two(v), "small", "middle")

@@ -28,7 +28,8 @@ STYLE = "\n".join([
     neutral(LIGHT), f"@media (prefers-color-scheme:dark){{{neutral(DARK)}}}",
     f".drawing text{{font:{SIZES['text']}px {SANS};fill:currentColor}}",
     f".drawing .head{{font-size:{SIZES['head']}px;font-weight:600}}.drawing .bold{{font-weight:600}}",
-    f".drawing .m,.drawing .r{{font-family:{SERIF};font-size:{SIZES['math']}px}}.drawing .m{{font-style:italic}}",
+    f".drawing .italic,.drawing .upright{{font-family:{SERIF};font-size:{SIZES['math']}px}}",
+    ".drawing .italic{font-style:italic}",
     f".drawing .small{{font-size:{SIZES['small']}px}}",
     f".drawing .grey{{color:{MUTED}}}" + "".join(f".drawing .{k}{{color:{v}}}" for k, v in COLOURS.items()),
     ".drawing .tint{fill:currentColor;fill-opacity:.16;stroke:currentColor;stroke-width:1.5}"
@@ -49,7 +50,7 @@ def letters(tex):
     for level, group, single in re.findall(r"([_^]?)(?:\{([^}]*)\}|(.))", tex):
         small, shift = (" small", 5 if level == "_" else -6) if level else ("", 0)
         for run in re.findall(r"[^\W\d_]+|[\d\W_]+", group or single):
-            look = ("m" if run.isalpha() else "r") + small
+            look = ("italic" if run.isalpha() else "upright") + small
             if runs and runs[-1][1:] == [look, shift]: runs[-1][0] += run
             else: runs.append([run, look, shift])
     return runs
