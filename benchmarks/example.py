@@ -49,6 +49,8 @@ def main(work):
     results = train(work / "data", work / "run", config, resume=(work / "run").exists(), on_epoch=look)
     shutil.rmtree(WEIGHTS, ignore_errors=True)
     save_pretrained(work / "run", WEIGHTS)
+    about = "The network of the book: MICACL trained on drawn clips, and its card."
+    (WEIGHTS / "__init__.py").write_text(f'"{about}"\n', encoding="utf-8")      # a folder of the package has one
     keep = ("n_test", "uar", "war", "recall", "confusion", "intervals", "instance_auc", "instance_auc_clips")
     write_json(ROOT / "results" / "example.json", dict(
         command="python benchmarks/example.py WORK", commit=before, machine=machine(), data=DATA,
