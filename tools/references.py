@@ -49,7 +49,8 @@ def link(entry):
     "Where the work can be read."
     if "doi" in entry: return f"[doi:{entry['doi']}](https://doi.org/{entry['doi']})"
     if "eprint" in entry: return f"[arXiv:{entry['eprint']}](https://arxiv.org/abs/{entry['eprint']})"
-    return f"[{entry['url'].split('/')[2]}]({entry['url']})"
+    if "url" in entry: return f"[{entry['url'].split('/')[2]}]({entry['url']})"
+    raise ValueError(f"{BIB.name}: {entry['key']}: expected a doi, an eprint or a url, found none")
 
 
 def pages():

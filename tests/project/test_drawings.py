@@ -152,6 +152,19 @@ def test_every_drawing_is_shown_with_words_of_its_own():
     assert len({(page, alt) for page, _, alt, _ in found}) == len(found)
 
 
+TEX = dict(α=r"\alpha", γ=r"\gamma", μ=r"\mu", σ=r"\sigma", τ=r"\tau", ĉ=r"\hat c", ĥ=r"\hat h")
+
+
+def test_letters_are_those_of_the_page():
+    "The glossary explains them for that page; the tour alone shows the road before its letters mean anything."
+    import test_notation
+    for page, _, _, name in shown():
+        t = "".join(e.text for e in ET.fromstring(text_of(name)).iter(SVG + "tspan") if "italic" in e.get("class", ""))
+        found = {TEX.get(letter, letter) for letter in t}
+        known = set().union(*(x.letters for x in test_notation.LINES if page.stem[:2] in x.pages))
+        assert found and (page.stem == "00_tour" or found <= known), (page.name, name, found - known)
+
+
 @each_drawing
 def test_on_the_site_it_follows_the_switch(name):
     "A part of the page: the reader's choice of light or dark comes before the system's."

@@ -68,10 +68,10 @@ def pairs():
 
 
 def mccl_pairs():
-    """MCCL: pairs, centres and the weight of a class.
+    """MCCL: pairs, centres and the category weight.
 
     The same six clips against themselves and against three learned centres, one for each class. Every row now has
-    a partner: the only clip of the rarest class has its centre. Beside each row stands its class weight W as a
+    a partner: the only clip of the rarest class has its centre. Beside each row stands its category weight W as a
     bar: .14 for the class of 400 clips, .49 for that of 100, 2.37 for that of 20."""
     W = category_weights(COUNTS)
     d = Drawing(mccl_pairs.__doc__, 394)
@@ -127,14 +127,14 @@ def mccl_scales():
         for g in range(s):
             mid = 60 + w * (g + .5)
             d.box(mid - w / 2 + 1.5, y, w - 3, 21, "tint purple", 3)
-            d.text(mid, y + 15, "bag feature, $D$ numbers" if s == 1 else f"group {g + 1}", at="middle")
+            d.text(mid, y + 15, "the bag feature" if s == 1 else f"group {g + 1}", at="middle")
             d.arrow((mid, y + 21), (mid, y + 41))
             d.text(mid + 7, y + 37, f"$Q^{s}_{g + 1}$")
             sphere(d, mid, y + 43 + r, r, SPREADS[s][g])
         if s == 1:
-            d.lines(62, y + 74, "ring: a", "learned", "centre", look="soft")
+            d.lines(62, y + 74, "ring: a", "learned", "centre $μ_c$", look="soft")
             d.lines(262, y + 74, "sphere:", "$z$ has", "length 1", look="soft")
         y += 43 + 2 * r + 16
     d.text(14, y + 10, "$S^s_{ij}$ = mean cosine over the $s$ groups, over $τ$")
-    d.text(14, y + 34, "$L_{MC}$ = mean of the losses at scales 1, 2, 4")
+    d.text(14, y + 34, "loss = mean of the losses at scales 1, 2 and 4")
     return d

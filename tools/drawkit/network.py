@@ -77,14 +77,14 @@ def hops(x, count):
 def road():
     """The whole road.
 
-    From top to bottom: a file of F frames; sixteen of them are taken and grouped into a bag of four instances; a
+    From top to bottom: a file; sixteen frames are taken and grouped into a bag of four instances; a
     backbone makes a feature of each instance; GEIIM lets the instances exchange features and also gives a
     dependency weight for each instance; WIAN reads the instances forwards and backwards, and the weights say how
     much of each it writes down; the output stage makes one bag feature of the states, again with the weights; a
     linear layer makes scores of it. MCCL, a loss that is used in training only, stands beside the bag feature."""
     d = Drawing(road.__doc__, 654)
     d.put("path", "tint soft", d="M16 13h15l8 8v21h-23Z"); d.put("path", "solid soft", d="M23 24l10 6l-10 6Z")
-    d.text(48, 25, "file", "bold"); d.text(48, 42, "$F$ frames", "soft")
+    d.text(48, 25, "file", "bold"); d.text(48, 42, "all frames", "soft")
     d.arrow((118, 28), (148, 28))
     d.text(156, 25, "frames", "bold"); d.text(156, 42, "$T$ = 16, spread evenly", "soft")
     d.arrow((160, 48), (160, 61))
@@ -118,19 +118,18 @@ def road():
     d.text(14, 640, "scores", "bold")
     d.arrow((160, 607), (186, 607), dash=" dash")
     d.box(188, 576, 158, 64, "line soft dash")
-    d.lines(199, 594, "loss, in training:", "cross entropy", "+ $λ$ · MCCL", look="soft", step=18)
+    d.lines(199, 594, "loss, in training:", "cross entropy", "+ MCCL, weighted", look="soft", step=18)
     return d
 
 
 # --- GEIIM
 def geiim_graph():
-    """GEIIM: the graph and its hops.
+    """GEIIM: the graph.
 
-    Above, four instances as nodes. The second takes from the first with weight .20, from itself with .25, from the
-    third with .45 and from the fourth with .10. These numbers are a row of the adjacency A, the softmax of the
-    relu of the product of two small learned tables. Below, two hops: each instance keeps the share 0.7 of x and
-    takes the rest over the graph. All hops side by side go through a linear layer."""
-    d = Drawing(geiim_graph.__doc__, 702)
+    Four instances as nodes. The second takes from the first with weight .20, from itself with .25, from the third
+    with .45 and from the fourth with .10. These numbers are a row of the adjacency A, the softmax of the relu of the
+    product of two small learned tables."""
+    d = Drawing(geiim_graph.__doc__, 354)
     heading(d, 28, 1, "Graph: how much $i$ takes from $j$")
     at, y = [44, 130, 216, 302], 118
     d.arc((44, y - 18), (52, y - 44), (104, y - 48), (121, y - 16), "green", 1 + 7 * ROW[0], 9)
@@ -154,7 +153,17 @@ def geiim_graph():
         for j, v in enumerate(row): d.text(250.5 + 27 * j, top + 26 + 27 * i, two(v), "small", "middle")
     d.box(236, top + 35, 110, 27, "frame ink", 3)
     d.text(291, top + 134, "$A$", at="middle")
-    y = 376
+    return d
+
+
+def geiim_hops():
+    """GEIIM: hops over the graph.
+
+    Three rows of four nodes. In the first row the third node has the value 1, the others 0. In the next row each node
+    has 0.7 times its first value and 0.3 times what it takes over the graph: .08, .14, .82 and .14; in the last row
+    .09, .13, .82 and .13. All rows side by side go through a linear layer."""
+    d = Drawing(geiim_hops.__doc__, 350)
+    y = 28
     heading(d, y, 2, "Hops: keep a share, take the rest")
     d.text(14, y + 25, "$h^{(k)} = α x + (1−α) A h^{(k−1)}$   with $α$ = 0.7")
     at, h = [88, 148, 208, 268], hops([0, 0, 1, 0], 2)
@@ -183,8 +192,8 @@ def geiim_scales():
 
     Above, three convolutions over the instances, with kernels 1, 3 and 5, around instance 2: the first reads this
     instance, the second its neighbours too, the third all four and one place of zeros. GELU is applied to each,
-    then a linear layer fuses them. Below, the output is added to x and normalised: the features G. A softmax over
-    the instances of one score each gives the dependency weights. Both go on to WIAN."""
+    then a linear layer fuses them. Below, the output is added to x and normalised, which gives the features. A softmax
+    over the instances of one score each gives the dependency weights. Both go on to WIAN."""
     d = Drawing(geiim_scales.__doc__, 556)
     heading(d, 28, 3, "Convolutions over the instances")
     d.text(14, 56, "$h$ around $n$ = 2")
@@ -205,10 +214,11 @@ def geiim_scales():
     d.arrow((347, 78), (347, 215), (308, 215))
     d.named(14, 193, 292, 44, "green", "linear layer", "fuses the three responses: out")
     heading(d, 270, 4, "Two exits: features and weights")
-    d.text(14, 297, "$G$ = LayerNorm($x$ + out)")
-    features(d, 310, "G", 21)
+    d.text(14, 297, "features = LayerNorm($x$ + out)")
+    for n, x in enumerate(PLACES):
+        d.text(x - 19, 322, str(n + 1), at="end"); d.table(x - 13, 310, [made_up(21 + n, 6)], 7.5, 15)
     down(d, 326, 342)
-    d.named(14, 344, 292, 44, "vermillion", "softmax over the instances", "of one score each, $v · G_n$")
+    d.named(14, 344, 292, 44, "vermillion", "softmax over the instances", "of one score each, $v^⊤$ features")
     down(d, 389, 403, look="vermillion")
     for n, (x, w) in enumerate(zip(PLACES, WEIGHTS)):
         d.bars(x - 16, 464, [w], 32, 0, 120)

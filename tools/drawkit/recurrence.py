@@ -38,7 +38,7 @@ def cell(d, top, importance):
     d.stroke(f"M255 {bus + 6}v-12M255 {top + 202}v-12", "gap")
     d.arrow((255, top + 212), (255, product + 19), (s + 9, product + 19), look=new)
     d.sign(s, product + 19, "×", new, 7)
-    d.text(s - 17, product - 7, "$s_t$", at="middle"); d.text(255, top + 228, "$N w_t$", at="middle")
+    d.text(s - 17, product - 7, "$γ_t$", at="middle"); d.text(255, top + 228, "$N w_t$", at="middle")
 
 
 def wian_cell():
@@ -56,15 +56,15 @@ def wian_cell():
     d.text(14, 326, "WIAN: one gate more", "head")
     d.text(346, 326, "grey: the same", "soft", "end")
     cell(d, 340, True)
-    d.text(180, 590, "$c_t = f_t c_{t−1} + i_t ĉ_t s_t$", at="middle")
-    d.text(180, 614, "$s_t = σ(W_s x_t + U_s h_{t−1} + b_s) · N w_t$", at="middle")
+    d.text(180, 590, "$c_t = f_t c_{t−1} + i_t ĉ_t γ_t$", at="middle")
+    d.text(180, 614, "$γ_t = σ(W_γ x_t + U_γ h_{t−1} + b_γ) · N w_t$", at="middle")
     return d
 
 
 def wian_layer():
     """A layer of WIAN reads the bag in two directions.
 
-    In the middle the four instances, each with its feature G and N times its dependency weight, as a bar. Above,
+    In the middle the four instances, each with its feature x and N times its dependency weight, as a bar. Above,
     four cells read them from left to right, each handing its state to the next. Below, four others read from right
     to left. The state of an instance is what both cells made at its place, side by side."""
     d = Drawing(wian_layer.__doc__, 404)
@@ -82,13 +82,13 @@ def wian_layer():
         d.text(zero, mid + 5, "0", at="middle"); d.arrow((zero + 7 * way, mid), (x - 2 * way, mid), look="blue")
     for n, (x, w) in enumerate(zip(at, WEIGHTS)):
         d.box(x - 35, 136, 70, 82, "tint soft", 7)
-        d.text(x - 29, 158, f"$G_{n + 1}$"); d.table(x - 2, 146, [made_up(21 + n, 4)], 7.5, 15)
+        d.text(x - 29, 158, f"$x_{n + 1}$"); d.table(x - 2, 146, [made_up(21 + n, 4)], 7.5, 15)
         d.put("rect", "solid vermillion", x=x - 27, y=170, width=27 * N * w, height=10)
         d.stroke(f"M{x} 166v18", "line ink dash", 1.2)
         d.text(x - 29, 206, f"$N w_{n + 1}$")
         d.text(x + 32, 206, two(N * w) if w * N < 1 else f"{N * w:.1f}", "small", "end")
         d.arrow((x, 136), (x, 120)); d.arrow((x, 218), (x, 232))
-    d.lines(14, 334, "state $h_n$: both halves side by side, 2$H$ numbers")
+    d.lines(14, 334, "state $h_t$: both halves, one after the other")
     for n, x in enumerate(at):
         d.text(x - 34, 362, f"$h_{n + 1}$", at="start")
         for k, look in enumerate(("blue", "sky")):
@@ -100,28 +100,28 @@ def wian_layer():
 def tail():
     """The output stage.
 
-    The states of WIAN are the four rows of a table H. Self-attention with eight heads lets each state ask all
-    of them; its answer M is added to H and normalised. Each row is multiplied by N times its dependency weight. A
+    The states of WIAN are the four rows of a table h. Self-attention with eight heads lets each state ask all
+    of them; its answer M is added to h and normalised. Each row is multiplied by N times its dependency weight. A
     convolution takes the four rows as channels and slides along the features, three wide: its result is one row,
     the bag feature, from which a linear layer makes the scores. Below, the other reading: the answer, normalised
-    and squashed, is a gate on H."""
+    and squashed, is a gate on h."""
     d = Drawing(tail.__doc__, 672)
     x0, w, h, cols = 60, 19, 20, 9
     mid, right = x0 + w * cols / 2, x0 + w * cols
     d.text(14, 28, "From $N$ states to one bag feature", "head")
     for n in range(4): d.text(x0 - 8, 55 + h * n, f"$h_{n + 1}$", at="end")
     d.table(x0, 42, [made_up(60 + n, cols, STATES[n]) for n in range(4)], w, h)
-    d.text(right + 12, 58, "$H$, $N × D$"); d.text(right + 12, 77, "from WIAN", "soft")
+    d.text(right + 12, 58, "$h$, $N × D$"); d.text(right + 12, 77, "from WIAN", "soft")
     d.arrow((mid, 122), (mid, 136))
     d.named(14, 138, 292, 67, "sky", "self-attention, 8 heads", "each state asks all $N$; the answers:",
-            "$M$ = softmax($QK^⊤/√d$) $V$, joined by $W_o$")
+            "$M$ = softmax($QK^⊤/√d$) $V$, heads joined")
     d.arrow((right, 104), (332, 104), (332, 222), (mid + 11, 222))
     d.arrow((mid, 205), (mid, 213)); d.sign(mid, 222, "+")
     d.arrow((mid, 231), (mid, 244))
-    d.box(14, 246, 292, 29, "tint sky"); d.text(25, 265, "LayerNorm", "bold"); d.text(295, 266, "$Ĥ$", at="end")
+    d.box(14, 246, 292, 29, "tint sky"); d.text(25, 265, "LayerNorm", "bold"); d.text(295, 266, "$ĥ$", at="end")
     y = 298
     d.arrow((mid, 275), (mid, y - 2))
-    for n in range(4): d.text(x0 - 8, y + 14 + h * n, f"$Ĥ_{n + 1}$", at="end")
+    for n in range(4): d.text(x0 - 8, y + 14 + h * n, f"$ĥ_{n + 1}$", at="end")
     d.table(x0, y, [made_up(80 + n, cols, 2 * wn) for n, wn in enumerate(WEIGHTS)], w, h)
     for n, wn in enumerate(WEIGHTS):
         d.put("rect", "solid vermillion", x=250, y=y + 4 + h * n, width=42 * N * wn, height=12)
@@ -140,6 +140,6 @@ def tail():
     d.text(166, y + 160, "scores", "bold")
     d.stroke(f"M14 {y + 179}H346", "line pale", 1)
     d.text(14, y + 206, 'The other reading, tail="dmin"', "head")
-    d.text(14, y + 231, "gate = $σ$(DMIN($M$)),  bag = Conv1d(gate · $H$)")
-    d.text(14, y + 253, "as M3DFEL has it; $w_n$ takes no part here.", "soft")
+    d.text(14, y + 230, "bag = Conv1d(sigmoid(DMIN($M$)) · $h$)")
+    d.text(14, y + 252, "as M3DFEL has it; $w_n$ takes no part here.", "soft")
     return d

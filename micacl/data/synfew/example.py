@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/synfew/example.html.md"""
 # %% auto #0
 __all__ = ['CLIP', 'example_clip', 'example_file', 'example_bag', 'example_apex']
 
-# %% ../../../nbs/synfew/example.ipynb #4ca0b105
+# %% ../../../nbs/synfew/example.ipynb #2a015d76
 import tempfile
 from pathlib import Path
 import torch
@@ -17,14 +17,14 @@ from ..frames import read_frames
 from .acting import Sample, sample_clip
 from .generate import encode
 
-# %% ../../../nbs/synfew/example.ipynb #890f6005
+# %% ../../../nbs/synfew/example.ipynb #088fa6d1
 CLIP = dict(seed=2509, index=332, label=EMOTIONS.index("surprise"), strength=0.9, n_frames=32)
 
 def example_clip() -> Sample:   # before it is drawn, with the truth about every frame
     "The clip that the book follows: a surprise in its second half."
     return sample_clip(**CLIP)
 
-# %% ../../../nbs/synfew/example.ipynb #4bceaefd
+# %% ../../../nbs/synfew/example.ipynb #4cc785a1
 def example_file(
     folder,          # where it is written, as surprise.mp4
     size: int = 64,  # pixels, a multiple of 4
