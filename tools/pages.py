@@ -76,7 +76,8 @@ def keep_times(seconds, command):
     from common import commit, machine
     now, here = commit(parts=("micacl", "nbs")), machine()
     before = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else dict(machine=here, pages={})
-    pages = before["pages"] if before["machine"] == here else {}      # times of two machines do not go together
+    same = all(before["machine"].get(k) == here.get(k) for k in ("processor", "cpu_cores"))
+    pages = before["pages"] if same else {}      # times of two machines do not go together
     pages |= {p.relative_to(ROOT).as_posix(): dict(seconds=round(s, 1), commit=now) for p, s in seconds.items()}
     TIMES.write_text(json.dumps(dict(command=command, commit=now, machine=here, pages=dict(sorted(pages.items()))),
                                 indent=1) + "\n", encoding="utf-8", newline="\n")
