@@ -77,17 +77,39 @@ def _one_by_one(video, draws, size):
     return torch.stack(done)
 
 
-def step(work, rounds, steps=3):
-    "A step of training with the draws of its batch: what each change is worth, one after the other."
+class _Ahead:
+    """A loader of frames and draws as one of augmented clips: a thread of its own augments each batch while the network
+    is busy with the one before."""
+    def __init__(self, batches, size): self.batches, self.size = batches, size
+    def __len__(self): return len(self.batches)
+    def __iter__(self):
+        import torch
+        from concurrent.futures import ThreadPoolExecutor
+        from micacl.data.augment import augment
+        def of(x, y, i, d): return augment(x, d, self.size), y, i
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(1) as other:
+            other.submit(torch.set_num_threads, 1).result()
+            torch.set_num_threads(threads)      # for threads to come; that one keeps its own number
+            coming = [other.submit(of, *b) for b in self.batches[:1]]
+            for batch in self.batches[1:]:
+                coming.append(other.submit(of, *batch))
+                yield coming.pop(0).result()
+            yield coming.pop().result()
+
+
+def step(work, rounds, steps=6):
+    """A step of training with the draws of its batch: what each change is worth, one after the other; and a change that
+    was tried and not made, augmentation by a thread of its own."""
     import torch
     from micacl.train import loop
     from micacl.train.machine import choose_arithmetic, memory_kept
     from micacl.train.speed import alternate, ratio
     half, kept, rows = choose_arithmetic().precision, loop.augment, []
-    def run(trainee, batches, augment, memory):
+    def run(trainee, batches, size, augment, memory):      # augment None: ahead of the network
         loop.augment = augment
         try:
-            with memory(): trainee.train(batches)
+            with memory(): trainee.train(_Ahead(batches, size) if augment is None else batches)
         finally: loop.augment = kept
     for config in (config_of("small"), config_of("paper", batch_size=paper_batch())):
         desks = {p: bench_of(work, dataclasses.replace(config, mixed_precision=p)) for p in dict.fromkeys(("no", half))}
@@ -99,17 +121,19 @@ def step(work, rounds, steps=3):
                     "memory kept": ("no", _one_by_one, memory_kept),
                     "and augmented together": ("no", kept, memory_kept)}
         if half != "no": variants[f"and in {half}"] = (half, kept, memory_kept)
+        if len(batches) > 1: variants["not made: one batch ahead"] = (half, None, memory_kept)
         for threads in dict.fromkeys((1, os.cpu_count() or 1)):
             torch.set_num_threads(threads)
-            t = alternate({v: partial(run, trainees[p], batches, f, m) for v, (p, f, m) in variants.items()}, rounds,
-                          desk.device)
+            runs = {v: partial(run, trainees[p], batches, config.image_size, f, m)
+                    for v, (p, f, m) in variants.items()}
+            t = alternate(runs, rounds, desk.device)
             first = next(iter(t))
             rows.append(dict(backbone=config.backbone, batch_size=len(batches[0][1]), pixels=config.image_size,
                              threads=threads, steps=len(batches), seconds={v: float(sorted(x)[len(x) // 2])
                                                                            / len(batches) for v, x in t.items()},
                              times_as_fast={v: ratio(t, first, v) for v in t if v != first}))
     return dict(rows=rows, arithmetic=str(choose_arithmetic()),
-                note="each row of changes includes those above it; seconds are of one step")
+                note="each change includes those before it, the one that was not made as well; seconds are of one step")
 
 
 # ---- the loader

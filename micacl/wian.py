@@ -1,4 +1,4 @@
-"""From a bag to one vector: a bidirectional recurrence that opens for important instances.
+"""From a bag to one vector: a recurrence in both directions, with a gate that lets important instances write more.
 
 Docs: https://micacl.github.io/micacl/wian.html.md"""
 

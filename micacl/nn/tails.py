@@ -36,7 +36,7 @@ class DMIN(nn.Module):
 
 # %% ../../nbs/library/tails.ipynb #9f35e44a
 class DMINTail(nn.Module):
-    "M3DFEL's end: self-attention, DMIN, sigmoid gate on its own input, Conv1d over instances: (B,N,D) -> (B,D)."
+    "M3DFEL's output stage: self-attention, DMIN, sigmoid gate on its input, Conv1d over instances: (B,N,D) -> (B,D)."
     def __init__(self,
                  dim: int,  # D, divisible by heads
                  n_instances: int,  # N

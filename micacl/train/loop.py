@@ -1,4 +1,4 @@
-"""A loop one can read: epochs, checkpoints, resume to the bit, and an evaluation that cannot pick its favourite epoch.
+"""A loop one can read: epochs, checkpoints, resume to the bit, and an evaluation of the last epoch only.
 
 Docs: https://micacl.github.io/micacl/library/training.html.md"""
 

@@ -554,7 +554,7 @@ def test_only_a_pickle_on_the_hub_is_refused(shared, hub, tmp_path):
 @pytest.mark.parametrize("where", ["nowhere", "no/such/folder", "../x/y", "/tmp/surely/not", "a b/c", "https://hub/x/y",
                                    "user/"])
 def test_neither_folder_nor_id(where, hub):
-    with pytest.raises(MicaclError, match="expected a folder, or an id on the hub"): MICACL.from_pretrained(where)
+    with pytest.raises(MicaclError, match="expected a folder, a model of the package"): MICACL.from_pretrained(where)
     assert hub[1] == []
 
 

@@ -166,6 +166,20 @@ def test_alt_texts_are_those_of_the_notebook(site):
     assert len(said) > 80 and said <= shown, sorted(said - shown)[:3]
 
 
+def test_drawings_are_part_of_the_page(site):
+    "They follow the switch for dark mode, and are heard as the alt text; readers of markdown get the file."
+    n = 0
+    for path in chapters():
+        url = book.address(path)
+        for alt, name in re.findall(r"!\[([^\]]+)\]\((?:\.\./)*images/(\w+)\.svg\)",
+                                    "".join(source(c) for c in cells_of(path) if c["cell_type"] == "markdown")):
+            assert f'class="drawing" role="img" aria-label="{html.escape(alt)}"' in site["html"][url], (url, name)
+            assert (f"![{alt}](https://github.com/micacl/micacl/raw/main/nbs/images/{name}.svg)"
+                    in (site["out"] / f"{url}.md").read_text(encoding="utf-8"))
+            n += 1
+    assert n == sum(h.count('class="drawing"') for h in site["html"].values()) >= 9
+
+
 def test_nothing_is_loaded_from_elsewhere(site):
     for url, d in site["pages"].items():
         assert d.loads and not [s for s in d.loads if re.match(r"(https?:)?//", s)], url

@@ -352,3 +352,27 @@ def test_templates_load_nothing_and_switch_no_escaping_off(file):
     text = file.read_text(encoding="utf-8")
     assert not re.search(r"\|\s*safe\b|autoescape|<script|<link|https?:|\bon\w+=", text)
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_moving_figure_ends_with_its_last_picture_and_leaves_no_figure_open():
+    import base64, io
+    import matplotlib.pyplot as plt
+    from PIL import Image
+    def draw(k):
+        fig = plt.figure(figsize=(4, 2), facecolor=(k / 2, 0, 0))
+        return fig
+    before = plt.get_fignums()
+    html = pages.moving_figure(draw, 3, "three reds", ms=100, width=200)
+    assert plt.get_fignums() == before
+    img = Page(html).all("img")[0]
+    assert (img["alt"], img["width"], img["height"]) == ("three reds", "200", "100")
+    read = lambda name: Image.open(io.BytesIO(base64.b64decode(
+        re.findall(rf'{name}="data:image/webp;base64,([^"]+)"', html)[0])))
+    moving, still = read("src"), read("srcset")
+    assert moving.n_frames == 3 and moving.size == still.size == (300, 150) and getattr(still, "n_frames", 1) == 1
+    reds, durations = [], []
+    for k in range(3):
+        moving.seek(k); moving.load()
+        reds.append(moving.convert("RGB").getpixel((150, 75))[0]); durations.append(moving.info["duration"])
+    assert reds == sorted(reds) and reds[0] < 10 and reds[2] > 240 and durations == [100, 100, 1500]
+    assert still.convert("RGB").getpixel((150, 75))[0] > 240

@@ -2,12 +2,25 @@
 for ever."""
 import base64
 import hashlib
+import html
 import io
 import re
 
 from PIL import Image
 
 KINDS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp", "image/svg+xml": "svg"}
+
+
+def inlined(drawing, alt):
+    """A drawing of tools/drawkit as a part of the page: its dark rules follow the reader's choice before the system's,
+    and whoever listens hears the alt text."""
+    def choice(m):
+        rules = lambda where: m[1].replace(".drawing", f":root{where} .drawing")
+        return (f'@media (prefers-color-scheme:dark){{{rules(":not([data-theme=light])")}}}\n'
+                + rules("[data-theme=dark]"))
+    drawing = re.sub(r"<(title|desc)>.*?</\1>\n", "", drawing, flags=re.S)
+    drawing = re.sub(r"@media \(prefers-color-scheme:dark\)\{(.*)\}", choice, drawing)
+    return drawing.strip().replace(' role="img"', f' role="img" aria-label="{html.escape(alt)}"', 1)
 
 
 class Assets:
@@ -43,7 +56,7 @@ class Assets:
         im.convert("RGB").save(buffer, "PNG")
         return self.add(buffer.getvalue(), "image/png")
 
-    def move_data_uris(self, html, root):
+    def move_data_uris(self, source, root):
         "Pictures inside HTML become files."
         def swap(m): return f"{root}{self.add_base64(m[2], m[1])[0]}" if m[1] in KINDS else m[0]
-        return re.sub(r"data:(image/[\w+.-]+);base64,([A-Za-z0-9+/=\s]+)", swap, html)
+        return re.sub(r"data:(image/[\w+.-]+);base64,([A-Za-z0-9+/=\s]+)", swap, source)

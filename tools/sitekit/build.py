@@ -1,6 +1,7 @@
 "Puts the site together: reads everything, renders page by page, writes HTML, markdown, the search index and llms.txt."
 import hashlib
 import json
+import posixpath
 import re
 import shutil
 from dataclasses import replace
@@ -200,9 +201,11 @@ def write(out, pages, texts):
 
 
 def for_programs(page, links, parts):
-    "The page as markdown; links between pages lead to markdown too."
+    "The page as markdown; links between pages lead to markdown too, and pictures to those of the repository."
     def swap(m):
         url = links.resolve(m[2], page)
+        picture = posixpath.normpath(posixpath.join(posixpath.dirname(page.source), m[2]))
+        if picture.startswith("nbs/images/"): return f"{m[1]}({REPO}/raw/main/{picture})"
         if url is None: return m[0]
         target, _, anchor = url.partition("#")
         return f"{m[1]}({root_of(page.url)}{target}.md{'#' + anchor if anchor else ''})"

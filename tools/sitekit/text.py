@@ -12,7 +12,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from .assets import KINDS
+from .assets import KINDS, inlined
 from .book import ROOT
 from .links import slug
 
@@ -104,6 +104,8 @@ class Text:
         if not path.is_file():
             raise FileNotFoundError(f"{self.page.source}: expected a picture at {t.attrGet('src')!r}, found no "
                                     "such file")
+        if path.suffix == ".svg" and 'class="drawing"' in (drawing := path.read_text(encoding="utf-8")):
+            return inlined(drawing, plain(t.children))
         url, w, h = self.assets.add(path.read_bytes(), next(k for k,
                                                             v in KINDS.items()
                                                             if v == path.suffix.lstrip(".").replace("jpeg", "jpg")))

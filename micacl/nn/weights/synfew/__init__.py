@@ -1,0 +1,1 @@
+"The network of the book: MICACL trained on drawn clips, and its card."

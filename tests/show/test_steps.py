@@ -1,0 +1,46 @@
+"The table that grows with the spine: its rows are those of the experiments, as far as a page has come."
+import json
+from pathlib import Path
+
+import pytest
+
+from micacl.core import MicaclError
+from micacl.show.steps import STEPS, read_steps, step_table
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def results(tmp_path):
+    "Experiments in which the k-th step has the recalls k/10, (k+1)/10 and the tail k/100."
+    files = {}
+    for k, s in enumerate(STEPS):
+        tests = dict(test_balanced=dict(uars=[k / 10, (k + 1) / 10], tail=dict(mean=k / 100)))
+        files.setdefault(s.file, {})[s.method] = dict(tests=tests)
+    for name, methods in files.items(): (tmp_path / f"{name}.json").write_text(json.dumps(dict(methods=methods)))
+    return tmp_path
+
+
+def test_a_row_by_hand(results):
+    assert step_table(results, "06_pooling").splitlines()[2:] == [
+        "| chance | 14.3 | | 14.3 |", "| **mean pooling** | **5.0** | 0.0 to 10.0 | 0.0 |",
+        "| **gated attention** | **15.0** | 10.0 to 20.0 | 1.0 |"]
+    assert step_table(results, "07_geiim").splitlines()[-2:] == [
+        "| gated attention | 15.0 | 10.0 to 20.0 | 1.0 |", "| **GEIIM** | **25.0** | 20.0 to 30.0 | 2.0 |"]
+
+
+def test_a_page_shows_its_rows_and_those_before(results):
+    seen = [[s for s, *_ in read_steps(results, page)] for page in dict.fromkeys(s.page for s in STEPS)]
+    assert seen[-1] == list(STEPS) == [s for s, *_ in read_steps(results)]
+    for shown in seen: assert shown == list(STEPS[:len(shown)])
+    with pytest.raises(MicaclError, match="expected one of 06_pooling.*found 05_backbone"):
+        step_table(results, "05_backbone")
+
+
+def test_the_steps_are_in_the_order_of_the_pages_and_measured_alike():
+    assert [s.page for s in STEPS] == sorted(s.page for s in STEPS)
+    for s in STEPS: assert (ROOT / "nbs" / f"{s.page}.ipynb").exists()
+    specs = [json.loads((ROOT / "results" / f"{f}.json").read_text())["spec"] for f in {s.file for s in STEPS}]
+    for name in ("synfew", "frozen", "test", "seeds"): assert all(x[name] == specs[0][name] for x in specs), name
+    assert len({x["base"]["epochs"] for x in specs}) == 1
+    assert len(read_steps(ROOT / "results")) == len(STEPS)
