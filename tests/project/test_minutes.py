@@ -14,7 +14,9 @@ name_of = lambda p: p.relative_to(ROOT).as_posix()
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.relative_to(NBS).with_suffix("").as_posix())
 def test_a_page_states_its_minutes(path):
-    assert corrected(path, SECONDS[name_of(path)]) == read(path), "run python tools/minutes.py --write"
+    assert name_of(path) in SECONDS, f"run python tools/pages.py --times {name_of(path)}"
+    right = corrected(path, SECONDS[name_of(path)]) == read(path)
+    assert right, "run python tools/minutes.py --write"
 
 
 def test_every_page_was_measured():
