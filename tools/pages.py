@@ -79,8 +79,9 @@ def keep_times(seconds, command):
     same = all(before["machine"].get(k) == here.get(k) for k in ("processor", "cpu_cores"))
     pages = before["pages"] if same else {}      # times of two machines do not go together
     pages |= {p.relative_to(ROOT).as_posix(): dict(seconds=round(s, 1), commit=now) for p, s in seconds.items()}
-    TIMES.write_text(json.dumps(dict(command=command, commit=now, machine=here, pages=dict(sorted(pages.items()))),
-                                indent=1) + "\n", encoding="utf-8", newline="\n")
+    there = {name: pages[name] for name in sorted(pages) if (ROOT / name).exists()}
+    TIMES.write_text(json.dumps(dict(command=command, commit=now, machine=here, pages=there), indent=1) + "\n",
+                     encoding="utf-8", newline="\n")
 
 
 def main():

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+import pages
 from minutes import TIMES, corrected, fives, lines, read, reading, seconds_of, words
 from sitekit.book import NBS, ROOT, notebooks
 from sitekit.exercises import solutions
@@ -13,7 +14,9 @@ name_of = lambda p: p.relative_to(ROOT).as_posix()
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.relative_to(NBS).with_suffix("").as_posix())
 def test_a_page_states_its_minutes(path):
-    assert corrected(path, SECONDS[name_of(path)]) == read(path), "run python tools/minutes.py --write"
+    assert name_of(path) in SECONDS, f"run python tools/pages.py --times {name_of(path)}"
+    right = corrected(path, SECONDS[name_of(path)]) == read(path)
+    assert right, "run python tools/minutes.py --write"
 
 
 def test_every_page_was_measured():
@@ -22,6 +25,20 @@ def test_every_page_was_measured():
     pages = {name_of(p) for p in (NBS / "index.ipynb", *notebooks(), *solutions())}
     assert set(SECONDS) == pages, "run python tools/pages.py --times with the pages that are missing"
     assert all(m["seconds"] > 0 and m["commit"] for m in measured["pages"].values())
+
+
+def test_new_times_replace_the_old_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "TIMES", tmp_path / "pages.json")
+    read_times = lambda: json.loads(pages.TIMES.read_text(encoding="utf-8"))
+    first, second = NBS / "00_tour.ipynb", NBS / "index.ipynb"
+    pages.keep_times({first: 1.26, second: 2, NBS / "gone.ipynb": 3}, "python tools/pages.py --times")
+    pages.keep_times({second: 4}, "python tools/pages.py --times --jobs 1")
+    seconds = {name: m["seconds"] for name, m in read_times()["pages"].items()}
+    assert seconds == {"nbs/00_tour.ipynb": 1.3, "nbs/index.ipynb": 4}
+    other = read_times() | dict(machine=dict(processor="another", cpu_cores=2))
+    pages.TIMES.write_text(json.dumps(other))
+    pages.keep_times({second: 5}, "python tools/pages.py --times")
+    assert [*read_times()["pages"]] == ["nbs/index.ipynb"] and read_times()["machine"]["processor"] != "another"
 
 
 def test_words_and_lines_are_what_a_reader_reads():
