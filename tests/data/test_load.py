@@ -746,12 +746,12 @@ def in_folds(counts, first, sizes):
 
 
 def quick(f, *args):
-    """Less than six seconds of one core, a few times what it takes.
+    """Less than two seconds of one core.
     Whatever else runs can only make it slower, so the quickest of three tries counts."""
     for _ in range(3):
         start = time.process_time()
         out = f(*args)
-        if (took := time.process_time() - start) < 6: return out
+        if (took := time.process_time() - start) < 2: return out
     raise AssertionError(f"{took:.1f} s")
 
 

@@ -48,7 +48,7 @@ def roots(tmp_path_factory):
     return out
 
 
-def read(root, file, content, seconds=10):
+def read(root, file, content, seconds=3):
     "A table, or a MicaclError of one line, within some time; anything else is an error of the reader."
     (root / file).write_bytes(content)
     start = time.process_time()
@@ -140,7 +140,7 @@ def test_long_lists_are_read_or_refused_soon(roots, name):
     start = time.process_time()
     try: table = load_table(root)
     except MicaclError as e: table = e
-    assert time.process_time() - start < 12      # work that grows with the square would take minutes
+    assert time.process_time() - start < 4
     if name.startswith("a long number") or name in ("a deep path", "many ways up"):
         assert len(table) >= 1, table      # the good line is kept
 
@@ -173,8 +173,7 @@ def test_hostile_lists_take_bounded_time_and_memory(roots, name):
     try: result = load_table(roots["csv"])
     except MicaclError as e: result = e
     finally: peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop(); file.unlink()
-    took = time.process_time() - start
-    assert peak < 500e6 and took < 24, f"{peak / 1e6:.0f} MB, {took:.1f} s"
+    assert peak < 500e6 and time.process_time() - start < 8, f"{peak / 1e6:.0f} MB, {time.process_time() - start:.1f} s"
     said = str(result) if n is None else "\n".join(map(str, result.problems))
     assert words in said and (n is None or len(result) == n), said[:500]
 

@@ -544,7 +544,7 @@ def test_stills_belong_to_cells_with_sliders(site):
     assert n > 8
 
 
-def test_the_site_is_small(site): assert site["found"]["megabytes"] < 25 and site["found"]["pictures"] > 100
+def test_the_site_is_small(site): assert site["found"]["megabytes"] < 20 and site["found"]["pictures"] > 100
 
 
 PREPARE = """

@@ -34,11 +34,15 @@ def mathml(tex, block=False):
     except math_core.LatexError as e: raise MathError(f"expected an equation, found {tex!r}: {e}") from None
 
 
+# what the style sheet has no colour for needs no mark: most of the code of a page
+PLAIN = re.compile(r'<span class="(?:w|n|nn|p|o|nb|bp|ne)">([^<]*)</span>')
+
+
 @functools.lru_cache(None)
 def code_html(source, language="ipython"):
     try: lexer = get_lexer_by_name(language or "text", stripnl=False)
     except ClassNotFound: lexer = get_lexer_by_name("python" if language == "ipython" else "text", stripnl=False)
-    return highlight(source.rstrip("\n"), lexer, FORMAT).rstrip("\n")
+    return PLAIN.sub(r"\1", highlight(source.rstrip("\n"), lexer, FORMAT)).rstrip("\n")
 
 
 def said(tex):
