@@ -264,8 +264,9 @@ def load():
     torch.set_num_threads(1)
     for name in ("utf-8-sig", "cp437"): codecs.lookup(name)      # a child that is nobody may not be able to read them
     names = [f"micacl.{m}" for m in ("cli", "train.experiments", "data.frames", "show.html", "show.report")]
-    for name in (*names, "matplotlib.pyplot", "PIL.Image", "scipy.special", "scipy.stats", "sklearn.metrics"):
-        importlib.import_module(name)      # the last ones: what functions import when they need it
+    late = ("torch._dynamo", "matplotlib.pyplot", "PIL.Image", "scipy.special", "scipy.stats", "sklearn.metrics")
+    for name in (*names, *late):
+        importlib.import_module(name)      # the last ones: what functions (and PyTorch's optimizers) import at need
 
 
 def run(kills, seed, root, say=lambda line: None, short=False):
