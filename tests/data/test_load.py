@@ -1,7 +1,7 @@
 "The clip table, the readers and the checker, against small folders in the shape of the real data sets."
-import time
 import numpy as np, pytest
 from pathlib import Path
+from helpers import Effort
 from hypothesis import given, settings, strategies as st
 from micacl.core import EMOTIONS, MicaclError
 from micacl.data.table import Intake, divided_groups, make_folds, parse_label, write_clips
@@ -746,13 +746,11 @@ def in_folds(counts, first, sizes):
 
 
 def quick(f, *args):
-    """Less than two seconds of one core.
-    Whatever else runs can only make it slower, so the quickest of three tries counts."""
+    "Less than two seconds of one core at rest; whatever else runs can only add, so the quickest of three tries counts."
     for _ in range(3):
-        start = time.process_time()
-        out = f(*args)
-        if (took := time.process_time() - start) < 2: return out
-    raise AssertionError(f"{took:.1f} s")
+        with Effort() as effort: out = f(*args)
+        if effort.seconds < 2: return out
+    raise AssertionError(f"{effort.seconds:.1f} s")
 
 
 def test_dfew_in_full(tmp_path):
