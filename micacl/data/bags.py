@@ -64,7 +64,7 @@ class ClipDataset(torch.utils.data.Dataset):
         table: ClipTable,           # the clips
         config: Sampling,           # how many frames, of which size, and how they are augmented
         train: bool,                # random frames and augmentation, or segment centres and nothing
-        # `FrameCache` of the next page; None = decode at every access. Its broken clips are left out of .table
+        # a `FrameCache`, made by `build_cache`; None = decode at every access. Its broken clips are left out of .table
         cache=None,
         # True: frames are not augmented, and a training item has the draw for `augment` as its fourth part
         draws: bool = False,

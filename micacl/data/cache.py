@@ -67,6 +67,17 @@ def _place(path, inside, size, max_frames):
 
 _STEM = 33            # letters of that beginning: two hashes and the hyphen between them
 
+# %% ../../nbs/library/cache.ipynb #cac4e02c
+def _read_bytes(file, n, clip_id, first):
+    "The n bytes of a file, mapped; at the `first` reading the checksum is compared, and a damaged file is removed."
+    x = _mapped(file, n)
+    if x is not None and not (first and zlib.crc32(x) != int(file.stem[-8:], 16)): return x
+    found, x = "no such file" if x is None and not file.exists() else "other bytes, and removed them", None
+    with contextlib.suppress(OSError):
+        file.unlink()    # nobody else may believe it; on Windows, no map may be left
+    raise MicaclError(f"{file}: expected clip {clip_id} as it was decoded, found {found}; "
+                      "the same command (train: with --resume) decodes the clip again")
+
 # %% ../../nbs/library/cache.ipynb #cac4e00f
 class FrameCache:
     "Frames of the clips of a table, decoded, square, uint8; a memory-mapped file a clip."
@@ -87,15 +98,8 @@ class FrameCache:
         "(F,H,W,3) uint8, read-only, straight from the map."
         if clip_id in self._maps: return self._maps[clip_id]
         shape = (self.n_frames(clip_id), self.size, self.size, 3)
-        x = _mapped(file := self.file(clip_id), math.prod(shape))
-        if x is None or (clip_id not in self._checked and zlib.crc32(x) != int(file.stem[-8:], 16)):
-            found, x = "no such file" if x is None and not file.exists() else "other bytes, and removed them", None
-            with contextlib.suppress(OSError):
-                file.unlink()    # nobody else may believe it; on Windows, no map may be left
-            raise MicaclError(f"{file}: expected clip {clip_id} as it was decoded, found {found}; "
-                              "the same command (train: with --resume) decodes the clip again")
+        x = _read_bytes(self.file(clip_id), math.prod(shape), clip_id, clip_id not in self._checked).reshape(shape)
         self._checked.add(clip_id)
-        x = x.reshape(shape)
         if len(self._maps) < _MAPS: self._maps[clip_id] = x
         return x
 
@@ -150,9 +154,6 @@ def _whole(entry, size):
     except (OSError, ValueError, IndexError): return False             # not one of ours
 
 # %% ../../nbs/library/cache.ipynb #cac4e013
-# the end of its name, where a clip may not be read: that changes without a trace in its stamp
-_DENIED = "-denied.bad"
-
 def open_cache(
     folder,              # where the cache lies
     table: ClipTable,    # the clips that will be read
@@ -166,6 +167,10 @@ def open_cache(
                           f"{len(missing)} of {len(table)} (the first: {missing[0].id}); build the cache again "
                           "(micacl cache)")
     return cache
+
+# %% ../../nbs/library/cache.ipynb #cac4e02e
+# the end of its name, where a clip may not be read: that changes without a trace in its stamp
+_DENIED = "-denied.bad"
 
 def _open(folder, table, size, places, on_bad="skip", retry=False):
     "(FrameCache, [clips that have to be decoded]); `retry`: those too that could not be read for want of permission."
@@ -246,6 +251,7 @@ def _fill(folder, clips, places, size, max_frames, on_bad, progress):
         for name in old.get(place[:16], ()):             # what was decoded from the clip as it was before
             if name != new: _remove(_file(folder, name))
 
+# %% ../../nbs/library/cache.ipynb #cac4e02f
 def _check_unchanged(path, place, file):
     "`MicaclError`, and no file, if the clip is not any more what it was when its stamp was taken."
     if clip_stamp(path) == place[17:]: return

@@ -42,15 +42,18 @@ class Backbone(nn.Module):
         instances: torch.Tensor, # (M,3,L,H,W) float in 0..1
     ) -> torch.Tensor: # (M,dim)
         "Features of instances; the colours are centred and scaled here."
-        if instances.dim() != 5 or instances.shape[1] != 3 or not instances.is_floating_point():
-            raise MicaclError(f"backbone: expected float instances (M,3,L,H,W) in 0..1, found {instances.dtype} "
-                              f"{tuple(instances.shape)}; "
-                              "divide uint8 pixels by 255 and put the axes in this order")
-        if instances.shape[2] < self.frames:
-            raise MicaclError(f"backbone: expected instances of at least {self.frames} frames, found "
-                              f"{instances.shape[2]}; set instance_length={self.frames}")
+        _check_instances(instances, self.frames)
         x = _scaled(instances, self.mean, self.std)     # float32 pixels are scaled in 32 bits for a network in 16, too
         return self.net(x.to(self.mean.dtype))
+
+# %% ../../nbs/05_backbone.ipynb #05b00010
+def _check_instances(instances, frames):
+    if instances.dim() != 5 or instances.shape[1] != 3 or not instances.is_floating_point():
+        raise MicaclError(f"backbone: expected float instances (M,3,L,H,W) in 0..1, found {instances.dtype} "
+                          f"{tuple(instances.shape)}; divide uint8 pixels by 255 and put the axes in this order")
+    if instances.shape[2] < frames:
+        raise MicaclError(f"backbone: expected instances of at least {frames} frames, found {instances.shape[2]}; "
+                          f"set instance_length={frames}")
 
 def _scaled(x, mean, std):   # (M,3,L,H,W), (1,3,1,1,1) twice -> (x - mean) / std, laid out as x
     if not x.is_contiguous(memory_format=torch.channels_last_3d): return (x - mean).div_(std)
@@ -60,7 +63,7 @@ def _scaled(x, mean, std):   # (M,3,L,H,W), (1,3,1,1,1) twice -> (x - mean) / st
     rows = (rows - mean.flatten().repeat(W)).div_(std.flatten().repeat(W))
     return rows.unflatten(3, (W, 3)).permute(0, 4, 1, 2, 3)
 
-# %% ../../nbs/05_backbone.ipynb #a2971ff0
+# %% ../../nbs/05_backbone.ipynb #05b00011
 KINETICS = dict(mean=[0.43216, 0.394666, 0.37645], std=[0.22803, 0.22145, 0.216989])
 
 def kinetics_weights(
@@ -75,6 +78,7 @@ def kinetics_weights(
                           f"connect to the internet once, or put {weights.url} into {cache} (replace a broken file "
                           "there), or use pretrained=False") from None
 
+# %% ../../nbs/05_backbone.ipynb #a2971ff0
 def torchvision_backbone(
     name: str, # r3d_18, mc3_18, r2plus1d_18 or swin3d_t
     pretrained: bool = False, # with its Kinetics-400 weights
@@ -85,7 +89,7 @@ def torchvision_backbone(
     if pretrained: net.load_state_dict(kinetics_weights(name))
     last = "fc" if hasattr(net, "fc") else "head"
     dim = getattr(net, last).in_features
-    setattr(net, last, nn.Identity())      # 400 action scores are not needed; the pooled features are
+    setattr(net, last, nn.Identity())      # 400 action scores are not needed; the features before them are
     return Backbone(net, dim, list(preset.mean), list(preset.std), preset.crop_size[0])
 
 # %% ../../nbs/05_backbone.ipynb #41b80a68
@@ -127,7 +131,7 @@ def _r3d_small() -> Backbone:
                         conv_block(32, 64, full), conv_block(64, 128, full), PlacePool(128))
     return Backbone(net, 128, mean=[0.5] * 3, std=[0.25] * 3, image_size=64)
 
-# %% ../../nbs/05_backbone.ipynb #6db8c4ee
+# %% ../../nbs/05_backbone.ipynb #05b00016
 WEIGHTS_FORMAT = "1"   # raised when the layout of the tensors changes
 
 def save_weights(
@@ -141,6 +145,7 @@ def save_weights(
     data = to_safetensors({k: v.detach().cpu().contiguous() for k, v in state.items()}, header)
     with atomic_write(path, "wb") as f: f.write(data)
 
+# %% ../../nbs/05_backbone.ipynb #6db8c4ee
 def read_weights(
     path, # a file written by `save_weights`
     architecture: str, # what it must hold
@@ -160,7 +165,7 @@ def read_weights(
                           f"format {found[1]}; {todo}")
     return state, header
 
-# %% ../../nbs/05_backbone.ipynb #4a040624
+# %% ../../nbs/05_backbone.ipynb #05b00017
 def weights_path(
     name: str = "r3d_small", # the architecture
 ) -> Path:
@@ -181,12 +186,14 @@ def small_backbone(
                           "pretrain`") from None
     return backbone
 
+# %% ../../nbs/05_backbone.ipynb #4a040624
 BACKBONES: dict[str, Callable[..., Backbone]] = dict(
     r3d_small=small_backbone, r3d_18=partial(torchvision_backbone, "r3d_18"),
     mc3_18=partial(torchvision_backbone, "mc3_18"), r2plus1d_18=partial(torchvision_backbone, "r2plus1d_18"),
     swin3d_t=partial(torchvision_backbone, "swin3d_t"))
 LONGER = dict(s3d=14, mvit_v1_b=16, mvit_v2_s=16)   # torchvision's networks that need more frames, and how many
 
+# %% ../../nbs/05_backbone.ipynb #05b00018
 def build_backbone(
     name: str, # a key of BACKBONES
     # True: trained on action units (r3d_small) or Kinetics-400 (all others); False: random; a path: weights of
