@@ -1,4 +1,4 @@
-"""The whole road in one module: MICACL, M3DFEL and four plain baselines, all with the same output.
+"""The output stage, the whole network in one module, and M3DFEL and four plain baselines beside it.
 
 Docs: https://micacl.github.io/micacl/micacl.html.md"""
 
@@ -66,15 +66,9 @@ def _advice(shape):
     if len(shape) == 5 and shape[2] != 3 and shape[1] == 3: return "frames come before channels, video.transpose(1, 2)"
     return "T is n_instances*instance_length, sample that many frames"
 
-# %% ../nbs/11_micacl.ipynb #e8c4a7bc
-def _no_autocast(device):   # the meta device has none to switch off
-    known = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if known else contextlib.nullcontext()
-
-class BagModel(HubModel):
-    "Backbone on every instance, an aggregation that the subclass gives, a linear classifier."
-    __call__: Callable[..., BagOutput]  # for editors and type checkers
-
+# %% ../nbs/11_micacl.ipynb #e8c4a7ba
+class _FromVideo(HubModel):
+    "What all models begin with: a backbone on every instance."
     def __init__(self, n_classes, backbone, n_instances, instance_length, pretrained):
         super().__init__()
         self.n_classes, self.n_instances, self.instance_length = n_classes, n_instances, instance_length
@@ -98,6 +92,23 @@ class BagModel(HubModel):
         if self.frozen: self.backbone.eval()
         return self
 
+    def encode(self, video):  # (B,T,3,H,W) -> (B,N,D)
+        "Instance features from frames: the backbone sees B*N short clips."
+        bags = to_bags(prepare_video(video, self.n_instances * self.instance_length), self.n_instances)
+        x = self.backbone(bags)
+        if x.ndim != 2 or x.shape[1] != self.backbone.dim:
+            raise MicaclError(f"backbone: expected features ({len(bags)}, {self.backbone.dim}), found {tuple(x.shape)}")
+        return x.unflatten(0, (len(video), self.n_instances))  # (B*N,D) -> (B,N,D)
+
+# %% ../nbs/11_micacl.ipynb #e8c4a7bc
+def _no_autocast(device):   # the meta device has none to switch off
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else contextlib.nullcontext()
+
+class BagModel(_FromVideo):
+    "Backbone on every instance, an aggregation that the subclass gives, a linear classifier."
+    __call__: Callable[..., BagOutput]  # for editors and type checkers
+
     def _classifier(self, bag_dim, dropout, head="linear"):
         self.bag_dim, self.drop, self.fc = bag_dim, nn.Dropout(dropout), nn.Linear(bag_dim, self.n_classes)
         if head != "linear": self.change_head(head)
@@ -114,14 +125,6 @@ class BagModel(HubModel):
 
     def _dtype(self):  # of the last layer, which all that lies behind the backbone shares
         return next((p.dtype for p in self.fc.parameters()), torch.get_default_dtype())
-
-    def encode(self, video):  # (B,T,3,H,W) -> (B,N,D)
-        "Instance features from frames: the backbone sees B*N short clips."
-        bags = to_bags(prepare_video(video, self.n_instances * self.instance_length), self.n_instances)
-        x = self.backbone(bags)
-        if x.ndim != 2 or x.shape[1] != self.backbone.dim:
-            raise MicaclError(f"backbone: expected features ({len(bags)}, {self.backbone.dim}), found {tuple(x.shape)}")
-        return x.unflatten(0, (len(video), self.n_instances))  # (B*N,D) -> (B,N,D)
 
     def aggregate(self, x):  # (B,N,D) -> bag (B,bag_dim), instances (B,N,D), weights (B,N), adjacency or None
         "From instances to one bag feature."
@@ -146,7 +149,6 @@ class BagModel(HubModel):
         if getattr(self, "tail", None) is not None and video.shape[1] != self.n_instances:
             raise MicaclError(f"model: expected features of {self.n_instances} instances, found {video.shape[1]}")
         return self.from_instances(video)
-
 
 # %% ../nbs/11_micacl.ipynb #06ffb6be
 class PoolMIL(BagModel):
@@ -234,6 +236,7 @@ class MICACL(BagModel):
         H, weights = self.wian(G, w)
         return self.tail(H, weights)[0], G, weights, A
 
+# %% ../nbs/11_micacl.ipynb #0388061c
 def zero_score(dim):  # -> nn.Linear (B,N,dim) -> (B,N,1)
     "The score of the dependency weight where there is no GEIIM to give it: zero at the start, so uniform weights."
     score = nn.Linear(dim, 1, bias=False)

@@ -42,11 +42,9 @@ def _listing(folder):
     except ValueError: return {}, None                                           # a zero byte in its name
     except OSError as e: return {}, None if e.errno in _NOT_THERE else e.strerror or type(e).__name__
 
-# %% ../../nbs/library/rows.ipynb #12b0fb85
-ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")       # of the videos of published sets
-
-class Place:
-    "The data folder: which paths belong to it, and whether something is there."
+# %% ../../nbs/library/rows.ipynb #12b0fb84
+class _Folders:
+    "The data folder and those below it: what belongs to it, and what lies in each, listed once."
     def __init__(self, root, anywhere=False):      # anywhere: absolute paths may lead out of it
         self.root, self.real, self.anywhere = os.path.abspath(root), os.path.realpath(root), anywhere
         self._lists, self._closed, self._folders = {}, {}, {}
@@ -64,6 +62,19 @@ class Place:
             if why: self._closed[folder] = why
         return self._lists[folder]
 
+    def _folder(self, folder):
+        "(whether it belongs to the data folder, its `names` as this system compares them), found out once."
+        if folder not in self._folders:
+            inside = self.inside(folder)
+            names = self.names(folder) if inside or self.anywhere else {}
+            self._folders[folder] = inside, {os.path.normcase(n): link for n, link in names.items()}
+        return self._folders[folder]
+
+# %% ../../nbs/library/rows.ipynb #12b0fb85
+ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")       # of the videos of published sets
+
+class Place(_Folders):
+    "The data folder: which paths belong to it, and whether something is there."
     def locate(self, rel):
         "(path, None), or (None, (what is wrong with it, the kind of problem))."
         rel = rel.strip().replace("\\", "/")
@@ -93,14 +104,6 @@ class Place:
                           "outside")
         link = names.get(os.path.normcase(name))
         return (path, None) if link is False else self._doubtful(rel, path, folder, name, link)
-
-    def _folder(self, folder):
-        "(whether it belongs to the data folder, its `names` as this system compares them), found out once."
-        if folder not in self._folders:
-            inside = self.inside(folder)
-            names = self.names(folder) if inside or self.anywhere else {}
-            self._folders[folder] = inside, {os.path.normcase(n): link for n, link in names.items()}
-        return self._folders[folder]
 
     def _doubtful(self, rel, path, folder, name, link):
         "As `locate`, for a link (True) and for a name that the folder does not have (None)."

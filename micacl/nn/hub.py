@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/library/hub.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'FILES', 'PACKAGED', 'KEYS', 'MOST', 'WEIGHTS_MOST', 'TEXT_MOST', 'Made', 'made_with', 'input_of',
            'describe', 'read_info', 'is_run', 'read_description', 'check_values', 'check_classes', 'empty_model',
-           'described_model', 'read_matching', 'check_tensors', 'fetch', 'HubModel', 'finish']
+           'described_model', 'read_matching', 'check_tensors', 'fetch', 'finish', 'HubModel']
 
 # %% ../../nbs/library/hub.ipynb #344e11c4
 import hashlib, inspect, os, re, shutil
@@ -230,6 +230,33 @@ def _write_folder(folder, info, weights):   # Path, description, bytes -> the fo
                           "can be written to") from None
     finally: shutil.rmtree(new, ignore_errors=True)
 
+# %% ../../nbs/library/hub.ipynb #b2a6d01b
+def _write_model(folder, model, facts):   # Path, HubModel, classes and so on as for `describe` -> the folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MicaclError(f"{folder}: expected a new or empty folder, found something in it; choose another name")
+    weights = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    info = describe(model, weights, **facts)
+    # what could not be loaded is not written
+    check_tensors(folder, info["model"], described_model(info, folder, type(model)).state_dict(), model.state_dict())
+    return _write_folder(folder, info, weights)
+
+# %% ../../nbs/library/hub.ipynb #b2a6d02b
+def _read_model(folder, kind):   # Path, class that is expected -> model
+    info = read_description(path := folder / "config.json")
+    model = described_model(info, path, kind)
+    tensors, _ = read_matching(folder / "model.safetensors", model, info["sha256"])
+    model.load_state_dict(tensors, assign=True)
+    return finish(model, path, lambda: dict(info, input=input_of(model, int(info["input"]["image_size"]))))
+
+# %% ../../nbs/library/hub.ipynb #b2a6dc00
+def finish(model, path, about):   # about() -> description
+    "A loaded model with its description, in evaluation mode; `MicaclError` if no card can be made from it."
+    try: model.about = about(); model_card(model.about)
+    except Exception as e:
+        raise MicaclError(f"{path}: the description is not complete ({type(e).__name__}: {str(e)[:100]}), so there is "
+                          "no card to it; the file is damaged") from None
+    return model.eval()
+
 # %% ../../nbs/library/hub.ipynb #b2a6d16a
 Made = TypeVar("Made", bound="HubModel")
 
@@ -259,11 +286,7 @@ class HubModel(nn.Module):
         "A trained model. Nothing in the folder can run code."
         folder = fetch(where, revision=revision, token=token, cache_dir=cache_dir, force_download=force_download,
                        local_files_only=local_files_only)
-        info = read_description(path := folder / "config.json")
-        model = described_model(info, path, cls)
-        tensors, _ = read_matching(folder / "model.safetensors", model, info["sha256"])
-        model.load_state_dict(tensors, assign=True)
-        return finish(model, path, lambda: dict(info, input=input_of(model, int(info["input"]["image_size"]))))
+        return _read_model(folder, cls)
 
     def save_pretrained(
         self,
@@ -276,15 +299,8 @@ class HubModel(nn.Module):
         model_card_kwargs: dict | None = None,   # classes, image_size, license
     ) -> Path:                           # the folder
         "Write weights, description and card."
-        folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise MicaclError(f"{folder}: expected a new or empty folder, found something in it; choose another name")
-        weights = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
-        info = describe(self, weights, **(model_card_kwargs or dict(classes=classes, image_size=image_size,
-                                                                    license=license)))
-        # what could not be loaded is not written
-        check_tensors(folder, info["model"], described_model(info, folder, type(self)).state_dict(), self.state_dict())
-        return _write_folder(folder, info, weights)
+        facts = model_card_kwargs or dict(classes=classes, image_size=image_size, license=license)
+        return _write_model(Path(folder), self, facts)
 
     def push_to_hub(
         self,
@@ -297,12 +313,3 @@ class HubModel(nn.Module):
         facts = dict(classes=classes, image_size=image_size, license=license)
         push: Any = ModelHubMixin.push_to_hub      # asks of a model only that it can save itself
         return push(self, repo_id, model_card_kwargs=facts, **options)
-
-# %% ../../nbs/library/hub.ipynb #b2a6dc00
-def finish(model, path, about):   # about() -> description
-    "A loaded model with its description, in evaluation mode; `MicaclError` if no card can be made from it."
-    try: model.about = about(); model_card(model.about)
-    except Exception as e:
-        raise MicaclError(f"{path}: the description is not complete ({type(e).__name__}: {str(e)[:100]}), so there is "
-                          "no card to it; the file is damaged") from None
-    return model.eval()

@@ -1,4 +1,4 @@
-"""From a bag to a feature, simply: the mean and what it loses, the maximum, attention, and a small transformer.
+"""From a bag to one vector: the mean and what it loses, the maximum, attention, and a small transformer.
 
 Docs: https://micacl.github.io/micacl/pooling.html.md"""
 
@@ -104,8 +104,8 @@ class TransformerPool(nn.Module):
         if dim % heads:
             raise MicaclError(f"TransformerPool: expected heads that divide dim={dim}, found {heads}; each head gets "
                               "dim/heads features")
-        self.token, self.place = nn.Parameter(0.02*torch.randn(1, 1, dim)), nn.Parameter(0.02*torch.randn(n_instances,
-            dim))
+        self.token = nn.Parameter(0.02*torch.randn(1, 1, dim))
+        self.place = nn.Parameter(0.02*torch.randn(n_instances, dim))
         self.norm1, self.norm2, self.norm = (nn.LayerNorm(dim) for _ in range(3))
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.mlp = nn.Sequential(nn.Linear(dim, 2*dim), nn.GELU(), nn.Linear(2*dim, dim))
@@ -121,10 +121,10 @@ class TransformerPool(nn.Module):
         q = self.token.expand(B, 1, dim)
         z = self.norm1(torch.cat([q, zero_padding(x, mask) + self.place[:N]], 1))          # (B,1+N,D)
         ignore = None if mask is None else F.pad(~mask, (1, 0))                            # (B,1+N), never the token
-        heard, a = self.attention(z[:, :1], z, z, key_padding_mask=ignore)                 # (B,1,D), (B,1,1+N)
-        q, w = q + heard, a[:, 0, 1:]
-        return self.norm(q + self.mlp(self.norm2(q)))[:, 0], w / w.sum(1,
-            keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+        collected, a = self.attention(z[:, :1], z, z, key_padding_mask=ignore)             # (B,1,D), (B,1,1+N)
+        q, w = q + collected, a[:, 0, 1:]
+        w = w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)                # without the token's share
+        return self.norm(q + self.mlp(self.norm2(q)))[:, 0], w
 
 # %% ../../nbs/06_pooling.ipynb #bad5ccc2
 POOLS = dict(mean=MeanPool, max=MaxPool, attention=GatedAttentionPool, transformer=TransformerPool)

@@ -100,20 +100,20 @@ def wian_layer():
 def tail():
     """The output stage.
 
-    The states of WIAN are the four rows of a table h. Self-attention with eight heads lets each state ask all
-    of them; its answer M is added to h and normalised. Each row is multiplied by N times its dependency weight. A
-    convolution takes the four rows as channels and slides along the features, three wide: its result is one row,
-    the bag feature, from which a linear layer makes the scores. Below, the other reading: the answer, normalised
-    and squashed, is a gate on h."""
+    The states of WIAN are the four rows of a table h, each as long as the states of both directions together. In
+    self-attention with eight heads each state collects from all of them; the result M is added to h and normalised.
+    Each row is multiplied by N times its dependency weight. A convolution takes the four rows as channels and slides
+    along the features, three wide: its result is one row, the bag feature, from which a linear layer makes the
+    scores. Below, the other reading: M, normalised and squashed, is a gate on h."""
     d = Drawing(tail.__doc__, 672)
     x0, w, h, cols = 60, 19, 20, 9
     mid, right = x0 + w * cols / 2, x0 + w * cols
     d.text(14, 28, "From $N$ states to one bag feature", "head")
     for n in range(4): d.text(x0 - 8, 55 + h * n, f"$h_{n + 1}$", at="end")
     d.table(x0, 42, [made_up(60 + n, cols, STATES[n]) for n in range(4)], w, h)
-    d.text(right + 12, 58, "$h$, $N × D$"); d.text(right + 12, 77, "from WIAN", "soft")
+    d.text(right + 12, 58, "$h$ from WIAN"); d.text(right + 12, 77, "$N$ × 2·hidden", "soft")
     d.arrow((mid, 122), (mid, 136))
-    d.named(14, 138, 292, 67, "sky", "self-attention, 8 heads", "each state asks all $N$; the answers:",
+    d.named(14, 138, 292, 67, "sky", "self-attention, 8 heads", "each state collects from all $N$:",
             "$M$ = softmax($QK^⊤/√d$) $V$, heads joined")
     d.arrow((right, 104), (332, 104), (332, 222), (mid + 11, 222))
     d.arrow((mid, 205), (mid, 213)); d.sign(mid, 222, "+")
