@@ -35,6 +35,13 @@ def frequency_groups(
     medium = [c for c in range(C) if c not in head and c not in tail]
     return dict(head=sorted(map(int, head)), medium=medium, tail=sorted(map(int, tail)))
 
+# %% ../nbs/01_long_tail.ipynb #01a0000f
+def _both(y, predicted, n_classes=None):   # -> (n,) int64 each
+    y, predicted = check_labels(y, n_classes), check_labels(predicted, n_classes, "predictions")
+    if len(y) != len(predicted):
+        raise MicaclError(f"metrics: {len(y)} labels but {len(predicted)} predictions; pass one prediction a clip")
+    return y, predicted
+
 # %% ../nbs/01_long_tail.ipynb #2da497d9
 def confusion(
     y,                                # (n,) true labels, 0 .. C-1
@@ -48,19 +55,13 @@ def confusion(
     if not y.size: return np.zeros((n_classes, n_classes), dtype=np.int64)
     return confusion_matrix(y, predicted, labels=range(n_classes)).astype(np.int64)
 
-def _both(y, predicted, n_classes=None):   # -> (n,) int64 each
-    y, predicted = check_labels(y, n_classes), check_labels(predicted, n_classes, "predictions")
-    if len(y) != len(predicted):
-        raise MicaclError(f"metrics: {len(y)} labels but {len(predicted)} predictions; pass one prediction a clip")
-    return y, predicted
-
 # %% ../nbs/01_long_tail.ipynb #c2780415
 def recalls(
     y,                                # (n,) true labels
     predicted,                        # (n,) predicted labels
     n_classes: int = len(EMOTIONS),   # C
 ) -> np.ndarray:                      # (C,) recall of each class; NaN where there is no clip
-    "Share of each class's clips that were found."
+    "Share of each class's clips that were named correctly."
     return matrix_recalls(confusion(y, predicted, n_classes))
 
 def matrix_recalls(
@@ -70,6 +71,7 @@ def matrix_recalls(
     n_c = M.sum(-1)
     return np.where(n_c > 0, np.diagonal(M, axis1=-2, axis2=-1) / np.maximum(n_c, 1), np.nan)
 
+# %% ../nbs/01_long_tail.ipynb #01a00014
 def mean_present(
     r,                # (..., C) with NaN for what does not exist
 ) -> np.ndarray:      # (...); NaN where nothing is left
@@ -133,14 +135,43 @@ def bootstrap_interval(
     w = np.where(n_c > 0, r, 0) @ n_c / n_c.sum()              # (draws,) WAR
     return dict(uar=np.quantile(mean_present(r), ends), war=np.quantile(w, ends), recall=np.quantile(r, ends, axis=0).T)
 
+# %% ../nbs/01_long_tail.ipynb #d1f2a3b9
+def _drawn_differences(
+    gain,      # (S, n) 1 where only A is right, -1 where only B is, else 0
+    y,         # (n,) true labels
+    classes,   # those that are compared; each has clips
+    draws, seed,
+):             # -> difference of each seed (S,), of each draw (draws,)
+    S, by_seed, drawn = len(gain), np.zeros(len(gain)), np.zeros(draws)
+    rng = np.random.default_rng(derive_seed(seed, "paired"))
+    seeds = rng.multinomial(S, [1 / S] * S, size=draws) / S                           # (draws, S)
+    for c in classes:
+        g, n = gain[:, y == c], (y == c).sum()
+        clips = rng.multinomial(n, [1 / n] * n, size=draws) / n                       # (draws, n)
+        by_seed += g.mean(1) / len(classes)
+        drawn += ((seeds @ g) * clips).sum(1) / len(classes)
+    return by_seed, drawn
+
+# %% ../nbs/01_long_tail.ipynb #01a0001f
+def _checked_runs(y, a, b, n_classes, classes):   # -> y (n,), a and b (S, n), the compared classes that have clips
+    y = check_labels(y, check_number(n_classes, "n_classes", 1, 2**15, whole=True))
+    a, b = (np.atleast_2d(check_labels(p, n_classes, "predictions", ndim=None)) for p in (a, b))
+    if a.shape != b.shape or a.shape[1:] != y.shape:
+        raise MicaclError(f"paired_difference: expected predictions (S, {len(y)}) of both methods, found {a.shape} and "
+                          f"{b.shape}")
+    n_c = class_counts(y, n_classes)
+    classes = range(n_classes) if classes is None else check_labels(classes, n_classes, "classes")
+    wanted = [c for c in classes if n_c[c]]
+    if not wanted: raise MicaclError("paired_difference: expected clips of the compared classes, found none")
+    return y, a, b, wanted
+
 # %% ../nbs/01_long_tail.ipynb #d1f2a3b5
 def paired_difference(
     y,                                # (n,) true labels
     a,                                # (S, n) predictions of method A, a row for each run
     b,                                # (S, n) predictions of method B, the same runs (seeds) in the same order
     n_classes: int = len(EMOTIONS),   # C
-    # compare the mean recall of these only; None: of all that have clips, which is UAR
-    classes=None,
+    classes=None,                     # compare the mean recall of these only; None: of all that have clips (UAR)
     draws: int = 4000,                # resampled pairs of clips and seeds
     level: float = 0.95,              # share of the draws inside the interval
     seed: int = 0,                    # same seed, same interval
@@ -148,48 +179,15 @@ def paired_difference(
     "Paired bootstrap over clips and seeds of a difference in UAR."
     from scipy.stats import ttest_1samp     # likewise
     draws, level = check_number(draws, "draws", 1, 10**7, whole=True), check_number(level, "level", below=1)
-    y = check_labels(y, check_number(n_classes, "n_classes", 1, 2**15, whole=True))
-    a, b = (np.atleast_2d(check_labels(p, n_classes, "predictions", ndim=None)) for p in (a, b))
-    if a.shape != b.shape or a.shape[1:] != y.shape:
-        raise MicaclError(f"paired_difference: expected predictions (S, {len(y)}) of both methods, found {a.shape} and "
-                          f"{b.shape}")
-    n_c, S = class_counts(y, n_classes), len(a)
-    classes = range(n_classes) if classes is None else check_labels(classes, n_classes, "classes")
-    wanted = [c for c in classes if n_c[c]]
-    if not wanted: raise MicaclError("paired_difference: expected clips of the compared classes, found none")
-    gain = (a == y).astype(float) - (b == y)                                          # (S, n)
-    rng, by_seed, drawn = np.random.default_rng(derive_seed(seed, "paired")), np.zeros(S), np.zeros(draws)
-    seeds = rng.multinomial(S, [1 / S] * S, size=draws) / S                           # (draws, S)
-    for c in wanted:
-        g, n = gain[:, y == c], n_c[c]
-        clips = rng.multinomial(n, [1 / n] * n, size=draws) / n                       # (draws, n)
-        by_seed += g.mean(1) / len(wanted)
-        drawn += ((seeds @ g) * clips).sum(1) / len(wanted)
+    y, a, b, classes = _checked_runs(y, a, b, n_classes, classes)
+    by_seed, drawn = _drawn_differences((a == y).astype(float) - (b == y), y, classes, draws, seed)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     p = 2 * min((drawn <= 0).mean(), (drawn >= 0).mean())
-    p_seeds = float(ttest_1samp(by_seed, 0).pvalue) if S > 1 and np.ptp(by_seed) > 1e-9 else float("nan")
+    p_seeds = float(ttest_1samp(by_seed, 0).pvalue) if len(a) > 1 and np.ptp(by_seed) > 1e-9 else float("nan")
     return dict(difference=float(by_seed.mean()), interval=[float(low), float(high)],
                 p=float(min(1, max(p, 1 / draws))), p_seeds=p_seeds, by_seed=by_seed.tolist())
 
-# %% ../nbs/01_long_tail.ipynb #a89cea68
-def reliability(
-    y,               # (n,) true labels
-    probabilities,   # (n, C), rows sum to 1
-    bins: int = 15,  # of equal width
-) -> tuple:          # counts, mean confidence, accuracy: (bins,) each; NaN in an empty bin
-    "What the model claimed and what came true, by confidence."
-    p, bins = _rows("probabilities", probabilities), check_number(bins, "bins", 1, 10**7, whole=True)
-    y = check_labels(y, p.shape[1])
-    if len(p) != len(y): raise MicaclError(f"probabilities: expected a row for each of {len(y)} labels, found {len(p)}")
-    if not (p >= 0).all() or (abs(p.sum(1) - 1) > _ROUNDING).any():
-        raise MicaclError(f"probabilities: expected rows of 0 to 1 that sum to 1, found {p.min():.4g} to "
-                          f"{p.max():.4g}, sums of {p.sum(1).min():.4g} to {p.sum(1).max():.4g}; pass softmax(scores)")
-    confidence, right = p.max(1), p.argmax(1) == y
-    m = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(m, minlength=bins)
-    mean = lambda x: np.where(count > 0, np.bincount(m, weights=x, minlength=bins) / np.maximum(count, 1), np.nan)
-    return count, mean(confidence), mean(right)
-
+# %% ../nbs/01_long_tail.ipynb #01a00023
 _ROUNDING = 0.02   # how far the sum of a row may be from 1: that of probabilities in 16 bits is nearer
 
 def _rows(name, values):   # -> (n, C) float64
@@ -198,6 +196,30 @@ def _rows(name, values):   # -> (n, C) float64
         found = f"{values!r:.60}" if a is None else a.shape
         raise MicaclError(f"{name}: expected a row of numbers for each clip (n, C), found {found}")
     return a.astype(float)
+
+def _probabilities(y, probabilities):   # -> (n,) int64, (n, C) float64, rows sum to 1
+    p = _rows("probabilities", probabilities)
+    y = check_labels(y, p.shape[1])
+    if len(p) != len(y): raise MicaclError(f"probabilities: expected a row for each of {len(y)} labels, found {len(p)}")
+    if not (p >= 0).all() or (abs(p.sum(1) - 1) > _ROUNDING).any():
+        raise MicaclError(f"probabilities: expected rows of 0 to 1 that sum to 1, found {p.min():.4g} to "
+                          f"{p.max():.4g}, sums of {p.sum(1).min():.4g} to {p.sum(1).max():.4g}; pass softmax(scores)")
+    return y, p
+
+# %% ../nbs/01_long_tail.ipynb #a89cea68
+def reliability(
+    y,               # (n,) true labels
+    probabilities,   # (n, C), rows sum to 1
+    bins: int = 15,  # of equal width
+) -> tuple:          # counts, mean confidence, accuracy: (bins,) each; NaN in an empty bin
+    "What the model claimed and what came true, by confidence."
+    bins = check_number(bins, "bins", 1, 10**7, whole=True)
+    y, p = _probabilities(y, probabilities)
+    confidence, right = p.max(1), p.argmax(1) == y
+    m = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(m, minlength=bins)
+    mean = lambda x: np.where(count > 0, np.bincount(m, weights=x, minlength=bins) / np.maximum(count, 1), np.nan)
+    return count, mean(confidence), mean(right)
 
 # %% ../nbs/01_long_tail.ipynb #f2ed572f
 def ece(
@@ -210,18 +232,23 @@ def ece(
     count, confidence, accuracy = reliability(y, probabilities, bins)
     return float(np.nansum(count / count.sum() * np.abs(accuracy - confidence)))
 
-# %% ../nbs/01_long_tail.ipynb #1e77f133
-def instance_auc(
-    weights,     # (n, N) weight of each instance
-    positive,    # (n, N) True where the instance carries the expression
-) -> tuple:      # (mean AUC over the clips that have both kinds; NaN without any), number of those clips
-    "Do the weights rank the instances that carry the expression first?"
+# %% ../nbs/01_long_tail.ipynb #01a00026
+def _weights_and_truth(weights, positive):   # -> (n, N) float, (n, N) bool
     w, pos = check_array(weights, "instance_auc: weights", 2), check_labels(positive, 2, "positive",
         ndim=None).astype(bool)
     if w.shape != pos.shape or w.ndim != 2:
         raise MicaclError(f"instance_auc: expected two (n, N) arrays, found {w.shape} and {pos.shape}")
     if np.isnan(w).any():
         raise MicaclError("instance_auc: the instance weights hold NaN; the model is damaged, train it again")
+    return w, pos
+
+# %% ../nbs/01_long_tail.ipynb #1e77f133
+def instance_auc(
+    weights,     # (n, N) weight of each instance
+    positive,    # (n, N) True where the instance carries the expression
+) -> tuple:      # (mean AUC over the clips that have both kinds; NaN without any), number of those clips
+    "Do the weights rank the instances that carry the expression first?"
+    w, pos = _weights_and_truth(weights, positive)
     pair = pos[:, :, None] & ~pos[:, None, :]                             # (n, N, N): a positive, b not
     wins = (w[:, :, None] > w[:, None, :]) + 0.5 * (w[:, :, None] == w[:, None, :])
     n_pairs = pair.sum((1, 2))

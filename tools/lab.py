@@ -17,6 +17,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from forked_kernels import forked_kernels
+
 ROOT = Path(__file__).parents[1]
 SHEETS = ROOT / "nbs" / "lab"
 BOOK = "https://github.com/micacl/micacl/blob/main/nbs/"
@@ -196,7 +198,7 @@ def check(sheets=SHEETS, at_once=2):
           "mistakes are refused with the right words", flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     jobs = [(p, kind) for p in sources(sheets) for kind in ("instructor", "student")]
-    with ProcessPoolExecutor(at_once) as pool:
+    with ProcessPoolExecutor(at_once, initializer=forked_kernels) as pool:
         for name, kind, seconds, complaints in pool.map(execute, *zip(*jobs)):
             print(f"{'FAILED' if complaints else 'ok    '} {seconds:6.1f} s  {kind:10} {name}", flush=True)
             wrong += [f"{name}, {kind}'s copy: {s}" for s in complaints]

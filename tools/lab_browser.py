@@ -73,7 +73,7 @@ class Sheet:
     "A sheet or a chapter in the browser."
     def __init__(self, page, address, n_cells):
         self.page, self.cells = page, page.locator(".jp-Notebook .jp-Cell")
-        page.goto(address)
+        page.goto(address, timeout=120_000)
         self.cells.nth(n_cells - 1).wait_for(timeout=60_000)
         # before that, running raises a question about kernels
         page.get_by_text(re.compile(r"\| Idle$")).first.wait_for(timeout=60_000)
@@ -87,6 +87,12 @@ class Sheet:
         self.page.wait_for_timeout(400)
         self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=120_000)
         self.page.wait_for_timeout(400)
+
+    def prompt(self, index): return self.cells.nth(index).locator(".jp-InputPrompt").first.inner_text().strip()
+
+    def errors(self):      # JupyterLab draws an error as it draws the error stream
+        return self.page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]').filter(
+            has_text="Traceback (most recent call last)").count()
 
     def said(self, index): return self.cells.nth(index).locator(".jp-OutputArea-output").all_inner_texts()
 
@@ -159,16 +165,29 @@ def read_chapter(page, address, source, shots):
     chapter = Sheet(page, address(place(source)), len(cells))
     chapter.menu("Run All Cells")
     code = [i for i, c in enumerate(cells) if c["cell_type"] == "code" and text(c).strip()]
-    late = [i for i in code if not re.fullmatch(r"\[\d+\]:",
-                                                chapter.cells.nth(i).locator(".jp-InputPrompt").first.inner_text().strip())]
-    assert not late, f"cells {late} were not run"
+    def late(): return [i for i in code if not re.fullmatch(r"\[\d+\]:", chapter.prompt(i))]
+    # between two cells the kernel is idle too, and a busy browser may show it for long
+    while late() and not chapter.errors() and time.time() - start < 300: page.wait_for_timeout(1000)
+    assert not late(), f"cells {late()} were not run in {time.time() - start:.0f} s"
+    chapter.idle()
     return f"{len(code)} cells ran, {at_the_end(chapter, source, shots)}, {time.time() - start:.0f} s"
+
+
+def trial(page, address, folder):
+    "An error is noticed: without this, `at_the_end` could be blind and nobody would know."
+    cell = dict(cell_type="code", id="wrong", metadata={}, source=["1/0"], outputs=[], execution_count=None)
+    kernel = dict(name="python3", display_name="Python 3", language="python")
+    (folder / "wrong.ipynb").write_text(json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4,
+                                                        nbformat_minor=5)))
+    sheet = Sheet(page, address("wrong.ipynb"), 1)
+    sheet.menu("Run All Cells")
+    assert sheet.errors() == 1, "a cell divided by zero, and no error was seen"
 
 
 def at_the_end(sheet, source, shots):
     "No error is left, and every slider changes its picture."
     moved = sheet.sliders()
-    errors = sheet.page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').count()
+    errors = sheet.errors()
     assert moved and not errors, f"{moved} sliders, {errors} errors left"
     if shots: sheet.page.screenshot(path=shots / f"{source.stem}-done.png")
     return f"{moved} sliders moved their pictures"
@@ -191,12 +210,15 @@ def main():
         sys.exit(f"lab_browser: no sheet and no chapter with sliders: {', '.join(sorted(unknown))}")
     if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp, sync_playwright() as pw:
-        folder = Path(tmp)
+        folder = Path(tmp) / "nbs"      # chapters read ../results
+        folder.mkdir()
+        shutil.copytree(ROOT / "results", Path(tmp) / "results")
         for s, f in wanted:
             (folder / place(s)).parent.mkdir(exist_ok=True)
             shutil.copy(SHEETS / "student" / s.name if f is work_through else s, folder / place(s))
         browser = pw.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
         with server(str(ROOT / args.server) if (ROOT / args.server).exists() else args.server, folder) as address:
+            trial(browser.new_page(), address, folder)
             for s, f in wanted:
                 page, problems = browser.new_page(viewport=dict(width=1280, height=1400)), []
                 page.on("pageerror", lambda e, to=problems: to.append(str(e)[:200]))

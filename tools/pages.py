@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from forked_kernels import forked_kernels
 from sitekit.book import NBS, ROOT, notebooks
 from sitekit.exercises import solutions
 
@@ -95,7 +96,9 @@ def main():
     # one thread each: two pages share two cores without getting into each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failed, times = 0, {}
-    with ProcessPoolExecutor(args.jobs) as pool:
+    # where seconds or outputs are kept, a page starts as a reader's does
+    begin = None if args.times or args.save else forked_kernels
+    with ProcessPoolExecutor(args.jobs, initializer=begin) as pool:
         for path, seconds, error in pool.map(run, [q.resolve() for q in pages], [args.save] * len(pages)):
             slow = seconds > LIMIT
             print(f"{'FAILED' if error else 'SLOW  ' if slow else 'ok    '} {seconds:6.1f} s  {path.relative_to(ROOT)}",
