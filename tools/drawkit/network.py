@@ -193,7 +193,8 @@ def geiim_scales():
     Above, three convolutions over the instances, with kernels 1, 3 and 5, around instance 2: the first reads this
     instance, the second its neighbours too, the third all four and one place of zeros. GELU is applied to each,
     then a linear layer fuses them. Below, the output is added to x and normalised, which gives the features. A softmax
-    over the instances of one score each gives the dependency weights. Both go on to WIAN."""
+    over the instances of one score each gives the dependency weights. Both go on to WIAN, the weights also to the
+    output stage."""
     d = Drawing(geiim_scales.__doc__, 556)
     heading(d, 28, 3, "Convolutions over the instances")
     d.text(14, 56, "$h$ around $n$ = 2")
@@ -226,4 +227,5 @@ def geiim_scales():
     d.arrow((307, 318), (332, 318), (332, 510)); d.arrow((270, 493), (270, 510), look="vermillion")
     d.text(14, 505, "sum 1; before training 1/$N$ each", "soft")
     d.box(14, 512, 332, 30, "tint blue"); d.text(25, 532, "WIAN", "bold")
+    d.text(74, 532, "weights: also to the output stage", "soft")
     return d
