@@ -55,7 +55,7 @@ class ModelArgs:
     dependency_over: Literal["instances", "features"] = "instances"   # axis of the softmax of the dependency weight
     gate: Literal["product", "weight", "none"] = "product"   # product (learned gate times weight), weight or none
     layers: Annotated[int, Range(1, 64)] = 1   # recurrent layers of WIAN
-    tail: Literal["norm", "dmin"] = "norm"   # norm (add, normalise, convolve) or dmin (M3DFEL's)
+    tail: Literal["norm", "dmin", "conv", "mean"] = "norm"   # dmin: M3DFEL's; conv: no attention; mean: neither
     heads: Annotated[int, Range(1, 2**12)] = 8   # of the self-attention
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0   # in GEIIM, between layers, before the classifier
 

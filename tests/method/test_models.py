@@ -45,7 +45,7 @@ def test_parts_of_micacl(parts):
         assert torch.allclose(out.bag, torch.einsum("bn,bnd->bd", out.weights, out.instances), atol=1e-5)
 
 OPTIONS = [dict(dependency_over="features"), dict(gate="weight"), dict(gate="none"), dict(tail="dmin"),
-           dict(graph_over="channels"), dict(dilation=2), dict(kernels=(3,)),
+           dict(tail="conv"), dict(tail="mean"), dict(graph_over="channels"), dict(dilation=2), dict(kernels=(3,)),
            dict(adjacency="both"), dict(hops=2), dict(layers=2)]
 
 @pytest.mark.parametrize("options", OPTIONS + PARTS[1:], ids=str)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from micacl.nn.tails import DMIN, DMINTail, NormTail
+from micacl.nn.tails import DMIN, ConvTail, DMINTail, MeanTail, NormTail
 
 # ---- DMIN
 
@@ -110,3 +110,20 @@ def test_norm_tail_starts_as_the_weighted_mean():
     assert torch.allclose(tail(H, w)[0], (w[..., None] * H_hat).sum(1), atol=1e-6)
     assert torch.autograd.gradcheck(lambda H, w: tail.double()(H, w)[0],
                                     (H.double().requires_grad_(), w.double().requires_grad_()))
+
+def test_without_attention_norm_is_conv_and_without_its_convolution_mean():
+    torch.manual_seed(0)
+    norm, conv, mean = NormTail(8, 3, heads=2).double(), ConvTail(8, 3).double(), MeanTail(8).double()
+    H, w = torch.randn(2, 3, 8).double(), torch.rand(2, 3).double().softmax(1)
+    with torch.no_grad():
+        for p in norm.parameters(): p.copy_(torch.randn(p.shape))
+        for p in norm.attention.out_proj.parameters(): p.zero_()       # attention answers 0
+    conv.load_state_dict({k: v for k, v in norm.state_dict().items() if not k.startswith("attention")})
+    assert torch.allclose(conv(H, w)[0], norm(H, w)[0]) and conv(H, w)[1] is None
+    mean.norm.load_state_dict(norm.norm.state_dict())
+    want = torch.stack([sum(w[b, n] * mean.norm(H[b, n]) for n in range(3)) for b in range(2)])
+    assert torch.allclose(mean(H, w)[0], want) and mean(H, w)[1] is None
+    assert not torch.allclose(mean(H, w)[0], conv(H, w)[0])
+    fresh = ConvTail(8, 3).double()
+    fresh.norm.load_state_dict(norm.norm.state_dict())
+    assert torch.allclose(fresh(H, w)[0], want)                         # starts as the mean
