@@ -16,6 +16,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -238,7 +239,9 @@ def pale(reader):
     p = reader.page
     reader.open("geiim.html")
     assert not reader.barriers(only=["color-contrast"])
-    p.locator("pre.code span:visible").last.evaluate("e => e.style.color = '#bbb'")
+    # axe-core has no opinion on a single letter
+    words = p.locator("pre.code span:visible").filter(has_text=re.compile(r"\w{3}"))
+    words.last.evaluate("e => e.style.color = '#bbb'")
     found = reader.barriers(only=["color-contrast"])
     assert len(found) == 1 and ", 1 times" in found[0], found
     return found[0].split(":")[0]
