@@ -16,6 +16,7 @@ LIBRARIES = ("torch", "torch._dynamo", "numpy", "pandas", "matplotlib.pyplot", "
 def serve(argv, cwd, env, ready):
     "The child: a kernel in a process group of its own, with the environment that was asked for."
     os.setpgid(0, 0)
+    mp.set_start_method(None, force=True)      # a page's own processes start as they would anywhere
     os.environ.clear(); os.environ.update(env)
     os.chdir(cwd)
     sys.argv[:] = argv
