@@ -21,7 +21,7 @@ from .train.config import RunSettings, check_value, merge
 from .train.options import SECTIONS, Data, Dataset, Flag, Fold, Misused, Out, defaults_for, given_options
 from .train.options import option_group
 from .show.terminal import any_terminal, environment_number, percent, tell
-from .deploy.commands import Export, Predict, Table
+from .deploy.commands import Export, Get, Predict, Table, Tail
 
 # %% ../nbs/library/cli.ipynb #4f1271e4
 @dataclass
@@ -242,7 +242,8 @@ class Bench:
 
 # %% ../nbs/library/cli.ipynb #f6e7e848
 COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=Evaluate, predict=Predict, demo=Demo,
-                folds=Folds, experiment=Experiment, table=Table, export=Export, pretrain=Pretrain, bench=Bench)
+                folds=Folds, experiment=Experiment, table=Table, export=Export, pretrain=Pretrain, bench=Bench,
+                get=Get, tail=Tail)
 
 def main(
     argv=None,   # arguments; default: those of the process
@@ -271,7 +272,7 @@ def _explain(e, command):
         if isinstance(command, Train) and isinstance(e, MicaclError):
             return 130, str(e)     # says how many epochs are kept
         return 130, "interrupted" + ("; the same command goes on where it stopped"
-                                     if isinstance(command, (Synfew, Cache, Demo, Experiment)) else "")
+                                     if isinstance(command, (Synfew, Cache, Demo, Experiment, Get)) else "")
     if isinstance(e, OSError): return 1, " ".join(f"{e.filename or 'the system'}: {e.strerror or e}".split())
     return 1, str(e)
 
