@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from ..core import MicaclError, check_labels, read_json, write_json
 from ..metrics import bootstrap_interval, mean_present, recalls, uar
-from .open_sets import CREMA_CLASSES, CREMA_EMOTIONS, CREMA_NAME, RAVDESS_NAME, beside, read_columns
+from .open_sets import (CREMA_CLASSES, CREMA_EMOTIONS, CREMA_NAME, RAVDESS_NAME, asked_emotion, beside,
+                                   read_columns)
 
 # %% ../../nbs/library/crowd.ipynb #4580846e
 _FACE_ONLY = "2"     # first digit of the number of a row
@@ -39,7 +40,7 @@ def human_rows(
     "What people see in the face alone, measured like a network: one rating at a time, and by majority."
     chosen = [c for c in (votes if clips is None else clips) if c in votes]
     if not chosen: raise MicaclError("human_rows: expected clips with votes, found none; are these clips of CREMA-D?")
-    asked = np.array([CREMA_CLASSES.index(CREMA_EMOTIONS[CREMA_NAME.match(c)["emotion"]]) for c in chosen])
+    asked = np.array([CREMA_CLASSES.index(asked_emotion(c)) for c in chosen])
     n = np.stack([votes[c] for c in chosen])                                  # (clips, 6)
     top = n == n.max(1, keepdims=True)
     clear, of = top.sum(1) == 1, np.arange(len(asked))                        # one emotion has the most votes
@@ -65,7 +66,7 @@ def write_human_rows(
     "The human rows as a file that stands above the rows of one's own runs."
     write_json(file, human_rows(face_votes(root), clips))
 
-# %% ../../nbs/library/crowd.ipynb #f9ef6107
+# %% ../../nbs/library/crowd.ipynb #9c508500
 _AGES = {"under 30": 30, "30 to 44": 45, "45 and over": 200}      # group: below this age
 
 def demographics(
@@ -88,19 +89,19 @@ def clip_groups(
     "Who is seen in a clip and which group that person is in."
     crema, ravdess = ([p.search(str(c)) for c in ids] for p in (CREMA_NAME, RAVDESS_NAME))
     if all(ravdess) and by == "sex":
-        who = [m["actor"] for m in ravdess]
+        who = [m["actor"] for m in ravdess if m]
         return who, ["male" if int(w) % 2 else "female" for w in who]
     if not all(crema) or by not in ("sex", "age", "race", "ethnicity"):
         raise MicaclError(f"by: expected sex, age, race or ethnicity of CREMA-D's clips, or sex of RAVDESS', "
                           f"found {by!r}"
                           f" and clips such as {next(iter(ids), 'none')}")
-    who, people = [m["actor"] for m in crema], demographics(root)
+    who, people = [m["actor"] for m in crema if m], demographics(root)
     if lost := set(who) - people.keys():
         raise MicaclError(f"{root}: expected every actor in VideoDemographics.csv, found none of number {min(lost)}; "
                           "fetch it again")
     return who, [people[w][by] for w in who]
 
-# %% ../../nbs/library/crowd.ipynb #9c508500
+# %% ../../nbs/library/crowd.ipynb #2b974464
 def scores_by_group(
     y,              # (n,) labels
     predicted,      # (n,) predicted labels

@@ -6,8 +6,8 @@ Docs: https://micacl.github.io/micacl/library/open_sets.html.md"""
 
 # %% auto #0
 __all__ = ['CREMA_NAME', 'RAVDESS_NAME', 'CREMA_CLASSES', 'CREMA_EMOTIONS', 'CREMA_DEFECTS', 'OPEN_COUNTS', 'crema_files',
-           'crema_clips', 'ravdess_clips', 'open_set', 'crema_fold', 'beside', 'read_columns', 'read_crema_d',
-           'read_ravdess', 'long_tail']
+           'crema_clips', 'asked_emotion', 'ravdess_clips', 'open_set', 'crema_fold', 'beside', 'read_columns',
+           'read_crema_d', 'read_ravdess', 'long_tail']
 
 # %% ../../nbs/library/open_sets.ipynb #810b70df
 import csv, functools, gzip, importlib.resources, io, os, re
@@ -46,6 +46,12 @@ def crema_files() -> dict:   # path -> (SHA-256, bytes)
 def crema_clips() -> list:   # of clip ids
     "The 7,442 clips of CREMA-D."
     return [Path(path).stem for path in crema_files() if path.endswith(".flv")]
+
+def asked_emotion(
+    clip: str,   # id of a clip of CREMA-D
+) -> str:        # a class
+    "What the actor was asked to show."
+    return CREMA_EMOTIONS[clip.split("_")[2]]
 
 def ravdess_clips() -> list:   # of clip ids
     "The 1,440 clips of speech without sound in RAVDESS, calm among them."
@@ -146,7 +152,7 @@ def read_crema_d(
 ) -> ClipTable:              # five folds, six classes, group: the actor
     "CREMA-D: videos or face crops under the names of its repository."
     known = set(crema_clips())
-    said = _most_said(root) if votes else {n: CREMA_EMOTIONS[CREMA_NAME.match(n)["emotion"]] for n in known}
+    said = _most_said(root) if votes else {c: asked_emotion(c) for c in known}
     clips, _ = _clips(root, intake, CREMA_NAME)
     if not clips:
         raise MicaclError(f"{root}: expected videos of CREMA-D such as 1001_DFA_ANG_XX.flv, found none; see "
