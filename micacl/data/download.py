@@ -161,6 +161,8 @@ def fetch_all(
     "Fetch files and check them. `MicaclError` names those that no server has; all others are there then."
     _, tqdm = _pooch()
     check_room(folder, _lacking(folder, remotes))
+    # not by pooch, whose threads would get in each other's way
+    for home in {Path(folder, r.path).parent for r in remotes}: home.mkdir(parents=True, exist_ok=True)
     failed, row, stop = {}, [], threading.Event()
     with tqdm(total=sum(r.size for r in remotes), unit="B", unit_scale=True, disable=not progress) as bar:
         servers = _Servers(folder, retries, timeout, bar, stop)
@@ -168,6 +170,7 @@ def fetch_all(
             if stop.is_set(): return
             try: why = servers.fetch(remote)
             except _Stopped: return
+            except BaseException: stop.set(); raise
             if why: failed[remote.path] = why; row.append(remote)
             else: row.clear()
             if len(row) >= _IN_A_ROW: stop.set()

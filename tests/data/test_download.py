@@ -286,6 +286,10 @@ def test_the_bar_ends_at_the_size_of_all_files(server, tmp_path, monkeypatch):
     fetch_all(files[:2], tmp_path, timeout=5)
     fetch_all(files, tmp_path, timeout=5)                                      # two of them are there
     assert [(b.n, b.total) for b in bars] == [(6000, 6000), (15000, 15000)]
+    long = server.put("long", bytes(400_000))                                  # of several portions
+    server.faults["long"] = "cut"
+    with pytest.raises(MicaclError): fetch_all([long, files[1]], tmp_path / "other", timeout=5)
+    assert bars[-1].n == 3000                                                  # halves that came in vain do not count
 
 
 # ---------------------------------------------------------------- the sets
