@@ -39,7 +39,7 @@ CREMA_DEFECTS = {"1064_IEO_DIS_MD": "a minute long, with all emotions in it",
 @functools.lru_cache(None)
 def crema_files() -> dict:   # path -> (SHA-256, bytes)
     "The 7,442 videos of CREMA-D as its repository has them, and four tables and texts that belong to them."
-    packed = importlib.resources.files("micacl").joinpath("data", "crema_d.csv.gz").read_bytes()
+    packed = (importlib.resources.files("micacl") / "data" / "crema_d.csv.gz").read_bytes()
     rows = csv.DictReader(io.StringIO(gzip.decompress(packed).decode("ascii")))
     return {r["path"]: (r["sha256"], int(r["bytes"])) for r in rows}
 

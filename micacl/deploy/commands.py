@@ -22,15 +22,15 @@ from ..train.options import Data, Dataset, Flag
 class Get:
     """Fetch an open data set of real faces: licence first, every file checked.
     Stopped, it goes on with the same command."""
-    name: Annotated[Literal["crema-d", "ravdess"], tyro.conf.Positional,
-                    tyro.conf.arg(metavar="{crema-d,ravdess}")]   # the set
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]   # where it goes
+    # which set
+    data: Annotated[Literal["crema-d", "ravdess"], tyro.conf.Positional, tyro.conf.arg(metavar="{crema-d,ravdess}")]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]   # where it goes
     accept_licence: Flag = False      # you have read the licence and accept it: do not ask
 
     def run(self):
         from micacl.data.download import get_set
-        n = get_set(self.name, self.folder, self.accept_licence, progress=sys.stderr.isatty())
-        print(f"{self.folder}: {n:,} files, each as it was published. Next: micacl check {self.folder}")
+        n = get_set(self.data, self.out, self.accept_licence, progress=sys.stderr.isatty())
+        print(f"{self.out}: {n:,} files, each as it was published. Next: micacl check {self.out}")
 
 @dataclass
 class Tail:
