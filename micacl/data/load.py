@@ -299,5 +299,6 @@ def _verdict(table, problems):
 def _beside_published(table, problems):
     n = _PUBLISHED.get(table.dataset, {})
     total = sum(n.get("all", ())) or sum(map(sum, (n.get("train", ()), n.get("test", ()))))
-    if total > len(table): return f"; {total - len(table)} of the {total} published clips are missing"
-    return "; all published clips are there" if total and total == len(table) and not problems else ""
+    what = f"{'usable ' * (table.dataset in OPEN_COUNTS)}published clips"       # some are left out on purpose
+    if total > len(table): return f"; {total - len(table)} of the {total} {what} are missing"
+    return f"; all {what} are there" if total and total == len(table) and not problems else ""

@@ -80,9 +80,9 @@ def test_the_folds_of_crema_d_divide_actors(whole):
 
 def test_check_compares_crema_d_with_what_was_published(whole, tmp_path):
     report = check_dataset(whole)
-    assert report.ok and "all published clips are there" in report.verdict and not any(report.missing["all"])
+    assert report.ok and "all usable published clips are there" in report.verdict and not any(report.missing["all"])
     part = check_dataset(crema(tmp_path, [c for c in CLIPS if c != "1091_WSI_FEA_XX" and not c.startswith("1007")]))
-    assert "83 of the 7438 published clips are missing" in part.verdict
+    assert "83 of the 7438 usable published clips are missing" in part.verdict
     assert part.missing["all"][CREMA_CLASSES.index("fear")] == 15 and sum(part.missing["all"]) == 83
     said = [n for n in part.notes if "not there" in n]
     assert len(said) == 1 and said[0].startswith("83 of the 7,442 clips of CREMA-D are not there: 1007_DFA_ANG_XX")
@@ -170,7 +170,7 @@ def test_a_whole_copy_of_ravdess(tmp_path, home):
     assert t.counts.tolist() == [192, 192, 96, 192, 192, 192, 192] and t.folds == [1, 2, 3, 4, 5, 6]
     assert all({int(c.group) for c in t.select(fold=k)} == set(range(4 * k - 3, 4 * k + 1)) for k in t.folds)
     assert t.notes == ["192 clips of calm are left out: the seven emotions have no such class"]
-    assert "all published clips are there" in check_dataset(tmp_path).verdict
+    assert "all usable published clips are there" in check_dataset(tmp_path).verdict
 
 
 def test_no_performance_of_ravdess_counts_twice(tmp_path):
@@ -194,7 +194,7 @@ def test_what_is_missing_of_ravdess_is_one_line(tmp_path):
     assert [n for n in report.notes if "not there" in n] == [
         "60 of the 1,440 clips of RAVDESS (speech without sound) are not there: 02-01-01-01-01-01-05, "
         "02-01-01-01-01-02-05, 02-01-01-01-02-01-05 ..."]
-    assert "52 of the 1248 published clips are missing" in report.verdict
+    assert "52 of the 1248 usable published clips are missing" in report.verdict
 
 
 def test_an_actors_folder_alone(tmp_path):
