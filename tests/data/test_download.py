@@ -1,5 +1,5 @@
-"""`micacl get`, against a server on the loopback address that truncates, lies, sleeps, fails and forgets, and archives that
-are damaged or want to leave their folder."""
+"""`micacl get`, against a server on the loopback address that truncates, lies, sleeps, fails and forgets, and archives
+that are damaged or want to leave their folder."""
 import errno
 import hashlib
 import http.server
@@ -15,9 +15,6 @@ from pathlib import Path
 
 import pytest
 
-pooch = pytest.importorskip("pooch")
-pytest.importorskip("tqdm")
-
 from micacl.cli import main
 from micacl.core import MicaclError
 from micacl.data import download
@@ -26,6 +23,8 @@ from micacl.data.download import (Remote, accept_licence, check_room, crema_remo
 from micacl.data.load import load_table
 from micacl.data.open_sets import crema_clips, ravdess_clips
 
+pooch = pytest.importorskip("pooch")
+pytest.importorskip("tqdm")
 QUICK = dict(progress=False, timeout=5)
 
 
@@ -179,7 +178,8 @@ def test_it_turns_back_when_the_second_one_fails(servers, tmp_path):
     first, second = servers(), servers()
     a, b = b"a" * 500, b"b" * 500
     second.files, first.files = {"a": a}, {"b": b}
-    fetch_all([remote("a", a, first, second), remote("b", b, first, second)], tmp_path, connections=1, retries=0, **QUICK)
+    both = [remote("a", a, first, second), remote("b", b, first, second)]
+    fetch_all(both, tmp_path, connections=1, retries=0, **QUICK)
     assert (first.asked, second.asked) == (["a", "b"], ["a", "b"]) and (tmp_path / "b").read_bytes() == b
 
 
@@ -204,7 +204,7 @@ def test_it_gives_up_when_the_network_is_gone(server, tmp_path):
     files = many(server, 40)
     for f in files[4:]: server.faults[f.path] = 500
     with pytest.raises(MicaclError, match="and gave up"): fetch_all(files, tmp_path, retries=0, connections=1, **QUICK)
-    assert len(server.asked) == 7                                              # four that came, three in a row that did not
+    assert len(server.asked) == 7                                   # four that came, three in a row that did not
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(server, tmp_path, monkeypatch):
@@ -367,7 +367,8 @@ def test_a_wrong_archive_is_not_unpacked(server, tmp_path):
     server.faults["files/Video_Speech_Actor_02.zip/content"] = "wrong"
     with pytest.raises(MicaclError, match="Video_Speech_Actor_02.zip: other bytes"):
         get_set("ravdess", tmp_path, accepted=True, record=record, **QUICK)
-    assert (tmp_path / "Actor_01").is_dir() and not (tmp_path / "Actor_02").exists() and not list(tmp_path.glob("*.zip"))
+    assert (tmp_path / "Actor_01").is_dir() and not (tmp_path / "Actor_02").exists()
+    assert not list(tmp_path.glob("*.zip"))
 
 
 def test_ravdess_asks_for_room_for_the_archives_and_what_comes_out(server, tmp_path, monkeypatch):
@@ -452,7 +453,7 @@ def test_the_licence_is_shown_and_nothing_is_fetched_without_it(server, tmp_path
     monkeypatch.setattr(sys, "stdin", Terminal())
     for answer in ("", "no", "y"):
         with pytest.raises(MicaclError, match="found another answer; nothing was fetched"):
-            get_set(name, tmp_path / "x", ask=lambda _: answer, **how)
+            get_set(name, tmp_path / "x", ask=lambda _, a=answer: a, **how)
     assert words in capsys.readouterr().out and not server.asked and not (tmp_path / "x").exists()
     for stdin in (io.StringIO("yes\n"), None):                                 # a pipe is nobody who reads
         monkeypatch.setattr(sys, "stdin", stdin)

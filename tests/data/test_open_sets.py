@@ -73,7 +73,8 @@ def test_the_folds_of_crema_d_divide_actors(whole):
     assert t.folds == [1, 2, 3, 4, 5] and [len(a) for a in actors] == [18, 18, 18, 18, 19]
     assert [(min(a), max(a)) for a in actors] == [("1001", "1018"), ("1019", "1036"), ("1037", "1054"),
                                                   ("1055", "1072"), ("1073", "1091")]
-    assert [crema_fold(a) for a in (1018, 1019, 1036, 1037, 1054, 1055, 1072, 1073, 1091)] == [1, 2, 2, 3, 3, 4, 4, 5, 5]
+    ends = (1018, 1019, 1036, 1037, 1054, 1055, 1072, 1073, 1091)
+    assert [crema_fold(a) for a in ends] == [1, 2, 2, 3, 3, 4, 4, 5, 5]
     train, validation = carve_validation(t.protocol(2)[0], 0.2, 0)
     assert not {c.group for c in train} & {c.group for c in validation}
 
@@ -403,8 +404,8 @@ def test_who_is_seen(tmp_path):
     ids = ["1001_DFA_HAP_XX", "1003_DFA_HAP_XX"]
     assert clip_groups(ids, "age", tmp_path) == (["1001", "1003"], ["under 30", "30 to 44"])
     assert clip_groups(["02-01-03-01-01-01-07", "02-01-03-01-01-01-08"]) == (["07", "08"], ["male", "female"])
-    for ids, by, words in ((["1009_DFA_HAP_XX"], "sex", "found none of number 1009"), (["a.mp4"], "sex", "by: expected"),
-                           (["1001_DFA_HAP_XX"], "height", "by: expected")):
+    for ids, by, words in ((["1009_DFA_HAP_XX"], "sex", "found none of number 1009"),
+                           (["a.mp4"], "sex", "by: expected"), (["1001_DFA_HAP_XX"], "height", "by: expected")):
         with pytest.raises(MicaclError, match=words): clip_groups(ids, by, tmp_path)
     write(tmp_path, {"VideoDemographics.csv": PEOPLE.replace("29", "young")})
     with pytest.raises(MicaclError, match="ages in years"): demographics(tmp_path)
@@ -432,6 +433,7 @@ def test_a_run_by_group(tmp_path):
     np.savez(tmp_path / "run" / "predictions.npz", id=np.array(ids), split=tests, y=y, logits=logits)
     s = run_by_group(tmp_path / "run")
     assert s["male"]["uar"] == 1 and s["female"]["uar"] == 0 and s["male"]["recall"].keys() == {"happy", "sad"}
-    with pytest.raises(MicaclError, match="expected clips of test_x, found test"): run_by_group(tmp_path / "run", test="test_x")
+    with pytest.raises(MicaclError, match="expected clips of test_x, found test"):
+        run_by_group(tmp_path / "run", test="test_x")
     (tmp_path / "run" / "predictions.npz").write_bytes(b"half")
     with pytest.raises(MicaclError, match="predictions.npz: expected"): run_by_group(tmp_path / "run")
