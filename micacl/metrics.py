@@ -133,7 +133,8 @@ def bootstrap_interval(
     r = matrix_recalls(_bootstrap_draws(M, draws, seed))          # (draws, C)
     n_c, ends = M.sum(1), [(1 - level) / 2, (1 + level) / 2]
     wars = np.where(n_c > 0, r, 0) @ n_c / n_c.sum()           # (draws,)
-    return dict(uar=np.quantile(mean_present(r), ends), war=np.quantile(wars, ends), recall=np.quantile(r, ends, axis=0).T)
+    return dict(uar=np.quantile(mean_present(r), ends), war=np.quantile(wars, ends),
+                recall=np.quantile(r, ends, axis=0).T)
 
 # %% ../nbs/01_long_tail.ipynb #d1f2a3b9
 def _drawn_differences(
