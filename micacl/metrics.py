@@ -132,8 +132,9 @@ def bootstrap_interval(
     if not M.sum(): return dict(uar=np.full(2, np.nan), war=np.full(2, np.nan), recall=np.full((n_classes, 2), np.nan))
     r = matrix_recalls(_bootstrap_draws(M, draws, seed))          # (draws, C)
     n_c, ends = M.sum(1), [(1 - level) / 2, (1 + level) / 2]
-    w = np.where(n_c > 0, r, 0) @ n_c / n_c.sum()              # (draws,) WAR
-    return dict(uar=np.quantile(mean_present(r), ends), war=np.quantile(w, ends), recall=np.quantile(r, ends, axis=0).T)
+    wars = np.where(n_c > 0, r, 0) @ n_c / n_c.sum()           # (draws,)
+    return dict(uar=np.quantile(mean_present(r), ends), war=np.quantile(wars, ends),
+                recall=np.quantile(r, ends, axis=0).T)
 
 # %% ../nbs/01_long_tail.ipynb #d1f2a3b9
 def _drawn_differences(
@@ -177,7 +178,7 @@ def paired_difference(
     seed: int = 0,                    # same seed, same interval
 ) -> dict: # difference A - B, interval (2,), p (bootstrap, two-sided), p_seeds (paired t-test), by_seed (S,)
     "Paired bootstrap over clips and seeds of a difference in UAR."
-    from scipy.stats import ttest_1samp     # likewise
+    from scipy.stats import ttest_1samp     # here, because importing it takes a second
     draws, level = check_number(draws, "draws", 1, 10**7, whole=True), check_number(level, "level", below=1)
     y, a, b, classes = _checked_runs(y, a, b, n_classes, classes)
     by_seed, drawn = _drawn_differences((a == y).astype(float) - (b == y), y, classes, draws, seed)
@@ -249,7 +250,7 @@ def instance_auc(
 ) -> tuple:      # (mean AUC over the clips that have both kinds; NaN without any), number of those clips
     "Do the weights rank the instances that carry the expression first?"
     w, pos = _weights_and_truth(weights, positive)
-    pair = pos[:, :, None] & ~pos[:, None, :]                             # (n, N, N): a positive, b not
+    pair = pos[:, :, None] & ~pos[:, None, :]                             # (n, N, N): u positive, v not
     wins = (w[:, :, None] > w[:, None, :]) + 0.5 * (w[:, :, None] == w[:, None, :])
     n_pairs = pair.sum((1, 2))
     used = n_pairs > 0
@@ -265,7 +266,7 @@ def summarise(
     seed: int = 0,   # of the bootstrap
 ) -> dict:           # n_test, uar, war, recall, n_per_class, worst, confusion, head, medium, tail, ece, intervals
     "All metrics of one test set, as results.json holds them."
-    from scipy.special import softmax     # likewise
+    from scipy.special import softmax     # here, because importing it takes a second
     y, C = check_labels(y, len(classes)), len(classes)
     logits = _rows("scores", logits if len(y) or number_array(logits) is None else np.reshape(logits, (-1, C)))
     if logits.shape != (len(y), C):

@@ -76,7 +76,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int): "The next items are those of this epoch."; self._epoch.fill_(epoch)
     def __len__(self): return len(self.table)
-    def __getitem__(self, i):       # -> video (T,3,S,S) uint8, label, position in .table
+    def __getitem__(self, i):       # -> video (T,3,H,W) uint8, H = W, label, position in .table
         clip, c = self.table[i], self.config
         seed = derive_seed(c.seed, "augment", int(self._epoch), clip.id)
         generator = torch.Generator().manual_seed(derive_seed(seed, "frames")) if self.train else None

@@ -106,7 +106,7 @@ def conv_block(
 class PlacePool(nn.Module):
     "Average over time, then a weighted sum over places with weights of its own for each channel."
     def __init__(self,
-        dim: int, # C, channels
+        dim: int, # channels
         grid: int = 4, # the map is resampled to grid x grid places first, if it is larger
     ):
         super().__init__()

@@ -80,7 +80,7 @@ class GatedAttentionPool(nn.Module):
     "Gated attention pooling of Ilse, Tomczak and Welling (2018)."
     def __init__(self,
         dim: int, # feature dimension D
-        hidden: int = 128, # L, size of the hidden attention layer
+        hidden: int = 128, # size of the hidden layer
     ):
         super().__init__()
         self.V, self.U, self.a = nn.Linear(dim, hidden), nn.Linear(dim, hidden), nn.Linear(hidden, 1, bias=False)
