@@ -276,6 +276,7 @@ def test_a_value_that_no_run_can_have_is_one_line_wherever_it_comes_from(tmp_pat
         for k, make in enumerate(sources(tmp_path)):
             if (k == 3 and name == "seed") or (k == 5 and not json_can(v)):
                 continue  # a spec has its own seeds
+            if k == 5 and name in OPTIONAL and v == math.inf: continue      # a file holds null for it: not given
             with pytest.raises(MicaclError, match=f"{name.replace('.', ': ')}: expected .*found ") as e:
                 make(merge({name: v}))
             assert "\n" not in str(e.value) and len(str(e.value)) < 500 + len(str(tmp_path)), (name, v)
