@@ -1,4 +1,4 @@
-"""`micacl table`, `predict` and `export`: a dataclass each, whose comments are its help.
+"""`micacl table`, `predict`, `faces` and `export`: a dataclass each, whose comments are its help.
 
 Docs: https://micacl.github.io/micacl/library/commands.html.md"""
 

@@ -227,6 +227,7 @@ def _need_dlib():
         raise MicaclError('faces: expected dlib, which finds faces, found none; pip install '
                           '"micacl[predict]"') from None
 
+# %% ../../nbs/library/faces.ipynb #face0122
 def _crop_faces(table, out, names, job, how, workers, progress):
     "The folder is locked."
     for left in [*out.glob(".*.tmp"), *out.glob("clips/.*.tmp")]: left.unlink(missing_ok=True)     # of a killed run

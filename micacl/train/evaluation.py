@@ -177,19 +177,20 @@ def about_counts(
     "The classes of each test set that have few clips, and those that have none."
     lines = []
     for name, s in scores.items():
-        n = {c: int(k) for c, k in s["n_per_class"].items()}
-        said = [f"{c}: {k} test clip{'s' * (k > 1)}; its recall can be {_recalls_of(k)}" for c,
-                k in n.items() if 0 < k < FEW]
-        if said: lines.append(f"{name}: few clips. {'. '.join(said)}")
+        few: dict = {}      # clips -> classes that have so many
+        for c, k in s["n_per_class"].items():
+            if 0 < k < FEW: few.setdefault(int(k), []).append(c)
+        if few: lines.append(f"{name}: few clips. {'. '.join(_about_few(few[k], k) for k in sorted(few))}")
         if s["absent"]:
-            left = len(n) - len(s["absent"])
+            left = len(s["n_per_class"]) - len(s["absent"])
             lines.append(f"{name}: no clips of {', '.join(s['absent'])}; UAR is the mean over the other {left} classes")
     return lines
 
-def _recalls_of(k):   # what the recall of a class with k clips can be
-    if k > 4: return f"a multiple of {100 / k:.0f} %"
+def _about_few(classes, k):   # that have k clips each
     *first, last = [f"{100 * i / k:.0f}" for i in range(k + 1)]
-    return f"{', '.join(first)} or {last} %"
+    can = f"{', '.join(first)} or {last} %" if k < 5 else f"a multiple of {100 / k:.0f} %"
+    each, whose = (" each", "their") if len(classes) > 1 else ("", "its")
+    return f"{', '.join(classes)}: {k} test clip{'s' * (k > 1)}{each}; {whose} recall can be {can}"
 
 def _about_seen(scores):
     "A line for each test set that is not new to the model, or of which nobody knows."

@@ -1,5 +1,5 @@
-"""The face tracker over a whole data set: the crops of predict, the list of the old set, clips without a face and broken
-ones by name, an interrupted call that goes on; and `micacl check`, which says when faces are small."""
+"""The face tracker over a whole data set: the crops of predict, the list of the old set, clips without a face and
+broken ones by name, an interrupted call that goes on; and `micacl check`, which says when faces are small."""
 import csv
 import json
 import sys
@@ -46,8 +46,8 @@ def room(frame, x=100, n=72, width=240, height=180):
 
 
 def write_rooms(home, wall=room):
-    """Nine clips: faces small in their frames, in folds and groups, with votes; one without a face, one with a face in a
-    few of its frames, one that broke off."""
+    """Nine clips: faces small in their frames, in folds and groups, with votes; one without a face, one with a face in
+    a few of its frames, one that broke off."""
     home.mkdir(parents=True)
     clips = load_table(MINI).select(split="train").clips[:6]
     rows = []
@@ -134,7 +134,7 @@ def test_a_clip_that_would_fill_the_memory_is_named(rooms, monkeypatch):
 # ---- the new set is the old one
 
 def test_ids_labels_folds_groups_classes_and_columns_are_kept(rooms, whole):
-    old, (out, report) = load_table(rooms), whole
+    old, (out, _) = load_table(rooms), whole
     new = load_table(out)
     want = {c.id: (old.classes[c.label], c.split, c.fold, c.group) for c in old if c.id.startswith("id/")}
     assert {c.id: (new.classes[c.label], c.split, c.fold, c.group) for c in new} == want and len(want) == 6
@@ -314,7 +314,7 @@ def test_check_says_when_faces_are_small_and_faces_mends_it(tmp_path, capsys):
     line = next(x for x in capsys.readouterr().out.splitlines() if "of the frame's height" in x)
     assert line.startswith("note: the face fills ") and f"micacl faces {home} OUT" in line
     share = int(line.split("fills ")[1].split(" %")[0])
-    assert 25 <= share <= 42                               # 150 of 360 rows, of which the detector's box is three quarters
+    assert 25 <= share <= 42          # 150 of 360 rows, of which the detector's box is three quarters
     assert cli.main(["faces", str(home), str(tmp_path / "out"), "--workers", "1"]) == 0
     out = capsys.readouterr().out
     assert "no face: empty" in out and "of the frame's height" in out and f"Next: micacl check {tmp_path / 'out'}" in out

@@ -144,8 +144,10 @@ def scored(n_c, classes="abcd"):
 
 def test_a_class_of_few_test_clips_is_named_with_the_recalls_that_it_can_have():
     lines = about_counts(scored([30, 3, 1, 10]))
-    assert lines == ["test: few clips. b: 3 test clips; its recall can be 0, 33, 67 or 100 %. "
-                     "c: 1 test clip; its recall can be 0 or 100 %"]
+    assert lines == ["test: few clips. c: 1 test clip; its recall can be 0 or 100 %. "
+                     "b: 3 test clips; its recall can be 0, 33, 67 or 100 %"]
+    assert about_counts(scored([2, 3, 2])) == ["test: few clips. a, c: 2 test clips each; their recall can be 0, 50 or "
+                                               "100 %. b: 3 test clips; its recall can be 0, 33, 67 or 100 %"]
     assert "b: 7 test clips; its recall can be a multiple of 14 %" in about_counts(scored([30, 7]))[0]
     assert about_counts(scored([10, 10, 10, 10])) == []
 
