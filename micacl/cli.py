@@ -55,7 +55,8 @@ class Synfew:
 # %% ../nbs/library/cli.ipynb #6a41c232
 @dataclass
 class Check:
-    "Say whether a data set can be used: layout, clips per class and fold, what is broken. Exit status 1 if unusable."
+    """Say whether a data set can be used: layout, clips per class and fold, what is broken, and, where dlib is
+    installed, whether faces are small in the frame. Exit status 1 if unusable."""
     data: Data                        # folder of the data set, or a CSV file
     dataset: Dataset = None           # its kind
     json: Flag = False                # print JSON for programs

@@ -277,7 +277,7 @@ def summarise(
     by_name = lambda values: {name: np.asarray(v).tolist() for name, v in zip(classes, values)}
     return dict(n_test=len(y), uar=uar(y, predicted, C), war=war(y, predicted), recall=by_name(r),
                 n_per_class=by_name(confusion(y, predicted, C).sum(1)),
-                absent=[name for name, v in zip(classes, r) if np.isnan(v)],   # they have no recall: UAR leaves them out
+                absent=[name for name, v in zip(classes, r) if np.isnan(v)],   # no recall: UAR leaves them out
                 worst=classes[int(np.nanargmin(r))] if len(y) else None, confusion=confusion(y, predicted, C).tolist(),
                 **group_recall(r, train_counts),
                 ece=ece(y, softmax(logits, axis=1)), intervals=dict(uar=box["uar"].tolist(), war=box["war"].tolist(),
