@@ -17,7 +17,7 @@ from fastprogress.fastprogress import IN_NOTEBOOK
 from filelock import FileLock, Timeout
 import micacl
 from ..core import MicaclError, derive_seed, read_json
-from .config import EPOCHS, IMAGE_SIZES, PLACE, STEPS, Config, check_config, config_from_dict, merge
+from .config import EPOCHS, IMAGE_SIZES, LEAST_STEPS, PLACE, Config, check_config, config_from_dict, merge
 from ..data.load import ClipTable, carve_validation, load_table
 from ..data.cache import FrameCache, fingerprint
 from .checkpoint import find_checkpoint, first_line, read_tensors
@@ -231,13 +231,13 @@ def about_epochs(
 def few_steps(
     info: dict,   # config.json; of an earlier version, it says nothing of steps
 ) -> list:        # no line, or one
-    "What to say of a run that makes fewer than `STEPS` steps."
+    "What to say of a run that makes fewer than `LEAST_STEPS` steps."
     each, epochs = info.get("steps_per_epoch"), info["config"]["epochs"]
-    if each is None or each * epochs >= STEPS: return []
-    enough = math.ceil(STEPS / each)
+    if each is None or each * epochs >= LEAST_STEPS: return []
+    enough = math.ceil(LEAST_STEPS / each)
     return [f"{each * epochs} steps ({epochs} epoch{'s' * (epochs > 1)} of {each}) are few for {info['n_train']} "
             "training clips: scores may "
-            f"say more about the short training than about the method; {STEPS} steps take {enough} epochs "
+            f"say more about the short training than about the method; {LEAST_STEPS} steps take {enough} epochs "
             f"(epochs={enough},"
             f" --epochs {enough})"]
 

@@ -13,7 +13,7 @@ from micacl.longtail.samplers import EpochOrder
 from micacl.metrics import summarise
 from micacl.show.report import write_report
 from micacl.train import experiments
-from micacl.train.config import EPOCHS, PRESETS, STEPS, Config, config_from_dict
+from micacl.train.config import EPOCHS, LEAST_STEPS, PRESETS, Config, config_from_dict
 from micacl.train.evaluation import about_counts, evaluate
 from micacl.train.experiments import one_run
 from micacl.train.loaders import make_loader
@@ -30,7 +30,7 @@ NONE = dataclasses.replace(TINY, epochs=None)
 def fast(monkeypatch):
     "Four steps are enough, so that a run by the defaults takes seconds."
     monkeypatch.setattr("micacl.train.config.EPOCHS", 1); monkeypatch.setattr("micacl.train.run.EPOCHS", 1)
-    for module in ("config", "run"): monkeypatch.setattr(f"micacl.train.{module}.STEPS", 7)
+    for module in ("config", "run"): monkeypatch.setattr(f"micacl.train.{module}.LEAST_STEPS", 7)
 
 
 # ---- how many epochs
@@ -41,7 +41,7 @@ def fast(monkeypatch):
 def test_by_default_ten_epochs_and_as_many_as_make_300_steps(n, batch, epochs):
     c = Config(batch_size=batch)
     assert c.epochs is None and c.epochs_for(c.steps_per_epoch(n)) == epochs
-    assert epochs == EPOCHS or epochs * c.steps_per_epoch(n) >= STEPS > (epochs - 1) * c.steps_per_epoch(n)
+    assert epochs == EPOCHS or epochs * c.steps_per_epoch(n) >= LEAST_STEPS > (epochs - 1) * c.steps_per_epoch(n)
 
 
 def test_what_is_asked_for_is_what_is_done():
@@ -108,7 +108,7 @@ def test_a_run_keeps_its_number_when_it_goes_on(data, tmp_path, monkeypatch, fas
     def stop(record): raise KeyboardInterrupt
     whole = train(data, tmp_path / "whole", NONE, quiet=True)
     with pytest.raises(MicaclError, match="1 finished"): train(data, tmp_path / "run", NONE, quiet=True, on_epoch=stop)
-    monkeypatch.setattr("micacl.train.config.STEPS", 70)                          # another version
+    monkeypatch.setattr("micacl.train.config.LEAST_STEPS", 70)                          # another version
     again = train(data, tmp_path / "run", NONE, quiet=True, resume=True)
     assert again == whole
     a, b = ((tmp_path / r / "model.safetensors").read_bytes() for r in ("whole", "run"))
