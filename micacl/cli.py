@@ -22,7 +22,7 @@ from .train.config import RunSettings, check_value, merge
 from .train.options import SECTIONS, Data, Dataset, Flag, Fold, Misused, Out, defaults_for, given_options
 from .train.options import option_group
 from .show.terminal import any_terminal, environment_number, percent, tell
-from .deploy.commands import Export, Faces, Predict, Table
+from .deploy.commands import Export, Faces, Get, Predict, Table, Tail
 
 # %% ../nbs/library/cli.ipynb #4f1271e4
 @dataclass
@@ -249,9 +249,9 @@ class Bench:
         if self.json: write_json(self.json, found)
 
 # %% ../nbs/library/cli.ipynb #f6e7e848
-COMMANDS = dict(synfew=Synfew, check=Check, faces=Faces, cache=Cache, train=Train, evaluate=Evaluate, predict=Predict,
-                demo=Demo, folds=Folds, experiment=Experiment, table=Table, export=Export, pretrain=Pretrain,
-                bench=Bench)
+COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=Evaluate, predict=Predict, demo=Demo,
+                folds=Folds, experiment=Experiment, table=Table, export=Export, pretrain=Pretrain, bench=Bench,
+                get=Get, tail=Tail, faces=Faces)
 
 def main(
     argv=None,   # arguments; default: those of the process
@@ -280,7 +280,7 @@ def _explain(e, command):
         if isinstance(command, Train) and isinstance(e, MicaclError):
             return 130, str(e)     # says how many epochs are kept
         return 130, "interrupted" + ("; the same command goes on where it stopped"
-                                     if isinstance(command, (Synfew, Cache, Demo, Experiment, Faces)) else "")
+                                     if isinstance(command, (Synfew, Cache, Demo, Experiment, Get, Faces)) else "")
     if isinstance(e, OSError): return 1, " ".join(f"{e.filename or 'the system'}: {e.strerror or e}".split())
     return 1, str(e)
 

@@ -1,4 +1,4 @@
-"""DFEW, FERV39k, MAFW, SynFEW or a CSV file of your own, read into one table; every bad row by name.
+"""DFEW, FERV39k, MAFW, CREMA-D, RAVDESS, SynFEW or a list of your own in one table; every bad row by name.
 
 Docs: https://micacl.github.io/micacl/library/load.html.md"""
 
@@ -9,7 +9,7 @@ __all__ = ['load_table', 'CheckReport', 'check_dataset', 'Clip', 'ClipTable', 'P
            'protocol', 'write_clips']
 
 # %% ../../nbs/library/load.ipynb #34ed3a55
-import os, stat
+import functools, os, stat
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from .table import Clip, ClipTable, Intake, Problem, carve_validation, make_fold
 from .readers import (LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, visible_entries,
                                  walk_folders)
 from .custom import csv_files, read_csv
+from .open_sets import OPEN_COUNTS, open_set, read_crema_d, read_ravdess
 # the whole table is at hand from here
 _all_ = ["Clip", "ClipTable", "Problem", "carve_validation", "make_folds", "protocol", "write_clips"]
 
@@ -31,7 +32,9 @@ def _synfew(root, intake):
     return read_csv(root, intake, root / "clips.csv", "synfew")
 
 # %% ../../nbs/library/load.ipynb #865ed864
-_READERS = dict(dfew=read_dfew, ferv39k=read_ferv39k, mafw=read_mafw, synfew=_synfew, csv=read_csv)
+_READERS = {"dfew": read_dfew, "ferv39k": read_ferv39k, "mafw": read_mafw, "crema-d": read_crema_d,
+            "crema-d-votes": functools.partial(read_crema_d, votes=True), "ravdess": read_ravdess,
+            "synfew": _synfew, "csv": read_csv}
 
 def _detect(root):
     "The name of the reader that fits a folder."
@@ -44,11 +47,12 @@ def _detect(root):
     whole = [name for name in found if next(clip_homes(walk, LAYOUTS[name][1]), None)]
     if root / "clips.csv" in files and not whole: return "csv"
     if found: return (whole or found)[0]
+    if name := open_set(walk): return name
     if files: return "csv"
     there = ", ".join([e.name for e in visible_entries(root)][:6]) or "an empty folder"
     raise MicaclError(f"{root}: expected a data set (DFEW's or MAFW's set_1 .. set_5 lists, FERV39k's 4_setups, "
-                      "synfew.json "
-                      f"or a CSV file), found {there}; see data/README.md for the layouts")
+                      "clips of CREMA-D or RAVDESS, synfew.json or a CSV file), found "
+                      f"{there}; see data/README.md for the layouts")
 
 def _first_line(file):
     if not os.path.isfile(file): return ""     # a pipe would keep a reader waiting
@@ -109,7 +113,8 @@ def _load(root, dataset, on_bad, classes=None):
 # %% ../../nbs/library/load.ipynb #e6ce0a4d
 def load_table(
     root,                   # the data folder, or a CSV file
-    dataset: str | None = None,    # dfew, ferv39k, mafw, synfew or csv; None = found out
+    # dfew, ferv39k, mafw, crema-d, crema-d-votes, ravdess, synfew or csv; None = found out
+    dataset: str | None = None,
     on_bad: str = "skip",   # bad rows: "skip" = kept in .problems, "stop" = MicaclError at the first
     classes=None,           # class names in order that labels are read into, others are bad rows; None = as in the data
 ) -> ClipTable:             # every usable clip
@@ -131,7 +136,8 @@ _PUBLISHED: dict[str, dict] = dict(
           "train of fold 1": (1956, 1515, 2135, 1738, 1175, 116, 721),
           "train of fold 2": 9356, "train of fold 3": 9357, "train of fold 4": 9358, "train of fold 5": 9361},
     ferv39k={"train": (5854, 5523, 7790, 5906, 2502, 1833, 1680), "test": (1473, 1393, 1958, 1487, 638, 467, 431)},
-    mafw={"all": (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182)})
+    mafw={"all": (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182)},
+    **{name: {"all": n} for name, n in OPEN_COUNTS.items()})
 
 def _parts(table):
     "{part name: its clips}: all, the splits, the folds, and what each fold is trained on."
@@ -295,5 +301,6 @@ def _verdict(table, problems):
 def _beside_published(table, problems):
     n = _PUBLISHED.get(table.dataset, {})
     total = sum(n.get("all", ())) or sum(map(sum, (n.get("train", ()), n.get("test", ()))))
-    if total > len(table): return f"; {total - len(table)} of the {total} published clips are missing"
-    return "; all published clips are there" if total and total == len(table) and not problems else ""
+    what = f"{'usable ' * (table.dataset in OPEN_COUNTS)}published clips"       # some are left out on purpose
+    if total > len(table): return f"; {total - len(table)} of the {total} {what} are missing"
+    return f"; all {what} are there" if total and total == len(table) and not problems else ""

@@ -22,8 +22,9 @@ Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 Fold = Annotated[int | None, tyro.conf.arg(metavar="K", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Dataset = Annotated[Literal["dfew", "ferv39k", "mafw", "synfew", "csv"] | None,
-                    tyro.conf.arg(metavar="{dfew,ferv39k,mafw,synfew,csv}", help_behavior_hint="(default: found out)")]
+Dataset = Annotated[Literal["dfew", "ferv39k", "mafw", "crema-d", "crema-d-votes", "ravdess", "synfew", "csv"] | None,
+                    tyro.conf.arg(metavar="{dfew,ferv39k,mafw,crema-d,crema-d-votes,ravdess,synfew,csv}",
+                                  help_behavior_hint="(default: found out)")]
 
 # %% ../../nbs/library/options.ipynb #4b9fa70a
 # the groups of `Config`, as `micacl train --help` shows them

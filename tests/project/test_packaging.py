@@ -65,9 +65,10 @@ def test_a_build_is_quiet_and_holds_weights_and_templates(tmp_path):
     assert r.returncode == 0 and not re.search(r"warning|deprecat|\*{20}", r.stdout + r.stderr, re.I), r.stderr[-3000:]
     wheel, = (tmp_path / "dist").glob("*.whl")
     names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("micacl/")}
-    kinds = (".py", ".safetensors", ".md", ".json", ".typed", ".html", ".css")
+    kinds = (".py", ".safetensors", ".md", ".json", ".typed", ".html", ".css", ".gz")
     there = {p.relative_to(tmp_path).as_posix() for p in (tmp_path / "micacl").rglob("*") if p.suffix in kinds}
     assert names == there and {"micacl/nn/weights/r3d_small.safetensors", "micacl/nn/weights/synfew/config.json",
+                               "micacl/data/crema_d.csv.gz",
                                "micacl/show/templates/report.html"} <= names
 
 
