@@ -11,6 +11,7 @@ __all__ = ['COMMANDS', 'Synfew', 'Check', 'Cache', 'Train', 'Evaluate', 'Pretrai
 # %% ../nbs/library/cli.ipynb #767d0523
 import json as json_lib, shutil, sys, tempfile
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Union
 import tyro
@@ -21,7 +22,7 @@ from .train.config import RunSettings, check_value, merge
 from .train.options import SECTIONS, Data, Dataset, Flag, Fold, Misused, Out, defaults_for, given_options
 from .train.options import option_group
 from .show.terminal import any_terminal, environment_number, percent, tell
-from .deploy.commands import Export, Get, Predict, Table, Tail
+from .deploy.commands import Export, Faces, Get, Predict, Table, Tail
 
 # %% ../nbs/library/cli.ipynb #4f1271e4
 @dataclass
@@ -54,7 +55,8 @@ class Synfew:
 # %% ../nbs/library/cli.ipynb #6a41c232
 @dataclass
 class Check:
-    "Say whether a data set can be used: layout, clips per class and fold, what is broken. Exit status 1 if unusable."
+    """Say whether a data set can be used: layout, clips per class and fold, what is broken, and, where dlib is
+    installed, whether faces are small in the frame. Exit status 1 if unusable."""
     data: Data                        # folder of the data set, or a CSV file
     dataset: Dataset = None           # its kind
     json: Flag = False                # print JSON for programs
@@ -64,9 +66,15 @@ class Check:
         from micacl.data.load import check_dataset
         read = None
         if self.decode: from micacl.data.bags import read_frames as read
-        report = check_dataset(self.data, self.dataset, decode=read, progress=sys.stdout.isatty() and not self.json)
+        report = check_dataset(self.data, self.dataset, decode=read, progress=sys.stdout.isatty() and not self.json,
+                               look=self._look if find_spec("dlib") else None)
         print(json_lib.dumps(report.to_dict(), indent=1) if self.json else report)
         return 0 if report.ok else 1
+
+    def _look(self, table):
+        if table.dataset in ("dfew", "ferv39k", "synfew"): return []      # handed out as faces
+        from micacl.deploy.faces import about_small_faces
+        return about_small_faces(table, self.data)
 
 @dataclass
 class Cache:
@@ -243,7 +251,7 @@ class Bench:
 # %% ../nbs/library/cli.ipynb #f6e7e848
 COMMANDS = dict(synfew=Synfew, check=Check, cache=Cache, train=Train, evaluate=Evaluate, predict=Predict, demo=Demo,
                 folds=Folds, experiment=Experiment, table=Table, export=Export, pretrain=Pretrain, bench=Bench,
-                get=Get, tail=Tail)
+                get=Get, tail=Tail, faces=Faces)
 
 def main(
     argv=None,   # arguments; default: those of the process
@@ -272,7 +280,7 @@ def _explain(e, command):
         if isinstance(command, Train) and isinstance(e, MicaclError):
             return 130, str(e)     # says how many epochs are kept
         return 130, "interrupted" + ("; the same command goes on where it stopped"
-                                     if isinstance(command, (Synfew, Cache, Demo, Experiment, Get)) else "")
+                                     if isinstance(command, (Synfew, Cache, Demo, Experiment, Get, Faces)) else "")
     if isinstance(e, OSError): return 1, " ".join(f"{e.filename or 'the system'}: {e.strerror or e}".split())
     return 1, str(e)
 

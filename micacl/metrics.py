@@ -264,7 +264,7 @@ def summarise(
     classes,         # (C,) class names
     train_counts,    # (C,) training clips of each class: they define head, medium and tail
     seed: int = 0,   # of the bootstrap
-) -> dict:           # n_test, uar, war, recall, n_per_class, worst, confusion, head, medium, tail, ece, intervals
+) -> dict: # n_test, uar, war, recall, n_per_class, absent, worst, confusion, head, medium, tail, ece, intervals
     "All metrics of one test set, as results.json holds them."
     from scipy.special import softmax     # here, because importing it takes a second
     y, C = check_labels(y, len(classes)), len(classes)
@@ -278,6 +278,7 @@ def summarise(
     by_name = lambda values: {name: np.asarray(v).tolist() for name, v in zip(classes, values)}
     return dict(n_test=len(y), uar=uar(y, predicted, C), war=war(y, predicted), recall=by_name(r),
                 n_per_class=by_name(confusion(y, predicted, C).sum(1)),
+                absent=[name for name, v in zip(classes, r) if np.isnan(v)],   # no recall: UAR leaves them out
                 worst=classes[int(np.nanargmin(r))] if len(y) else None, confusion=confusion(y, predicted, C).tolist(),
                 **group_recall(r, train_counts),
                 ece=ece(y, softmax(logits, axis=1)), intervals=dict(uar=box["uar"].tolist(), war=box["war"].tolist(),

@@ -260,6 +260,7 @@ def check_dataset(
     dataset: str | None = None,     # as for `load_table`
     decode=None,             # callable(path) that raises MicaclError for a broken clip; None = look only for empty ones
     progress: bool = True,   # show a bar while decoding
+    look=None,               # callable(table of the usable clips) -> further notes
 ) -> CheckReport:            # print it
     "Layout, counts beside the published ones, and every bad row and clip by name."
     try: table = _load(root, dataset, "skip")
@@ -274,6 +275,7 @@ def check_dataset(
         if fault: problems.append(Problem(str(c.path), *fault))
         else: good.append(i)
     notes, table = table.notes, table[good]
+    if look and len(table): notes = [*notes, *look(table)]
     verdict = _verdict(table, problems)
     return CheckReport(str(root), table.dataset, verdict.startswith("usable"), verdict, table.classes,
                        {p: t.counts.tolist() for p, t in _parts(table).items()}, _PUBLISHED.get(table.dataset, {}),

@@ -293,6 +293,7 @@ def _check_writable(file, table, rows):
 def write_clips(
     table: ClipTable,   # any table
     file,               # a CSV file in the data folder; replaced if it is there
+    columns=(),         # further columns, {name: {clip id: text}}; no reader looks at them
 ):
     "Write `path,label,split,fold,group` for `load_table`; clips outside the data folder keep their whole path."
     file = Path(os.path.abspath(file))
@@ -307,5 +308,7 @@ def write_clips(
     _check_writable(file, table, rows)
     if any(c.id != posixpath.normpath(row[0]) for c, row in zip(table, rows)):
         head, rows = [*head, "clip"], [[*row, c.id] for c, row in zip(table, rows)]
+    for name, texts in dict(columns).items():
+        head, rows = [*head, name], [[*row, texts.get(c.id, "")] for c, row in zip(table, rows)]
     if table.classes != EMOTIONS: head, rows = [*head, class_column(table.classes)], [[*row, ""] for row in rows]
     with atomic_write(file) as f: csv.writer(f, lineterminator="\n").writerows([head, *rows])

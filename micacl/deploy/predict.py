@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/library/predict.html.md"""
 __all__ = ['predict_video', 'predict_videos', 'predict_upload', 'upload_widget']
 
 # %% ../../nbs/library/predict.ipynb #8818d950
-import contextlib, errno, itertools, math, os, re, tempfile
+import errno, itertools, math, os, re, tempfile
 from array import array
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from .sharing import load_model
 from .filenames import FreeNames
 from .prediction import Prediction, plot_prediction, prediction_text, save_plot, write_prediction, _ENDINGS
 from micacl.deploy.tracking import (
-    cut_face, dlib_detector, find_faces, fit_picture, follow_face, slide, stream_frames, work_ahead
+    cut_face, dlib_detector, find_faces, fit_picture, follow_face, one_thread, slide, stream_frames, work_ahead
 )
 
 # %% ../../nbs/library/predict.ipynb #d7dd3a51
@@ -71,14 +71,6 @@ def _scored(windows, model, config, device, batch, threads):
             if seen is None: yield [a, b, share], None
             else: yield [a, b, share, *next(scores), *seen], (float(seen[middle]), crops[middle].copy())
 
-@contextlib.contextmanager
-def _single_ops():
-    "Operations of torch on one thread each; gives how many there were."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield threads
-    finally: torch.set_num_threads(threads)
-
 # %% ../../nbs/library/predict.ipynb #049b25a8
 def predict_video(
     run,                            # run folder or folder of a shared model, or what `load_run` returned
@@ -100,7 +92,7 @@ def predict_video(
     def counted():
         for frame in stream_frames(video, notes): n[0] += 1; yield frame
     on_cpu = str(device) == "cpu"
-    with _single_ops() as threads:
+    with one_thread() as threads:
         threads = min(threads, _THREADS)
         follow = partial(follow_face, detect=detect, every=every, seen=seen,
                          threads=threads if detect is find_faces else 1)

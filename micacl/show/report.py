@@ -98,6 +98,7 @@ def _difference(run, base):
 def _settings(run, base):
     "For settings.html: the command, what differs from the defaults, data and versions."
     i, default = run.info, Config().flat()
+    default["epochs"] = Config().epochs_for(i.get("steps_per_epoch") or 10**6)      # earlier versions: always 10
     used = config_from_dict(i["config"]).flat()
     changed = ", ".join(f"{PLACE[k] + '.' if k in PLACE else ''}{k} = {list(v) if isinstance(v, tuple) else v}"
                         for k, v in used.items() if v != default[k])
@@ -225,7 +226,8 @@ def _limits(run, table):
     n = {name: dict(zip(run.classes, np.asarray(s["confusion"]).sum(1).tolist())) for name, s in run.tests.items()}
     drawn = run.info["dataset"] == "synfew"
     made = read_json(table.root / "synfew.json") if drawn and table is not None else {}
-    return dict(skipped=run.results.get("skipped") or [], drawn=drawn, label_noise=made.get("label_noise"),
+    return dict(skipped=run.results.get("skipped") or [], notes=run.results.get("notes") or [],
+                drawn=drawn, label_noise=made.get("label_noise"),
                 smallest=[dict(test=name, label=min(k, key=k.get), n=min(k.values())) for name, k in n.items()])
 
 # %% ../../nbs/library/report.ipynb #b1a641da

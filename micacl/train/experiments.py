@@ -21,7 +21,7 @@ from .config import Config
 from ..data.synfew.generate import end_with_parent, generate
 from ..data.cache import fingerprint
 from .loaders import InstanceFeatures
-from .run import hold_folder, prepare_data, read_history
+from .run import hold_folder, prepare_data, read_history, settle_epochs
 from .objective import build_model
 from .specification import configuration, grid_points, read_spec, settled_configuration
 from .summaries import compare_runs, pack_labels, summarise_runs
@@ -59,7 +59,7 @@ def one_run(folder, data, method, fold, config) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(method=method, seed=config.seed, fold=fold, dataset=info["dataset"], classes=info["classes"],
                           train_counts=info["train_counts"], n_train=info["n_train"],
-                          val_uar=history[-1]["val_uar"], loss=history[-1]["loss"],
+                          epochs=len(history), val_uar=history[-1]["val_uar"], loss=history[-1]["loss"],
                           seconds=round(time.perf_counter() - start, 1), tests=tests, config=config.to_dict()))
     shutil.rmtree(work, ignore_errors=True)
     return path
@@ -251,7 +251,7 @@ def _features(folder, data, method, fold, config):
     d, model = prepare_data(data, folder, config, fold, quiet=True), build_model(config, 7)
     features = InstanceFeatures(Path(folder) / "features", model, config, d.cache,
                                 "cuda" if torch.cuda.is_available() else "cpu")
-    for epoch in range(config.epochs): features.of(d.train, epoch)
+    for epoch in range(settle_epochs(config, len(d.train)).epochs): features.of(d.train, epoch)
     for table in (d.validation, *d.tests.values()): features.of(table)
 
 # %% ../../nbs/library/experiments.ipynb #a1fb4c20

@@ -46,7 +46,8 @@ def make_loader(
              else FeatureDataset(table, features, train))
     workers = config.workers if features is None else 0      # features are in memory
     if not isinstance(sampler, Sampler):
-        sampler = EpochOrder([c.label for c in table], config.seed, sampler or config.sampler, config.epochs)
+        epochs = config.epochs_for(config.steps_per_epoch(len(table)))
+        sampler = EpochOrder([c.label for c in table], config.seed, sampler or config.sampler, epochs)
     n = len(sampler) if isinstance(sampler, Sized) else len(table)      # not every sampler knows
     return DataLoader(clips, config.batch_size, sampler=sampler if train else None,
                       drop_last=train and n > config.batch_size,

@@ -24,10 +24,11 @@ from .objective import Objective, build_model, lr_at, make_optimizer
 from ..metrics import uar, war
 from .loaders import InstanceFeatures, make_loader, plain_error, set_epoch
 from ..nn.distributed import check_batch, sync_norms
-from .run import check_same, describe_run, open_run, prepare_data, read_config
+from micacl.train.run import (
+    about_epochs, check_same, describe_run, few_steps, open_run, prepare_data, read_config, settle_epochs, wants_bars
+)
 from .checkpoint import resume_hint, load_checkpoint
 from .checkpoint import save_checkpoint, write_tensors
-from .run import wants_bars
 from .evaluation import (evaluate, held, instance_truth, make_accelerator, predict, processes, record_clips,
                                      score_tests, settle_arithmetic)
 from .machine import machine, memory_kept
@@ -45,7 +46,8 @@ def train_epoch(
     torch.manual_seed(derive_seed(config.seed, "epoch", epoch, accelerator.process_index))
     set_epoch(loader, epoch)
     model.train(); objective.train()
-    accelerator.unwrap_model(objective).ce.progress = epoch / config.epochs      # for a loss that changes late
+    # for a loss that changes late
+    accelerator.unwrap_model(objective).ce.progress = epoch / config.epochs_for(len(loader))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     ramp, most = config.mccl.warmup, config.optim.clip_norm or math.inf
     steps, fp16 = [], accelerator.mixed_precision == "fp16"
@@ -144,9 +146,10 @@ def train(
 class _Run:
     "Everything a run needs, made or resumed."
     def __init__(self, data, run, config, arithmetic, fold, dataset, quiet, features):
-        self.run, self.config, self.accelerator = run, config, make_accelerator(config)
+        self.run, self.accelerator = run, make_accelerator(config)
         with self.accelerator.main_process_first():
             self.data = d = prepare_data(data, run, config, fold, dataset, quiet)
+        self.config = config = settle_epochs(config, len(d.train), run)
         self.info = dict(describe_run(config, d, fold), arithmetic=arithmetic.record, machine=machine())
         if (run / "config.json").exists(): check_same(run, read_config(run)[1], self.info)
         elif self.accelerator.is_main_process: write_json(run / "config.json", self.info)
@@ -188,8 +191,10 @@ class _Run:
 # %% ../../nbs/library/training.ipynb #96d5b643
 def _train(data, run, config, arithmetic, fold, dataset, quiet, on_epoch, features):
     r, progress = _Run(data, run, config, arithmetic, fold, dataset, quiet, features), _Progress(quiet)
-    main, scaler = r.accelerator.is_main_process, r.accelerator.scaler
-    if not quiet: print(f"arithmetic: {arithmetic}")
+    asked, config = config, r.config
+    main, scaler, few = r.accelerator.is_main_process, r.accelerator.scaler, few_steps(r.info)
+    for line in [] if quiet else [f"arithmetic: {arithmetic}", *about_epochs(asked, r.info),
+                                    *(f"note: {n}" for n in few)]: print(line)
     if main:
         with atomic_write(run / "metrics.jsonl") as f: f.writelines(json.dumps(h) + "\n" for h in r.state["history"])
     for epoch in progress.epochs(range(r.state["epoch"], config.epochs)):
@@ -211,5 +216,6 @@ def _train(data, run, config, arithmetic, fold, dataset, quiet, on_epoch, featur
                              r.data.cache, r.data.skipped, trained, r.features)
     except MicaclError as e:
         raise MicaclError(f"{e}. {resume_hint(run)}") from None      # the data may have gone since they were read
-    for note in [] if quiet else results["notes"]: print(f"note: {note}")
+    for note in [] if quiet else results["notes"]:
+        if note not in few: print(f"note: {note}")
     return results

@@ -81,7 +81,8 @@ def lr_at(
     config: Config,         # epochs, warmup_epochs, lr, and warmup_lr and min_lr of optim_args
 ) -> float:                 # eta_t
     "Learning rate of a step: linear warm-up, then a cosine."
-    W, last = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch - 1
+    epochs = config.epochs_for(steps_per_epoch)
+    W, last = config.warmup_epochs * steps_per_epoch, epochs * steps_per_epoch - 1
     first, least = config.optim.warmup_lr, config.optim.min_lr
     if step < W: return first + (config.lr - first) * step / W
     t = min((step - W) / max(last - W, 1), 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_origin
 import tyro
 from ..core import MicaclError
-from .config import ARGS, MOVED, PRESETS, SETTINGS, ClipSettings, Config, LossSettings
+from .config import ARGS, MOVED, OPTIONAL, PRESETS, SETTINGS, ClipSettings, Config, LossSettings
 from .config import ModelSettings, OptimSettings, RunSettings
 
 # %% ../../nbs/library/options.ipynb #96bb269e
@@ -37,6 +37,8 @@ def option_group(
     "A group of `Config` as tyro reads it: a dict of arguments is written NAME=VALUE, as in hops=2 kernels=1,3."
     dicts = [(f.name, Annotated[dict, _words(f.name)], field(default_factory=dict)) for f in fields(group)
              if f.name in ARGS]
+    plain = tyro.conf.arg(metavar="N", help_behavior_hint="")      # its comment says what None stands for
+    dicts += [(f.name, Annotated[int | None, plain], field(default=None)) for f in fields(group) if f.name in OPTIONAL]
     made = make_dataclass(group.__name__, dicts, bases=(group,), namespace=dict(__doc__=group.__doc__))
     made.__module__, made.__qualname__ = group.__module__, group.__qualname__      # where the comments are found
     return tyro.conf.arg(constructor=made)

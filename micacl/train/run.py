@@ -6,17 +6,18 @@ Docs: https://micacl.github.io/micacl/library/run.html.md"""
 
 # %% auto #0
 __all__ = ['read_clips', 'wants_bars', 'RunData', 'prepare_data', 'hold_folder', 'read_config', 'settle', 'open_run',
-           'describe_run', 'check_same', 'read_history', 'is_shared', 'load_run']
+           'settle_epochs', 'about_epochs', 'few_steps', 'describe_run', 'check_same', 'read_history', 'is_shared',
+           'load_run']
 
 # %% ../../nbs/library/run.ipynb #eeadfd55
-import contextlib, dataclasses, json, os, shlex, shutil, sys
+import contextlib, dataclasses, json, math, os, shlex, shutil, sys
 from pathlib import Path
 from typing import NamedTuple
 from fastprogress.fastprogress import IN_NOTEBOOK
 from filelock import FileLock, Timeout
 import micacl
 from ..core import MicaclError, derive_seed, read_json
-from .config import IMAGE_SIZES, PLACE, Config, check_config, config_from_dict, merge
+from .config import EPOCHS, IMAGE_SIZES, LEAST_STEPS, PLACE, Config, check_config, config_from_dict, merge
 from ..data.load import ClipTable, carve_validation, load_table
 from ..data.cache import FrameCache, fingerprint
 from .checkpoint import find_checkpoint, first_line, read_tensors
@@ -206,12 +207,47 @@ def _tidy(run):
     for s in (".new", ".old"): shutil.rmtree(run / f"checkpoint{s}", ignore_errors=True)
 
 # %% ../../nbs/library/run.ipynb #ca44f358
+def settle_epochs(
+    config: Config,        # as it was asked for
+    n_train: int,          # clips to train on
+    run: Path | None = None,    # folder of a run that may have begun: it keeps its number
+) -> Config:               # with a number of epochs in the place of None
+    "How many epochs a run has."
+    if config.epochs: return config
+    if run is not None and (run / "config.json").exists(): epochs = read_config(run)[0].epochs
+    else: epochs = config.epochs_for(config.steps_per_epoch(n_train))
+    return dataclasses.replace(config, epochs=epochs)
+
+def about_epochs(
+    asked: Config,   # the configuration before its epochs were settled
+    info: dict,      # config.json
+) -> list:           # no line, or one
+    "What to say where a small set has more epochs than others by default."
+    each, epochs = info["steps_per_epoch"], info["config"]["epochs"]
+    if asked.epochs or epochs == EPOCHS: return []
+    return [f"epochs: {epochs}, as {EPOCHS} of {each} steps each would be too few for a training; epochs (--epochs) "
+            "says otherwise"]
+
+def few_steps(
+    info: dict,   # config.json; of an earlier version, it says nothing of steps
+) -> list:        # no line, or one
+    "What to say of a run that makes fewer than `LEAST_STEPS` steps."
+    each, epochs = info.get("steps_per_epoch"), info["config"]["epochs"]
+    if each is None or each * epochs >= LEAST_STEPS: return []
+    enough = math.ceil(LEAST_STEPS / each)
+    return [f"{each * epochs} steps ({epochs} epoch{'s' * (epochs > 1)} of {each}) are few for {info['n_train']} "
+            "training clips: scores may "
+            f"say more about the short training than about the method; {LEAST_STEPS} steps take {enough} epochs "
+            f"(epochs={enough},"
+            f" --epochs {enough})"]
+
 def describe_run(
     config: Config, data: RunData, fold,   # what is run, on what
 ) -> dict:                                 # config.json
     "Everything needed to say what a run was, and to refuse to resume another one."
     train = data.train
-    return dict(config=config.to_dict(), dataset=data.table.dataset, data=str(data.table.source.resolve()), fold=fold,
+    return dict(config=config.to_dict(), steps_per_epoch=config.steps_per_epoch(len(train)), dataset=data.table.dataset,
+                data=str(data.table.source.resolve()), fold=fold,
                 classes=list(train.classes),
                 train_counts=train.counts.tolist(), n_train=len(train), n_validation=len(data.validation),
                 train_clips=fingerprint(data.cache, train), validation_clips=fingerprint(data.cache, data.validation),

@@ -135,7 +135,8 @@ def test_a_run_records_its_clips(whole, data):
     d = prepare_data(data, run, TINY, quiet=True)
     assert trained_on(run) == {d.cache.content(c.id) for c in d.train} and len(trained_on(run)) == info["n_train"]
     assert info["test_clips"] == results["test_clips"] == fingerprint(d.cache, *d.tests.values())
-    assert [t["trained_on"] for t in results["tests"].values()] == [0, 0] and results["notes"] == []
+    assert [t["trained_on"] for t in results["tests"].values()] == [0, 0]
+    assert not any("were trained on" in n for n in results["notes"])
 
 
 def test_training_clips_in_another_list_are_counted_and_named(whole, data, tmp_path, capsys):
@@ -148,8 +149,8 @@ def test_training_clips_in_another_list_are_counted_and_named(whole, data, tmp_p
                                        r in enumerate(mixed)])
     results = evaluate(whole[0], tmp_path / "mine.csv", quiet=False)
     assert results["trained_on"] == results["tests"]["test"]["trained_on"] == 3
-    assert results["notes"] == [f"3 of {len(mixed)} clips of test were trained on: its scores are too good"]
-    assert results["notes"][0] in capsys.readouterr().out
+    line = f"3 of {len(mixed)} clips of test were trained on: its scores are too good"
+    assert [n for n in results["notes"] if "trained on" in n] == [line] and line in capsys.readouterr().out
 
 
 def test_a_test_of_nothing_but_training_clips_is_refused(whole, data, tmp_path):
@@ -205,7 +206,7 @@ def test_a_run_that_did_not_record_its_clips_says_so(whole, data, tmp_path):
     info = read_json(run / "config.json"); del info["test_clips"]; write_json(run / "config.json", info)
     before = (run / "results.json").read_bytes()
     results = evaluate(run, data)
-    assert results["trained_on"] is None and "does not say which clips" in results["notes"][0]
+    assert results["trained_on"] is None and any("does not say which clips" in n for n in results["notes"])
     assert (run / "results.json").read_bytes() == before and list(run.glob("evaluations/*/results.json"))
 
 
