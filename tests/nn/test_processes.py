@@ -358,7 +358,7 @@ SMALL = "--epochs 1 --batch-size 8 --image-size 32 --n-instances 2 --no-pretrain
 def test_the_command_line_says_everything_once(data, tmp_path):
     done = run_job(*CLI, data, "--out", tmp_path / "run", *SMALL)
     said = done.stdout.splitlines()
-    assert [s.split(":")[0].split()[0] for s in said] == ["arithmetic", "epoch", "test", "test_balanced",
-                                                             "report"], done.stdout
+    assert [s.split(":")[0].split()[0] for s in said] == ["arithmetic", "note", "epoch", "note", "note", "test",
+                                                             "test_balanced", "report"], done.stdout
     assert (tmp_path / "run" / "report.html").exists()
     assert evaluate(tmp_path / "run", data)["n_test"] == 13
