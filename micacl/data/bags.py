@@ -11,7 +11,7 @@ __all__ = ['frame_indices', 'to_bags', 'resize_square', 'ClipDataset', 'ClipErro
 import torch
 from torch.nn.functional import interpolate
 from ..core import MicaclError, derive_seed
-from .load import ClipTable
+from .table import ClipTable
 from .frames import ClipError, count_frames, read_frames
 from .augment import Sampling, augment_clip, draw
 _all_ = ["ClipError", "count_frames", "read_frames"]      # of the chapter before, offered here as well
