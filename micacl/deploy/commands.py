@@ -109,6 +109,7 @@ class Predict:
         for p in problems: tell(p)
         return 1 if problems else 0
 
+# %% ../../nbs/library/commands.ipynb #c0d5f1
 @dataclass
 class Faces:
     """Cut the face out of every clip of a data set, as predict does, and write a data set that train reads.
