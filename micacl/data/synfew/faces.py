@@ -150,7 +150,7 @@ def _frames(face, g, pose, scene, size, back):
     nose(c, face, g); forehead(c, face, g); _beard(c, face, g); mouth(c, face, g)
     for s, side in ((0, -1), (1, 1)): eye(c, face, g, s, side); brow(c, face, g, s, side)
     _hair(c, face); _glasses(c, face)
-    lit, gloss = lambert(c.relief, scene, px)
+    lit, gloss = lambert(c.relief*face.depth, scene, px)
     rgb *= 1 + head*(lit*c.dark - 1)
     rgb += head*c.dark*gloss
     rgb *= np.array(scene.light_colour, np.float32).reshape(3, 1, 1, 1)

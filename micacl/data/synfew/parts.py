@@ -56,6 +56,16 @@ class Face:
     glasses: str = "none"
     frame: tuple = (0.10, 0.09, 0.09)    # colour of the glasses
     cloth: tuple = (0.25, 0.30, 0.40)    # colour of clothes and headscarf
+    # SynFEW-1.0 keeps all that follows as it is here; the stream for pre-training varies it
+    reach: float = 1.0           # how far mouth and jaw move
+    brow_reach: float = 1.0      # how far the brows move
+    sneer: float = 0.0           # how far AU9 lifts the upper lip
+    depth: float = 1.0           # height of the whole relief
+    white: float = 1.0           # brightness of the white of the eye
+    socket: float = 0.0          # shadow in which the eye lies
+    teeth: float = 1.0           # length of the upper teeth
+    lower_teeth: float = 0.0     # how well the lower teeth show in an open mouth
+    lines: tuple = (0, 0, 0, 0, 0)       # at rest: forehead, between brows, nose to mouth, below eye, beside mouth
 
 # %% ../../../nbs/synfew/parts.ipynb #0b53afe8
 def geometry(face,              # a `Face`
@@ -75,24 +85,28 @@ def geometry(face,              # a `Face`
 # %% ../../../nbs/synfew/parts.ipynb #d339c759
 def _upper(g, face, A):
     "Lids, brows, cheeks."
+    B = {k: v*face.brow_reach for k, v in A.items()}
     up = face.eye_open*1.15*positive(1 + 0.95*A[5] - 0.38*A[7] - 0.15*A[6] - 0.12*A[9] - 0.15*A[4])
     low = face.eye_open*0.80*np.clip(1 + 0.15*A[5] - 0.75*A[7] - 0.60*A[6] - 0.35*A[9], 0.05, 2)
     # a blink: the upper lid comes down to the lower one
     g.lid_low, g.lid_up = low, up - (up + low*0.85)*A[45]
-    g.brow_in = face.brow_y - 0.115*A[1] - 0.03*A[2] + 0.095*A[4] + 0.045*A[9]
-    g.brow_mid = face.brow_y - 2*face.brow_arch - 0.035*A[1] - 0.12*A[2] + 0.085*A[4] + 0.02*A[9]
-    g.brow_out = face.brow_y + 0.02 + 0.015*A[1] - 0.115*A[2] + 0.02*A[4]
-    g.brow_x = 0.115 - 0.055*A[4] - 0.025*A[9]                          # distance of the inner ends from the midline
+    g.brow_in = face.brow_y - 0.115*B[1] - 0.03*B[2] + 0.095*B[4] + 0.045*B[9]
+    g.brow_mid = face.brow_y - 2*face.brow_arch - 0.035*B[1] - 0.12*B[2] + 0.085*B[4] + 0.02*B[9]
+    g.brow_out = face.brow_y + 0.02 + 0.015*B[1] - 0.115*B[2] + 0.02*B[4]
+    g.brow_x = 0.115 - 0.055*B[4] - 0.025*B[9]                          # distance of the inner ends from the midline
     g.cheek = np.clip(A[6] + 0.55*A[12] + 0.25*A[9], 0, 1.3)
-    g.fold = np.clip(0.08 + 0.35*face.age + 0.62*A[12] + 0.65*A[9] + 0.30*A[6] + 0.25*A[20] + 0.1*A[15], 0, 1.2)
+    g.fold = np.clip(0.08 + 0.35*face.age + 0.62*A[12] + 0.65*A[9] + 0.30*A[6] + 0.25*A[20] + 0.1*A[15]
+                     + face.lines[2], 0, 1.2)
 
 def _lower(g, face, A, M):
     "Jaw, mouth, lips."
+    A, M = ({k: v*face.reach for k, v in strengths.items()} for strengths in (A, M))
     g.jaw = 0.15*M[26]
-    g.mouth_w = face.mouth_width*(1 + 0.22*A[12] + 0.42*A[20] - 0.38*A[23] + 0.03*A[15] + 0.06*A[16] - 0.14*A[26])
-    g.centre = face.mouth_y + 0.02*M[12] - 0.035*M[9] - 0.02*M[15] + 0.02*M[26]
+    g.mouth_w = face.mouth_width*np.clip(1 + 0.22*A[12] + 0.42*A[20] - 0.38*A[23] + 0.03*A[15] + 0.06*A[16]
+                                         - 0.14*A[26], 0.45, 1.9)
+    g.centre = face.mouth_y + 0.02*M[12] - 0.035*M[9] - 0.02*M[15] + 0.02*M[26] - face.sneer*M[9]
     g.corner = face.mouth_y + face.mouth_rest - 0.12*A[12] + 0.12*A[15] + 0.015*A[20] + 0.07*A[26] + 0.02*A[16]
-    g.gap_up, g.gap_low = 0.022*M[25] + 0.045*M[26], 0.048*M[25] + 0.20*M[26] + 0.11*M[16]
+    g.gap_up, g.gap_low = 0.022*M[25] + 0.045*M[26] + face.sneer*M[9], 0.048*M[25] + 0.20*M[26] + 0.11*M[16]
     thin = np.clip(1 - 0.72*M[23] - 0.22*M[12] - 0.40*M[20], 0.22, 1)
     g.lip_up = face.lip*(0.85*thin + 0.25*M[9])
     g.lip_low = face.lip*1.15*np.clip(thin - 0.12*M[16], 0.25, 1)
@@ -132,7 +146,8 @@ def forehead(c, face, g):
     with c.window(-0.66, 0.66, -0.62, -0.25) as w:
         x2, xs = w.x*w.x, np.abs(w.x) - 0.33
         right = None if g.symmetric else np.clip(0.5 + w.x*4, 0, 1)
-        lift = np.clip(g.mid1[0]*bump(x2*7) + sides(g.au2, right)*bump(xs*xs*12), 0, 1) + 0.25*face.age*bump(x2*4)
+        lift = np.clip(g.mid1[0]*bump(x2*7) + sides(g.au2, right)*bump(xs*xs*12), 0, 1)
+        lift = lift + (0.25*face.age + face.lines[0])*bump(x2*4)
         y = w.y + 0.10*x2
         for y0 in (-0.36, -0.44, -0.52):
             w.shade(0.45*lift*stroke(y - y0, 0.004, w.px*1.5 + 0.014))
@@ -140,8 +155,8 @@ def forehead(c, face, g):
     with c.window(-0.13, 0.13, -0.34, 0.0) as w:
         y = w.y + 0.17
         tall = bump(y*y*56)
-        w.shade(np.clip(0.6*frown + 0.12*face.age, 0, 0.65)*tall*stroke(np.abs(w.x) - 0.042 + 0.12*y, 0.005,
-            w.px*1.5 + 0.012))
+        lines = np.clip(0.6*frown + 0.12*face.age + face.lines[1], 0, 0.65)*tall
+        w.shade(lines*stroke(np.abs(w.x) - 0.042 + 0.12*y, 0.005, w.px*1.5 + 0.012))
         w.relief += 0.03*frown*bump(w.x*w.x*120 + y*y*70)
 
 # %% ../../../nbs/synfew/parts.ipynb #c56f664f
@@ -158,7 +173,9 @@ def _socket(w, face, g, s, side):
     yb = y - 0.03 - low
     w.relief += 0.025*tight*bump(t2*0.7 + yb*yb*900)
     yb = y - 0.085
-    w.shade((0.08 + 0.10*face.age + 0.08*g.au6[s])*bump(t2*0.8 + yb*yb*330))
+    w.shade((0.08 + 0.10*face.age + 0.08*g.au6[s] + face.lines[3])*bump(t2*0.8 + yb*yb*330))
+    yb = y + 0.03
+    w.shade(face.socket*bump(t2*0.36 + yb*yb*30))
     fade = cover(np.abs(t) - 1, 0.5)
     upper = up*(t2 - 1)*(1.08 - 0.12*t)
     w.shade(0.30*fade*stroke(y - upper*0.8 + 0.045 - 0.03*t2, 0.004, soft + 0.014))
@@ -174,11 +191,12 @@ def _eyeball(w, face, g, s, side):
     hole = cover(np.maximum(upper - y, y - lower), soft)*cover(at - 1, 0.2)
     r2 = (t2 + (y + 0.006)*(y + 0.006)*(1/(size*size)))*4              # 1 on the rim of the iris
     iris = cover(r2 - 1, soft*4.5/size)
-    colour = linear(0.90, 0.885, 0.87)*(0.75 + 0.25*bump(t2))
+    colour = linear(0.90, 0.885, 0.87)*(0.75 + 0.25*bump(t2))*face.white
     colour = colour + iris*(linear(*face.iris)*(0.55 + 0.9*r2 - 0.7*r2*r2) - colour)
     w.paint(hole, colour)
     w.shade(0.97*hole*cover(r2 - 0.19, soft*2.2/size))                 # pupil
     w.shade(hole*(0.60*cover(y - upper - 0.020, 0.04)))                # shadow of the upper lid
+    w.shade(hole*(0.7*face.socket))
     hx, hy = t*side + 0.19, y*(1/size) + 0.24
     w.paint(0.9*hole*cover((hx*hx + hy*hy)*25 - 0.45, 10*soft), linear(1, 1, 1))
     ends = cover(at - 1.06, 0.25)
@@ -273,7 +291,7 @@ def _around(w, face, g, m):
     w.shade(0.45*press*bump((dx - 0.03)*(dx - 0.03)*600 + dy*dy*120))
     w.shade(0.24*press*(bump((yb - 0.025)*(yb - 0.025)*1500) + bump((yt + 0.025)*(yt + 0.025)*1500))*m.q)
     w.shade(0.45*m.stretch*stroke(dx - 0.035 - 0.5*dy*dy, 0.004, m.soft + 0.016)*bump(dy*dy*160))
-    w.shade((0.50*m.down + 0.06*face.age)*stroke(dx - 0.02 - 0.25*dy, 0.004,
+    w.shade((0.50*m.down + 0.06*face.age + face.lines[4])*stroke(dx - 0.02 - 0.25*dy, 0.004,
                                                  m.soft + 0.018)*bump((dy - 0.08)*(dy - 0.08)*100))
     cy = w.y - face.length + 0.16 - g.jaw[0]
     w.relief += 0.045*bump(m.x2*22 + cy*cy*45)
@@ -291,17 +309,17 @@ def _lips(w, face, m):
     w.shade(0.20*m.wide*cover(np.maximum(-m.yt, m.yl), m.soft + 0.012))
 
 # %% ../../../nbs/synfew/parts.ipynb #b3ffa4e7
-def _between(w, g, m):
+def _between(w, face, g, m):
     "What an open mouth shows: dark, tongue, teeth. A closed one shows a line."
     part = m.wide*cover(np.maximum(m.roof - w.y, w.y - m.floor), m.soft)*ramp(m.gap, 0.004, 0.03)
     arch = 0.92 - 0.42*m.t2
     inner = linear(0.17, 0.06, 0.06) + np.zeros_like(w.rgb)
     ty = w.y - m.floor - 0.01
     inner += (ramp(m.deep, 0.10, 0.22)*cover(ty*ty*9 + m.t2*0.36 - 0.10, 0.12))*(linear(0.56, 0.26, 0.26) - inner)
-    teeth = cover(w.y - m.roof - 0.055, m.soft + 0.01)*cover(m.t - 0.80, 0.25)
+    teeth = cover(w.y - m.roof - 0.055*face.teeth, m.soft + 0.01)*cover(m.t - 0.80, 0.25)
     inner += (0.92*teeth)*(linear(0.88, 0.85, 0.80)*(arch*arch) - inner)
-    teeth = np.clip(g.mid16[0] + 0.25*g.mid20[0], 0, 1)*cover(m.floor - 0.052 - w.y, m.soft + 0.01)*cover(m.t - 0.66,
-        0.25)
+    teeth = np.clip(g.mid16[0] + 0.25*g.mid20[0] + face.lower_teeth, 0, 1)
+    teeth = teeth*cover(m.floor - 0.052 - w.y, m.soft + 0.01)*cover(m.t - 0.66, 0.25)
     inner += (0.85*teeth)*(linear(0.80, 0.76, 0.70)*(arch*arch) - inner)
     w.paint(part, inner)
     w.shade((1 - ramp(m.gap, 0.01, 0.05))*(0.72 - 0.25*m.t2)*cover(m.t - 1.0, m.soft*3.7 + 0.04)*stroke(m.yl, 0.005,
@@ -311,4 +329,4 @@ def mouth(c, face, g):
     "Lips around a line whose ends are pulled, what is between them, the skin around them, the chin."
     with c.window(-0.55, 0.55, 0.36, 1.3, 0.04) as w:
         m = _curves(w, g)
-        _around(w, face, g, m); _lips(w, face, m); _between(w, g, m)
+        _around(w, face, g, m); _lips(w, face, m); _between(w, face, g, m)
