@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/backbone.html.md"""
 
 # %% auto #0
 __all__ = ['KINETICS', 'WEIGHTS_FORMAT', 'BACKBONES', 'LONGER', 'Backbone', 'kinetics_weights', 'torchvision_backbone',
-           'conv_block', 'PlacePool', 'save_weights', 'read_weights', 'weights_path', 'small_backbone',
+           'conv_block', 'PlacePool', 'save_weights', 'read_weights', 'weights_path', 'small_backbone', 'face_backbone',
            'build_backbone', 'as_backbone']
 
 # %% ../../nbs/05_backbone.ipynb #15bf7085
@@ -187,8 +187,15 @@ def small_backbone(
     return backbone
 
 # %% ../../nbs/05_backbone.ipynb #4a040624
-BACKBONES: dict[str, Callable[..., Backbone]] = dict(
-    r3d_small=small_backbone, r3d_18=partial(torchvision_backbone, "r3d_18"),
+def face_backbone(
+    pretrained=False, # True: trained on drawn faces; a path: weights by `micacl pretrain`
+) -> nn.Module:
+    "The network that reads real faces best of those for laptops: see the page on it."
+    from micacl.nn.faces import face_encoder     # which builds on this module
+    return face_encoder(pretrained)
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = dict(
+    r3d_small=small_backbone, res_faces=face_backbone, r3d_18=partial(torchvision_backbone, "r3d_18"),
     mc3_18=partial(torchvision_backbone, "mc3_18"), r2plus1d_18=partial(torchvision_backbone, "r2plus1d_18"),
     swin3d_t=partial(torchvision_backbone, "swin3d_t"))
 LONGER = dict(s3d=14, mvit_v1_b=16, mvit_v2_s=16)   # torchvision's networks that need more frames, and how many
@@ -196,10 +203,10 @@ LONGER = dict(s3d=14, mvit_v1_b=16, mvit_v2_s=16)   # torchvision's networks tha
 # %% ../../nbs/05_backbone.ipynb #05b00018
 def build_backbone(
     name: str, # a key of BACKBONES
-    # True: trained on action units (r3d_small) or Kinetics-400 (all others); False: random; a path: weights of
-    # r3d_small by `micacl pretrain`
+    # True: trained on drawn faces (r3d_small, res_faces) or Kinetics-400 (all others); False: random; a path: weights
+    # of r3d_small or res_faces by `micacl pretrain`
     pretrained=False,
-) -> Backbone: # (M,3,L,H,W) float in 0..1 -> (M,D); `.dim` is D
+) -> nn.Module: # (M,3,L,H,W) float in 0..1 -> (M,D); `.dim` is D
     "The instance encoder called `name`."
     if isinstance(name, str) and name in LONGER:
         raise MicaclError(f"backbone: expected one of {', '.join(BACKBONES)}, found {name!r}, which needs instances of "
@@ -207,9 +214,9 @@ def build_backbone(
                           f"{LONGER[name]}")
     if not isinstance(name, str) or name not in BACKBONES:
         raise MicaclError(f"backbone: expected one of {', '.join(BACKBONES)}, found {name!r}")
-    if name != "r3d_small" and not isinstance(pretrained, bool):
+    if name not in ("r3d_small", "res_faces") and not isinstance(pretrained, bool):
         raise MicaclError(f"{name}: expected pretrained=True or False, found {pretrained!r}; weights files are for "
-                          "r3d_small")
+                          "r3d_small and res_faces")
     return BACKBONES[name](pretrained)
 
 # %% ../../nbs/05_backbone.ipynb #b0b8c4a1

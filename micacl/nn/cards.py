@@ -75,7 +75,8 @@ def training_text(info) -> str:
     c, counts = t["config"], _table(("class", "training clips"), zip(info["classes"], t["train_counts"]))
     kinetics = "torchvision's weights from Kinetics-400, which has terms of its own"
     start = "random weights" if not c["pretrained"] else dict(
-        r3d_small="weights learnt from action units of drawn faces").get(c["backbone"], kinetics)
+        r3d_small="weights learnt from action units of drawn faces",
+        res_faces="weights learnt from units, emotions and landmarks of drawn faces").get(c["backbone"], kinetics)
     fold = "" if t["fold"] is None else f", fold {t['fold']} held out"
     return (f"{t['n_train']} clips of {t['dataset']}{fold}, {t['n_validation']} more for validation; {t['epoch']} "
             f"epochs, seed {c['seed']}, micacl {t['version']}. The backbone started from {start}. "

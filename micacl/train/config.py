@@ -34,7 +34,7 @@ class Range:
         return f"{low} to {self.most if self.below == math.inf else f'below {self.below}'}{', odd' * self.odd}"
 
 _Loss = Literal["ce", "weighted", "class_balanced", "focal", "ldam", "ldam_drw", "balanced_softmax", "logit_adjusted"]
-_Backbone = Literal["r3d_small", "r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t"]
+_Backbone = Literal["r3d_small", "res_faces", "r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t"]
 _Stage2 = Literal["none", "crt", "lws", "tau_norm", "nearest_mean", "logit_adjusted"]
 _Sampler = Literal["natural", "sqrt", "balanced", "progressive", "per_class"]
 
@@ -102,8 +102,8 @@ class ClipSettings:
 class ModelSettings:
     "The network, from pictures to scores."
     model: Literal["micacl", "m3dfel", "mean", "max", "attention", "transformer"] = "micacl"   # how a bag is aggregated
-    backbone: _Backbone = "r3d_small"   # r3d_small (64 px, laptop), r3d_18 (112 px, the paper) or another video network
-    pretrained: bool = True          # start from weights trained on action units (r3d_small) or Kinetics-400 (others)
+    backbone: _Backbone = "r3d_small"   # r3d_small, res_faces (64 px, laptop), r3d_18 (112 px, the paper) or another
+    pretrained: bool = True          # start from weights of drawn faces (r3d_small, res_faces) or Kinetics-400
     head: Literal["linear", "cosine"] = "linear"   # last layer: linear or cosine (which ldam needs)
     model_args: Annotated[dict, ModelArgs] = field(default_factory=dict)   # arguments of MICACL: readings of the paper
 
@@ -237,8 +237,8 @@ def mismatch(where, expected, found) -> MicaclError:
 
 # %% ../../nbs/library/config.ipynb #37a4e731
 # D, length of an instance feature, and pixels that the weights were trained on, for each backbone
-FEATURES = dict(r3d_small=128, r3d_18=512, mc3_18=512, r2plus1d_18=512, swin3d_t=768)
-IMAGE_SIZES = dict(r3d_small=64, r3d_18=112, mc3_18=112, r2plus1d_18=112, swin3d_t=224)
+FEATURES = dict(r3d_small=128, res_faces=192, r3d_18=512, mc3_18=512, r2plus1d_18=512, swin3d_t=768)
+IMAGE_SIZES = dict(r3d_small=64, res_faces=64, r3d_18=112, mc3_18=112, r2plus1d_18=112, swin3d_t=224)
 
 def _check_sizes(c):
     "What several settings must be together."

@@ -6,7 +6,8 @@ Docs: https://micacl.github.io/micacl/synfew/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['SHARES', 'SPREAD', 'Readings', 'FaceReader', 'emotion_loss', 'landmark_loss', 'reading_losses', 'learning_rate',
-           'fit_epoch', 'read_pictures', 'held_out_scores', 'train_encoder']
+           'fit_epoch', 'read_pictures', 'held_out_scores', 'new_reader', 'new_optimiser', 'train_encoder',
+           'load_reader']
 
 # %% ../../nbs/synfew/encoder.ipynb #cc4b6501
 import hashlib, math, os, platform, time
@@ -18,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 import micacl
-from ..core import EMOTIONS, MicaclError, atomic_write, derive_seed, seed_everything, write_json
-from ..data.synfew.stream import LANDMARKS, UNITS, Pictures, draw_people
-from ..nn.backbone import save_weights
-from ..nn.faces import face_network
-from .checkpoint import load_checkpoint, save_checkpoint
+from ..core import EMOTIONS, MicaclError, derive_seed, read_json, seed_everything, write_json
+from ..data.synfew.generate import GENERATOR, UNITS
+from ..data.synfew.stream import LANDMARKS, Pictures, draw_people
+from ..nn.backbone import read_weights, save_weights, weights_path
+from ..nn.faces import FaceNetwork
+from .checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from .machine import choose_arithmetic, machine, machine_line, memory_kept
 from .pretrain import UnitHead, r_squared, unit_loss
 from .randomise import randomise
@@ -77,21 +79,30 @@ def learning_rate(step, steps, highest):
     return highest*0.5*(1 - math.cos(math.pi*(step/up if step < up else (steps - step)/(steps - up))))
 
 # %% ../../nbs/synfew/encoder.ipynb #8c68726e
-def fit_epoch(model, pictures, optimiser, epoch, epochs, lr, batch_size, seed, precision):    # -> dict of mean losses
+def fit_epoch(
+    model: FaceReader, # changed in place
+    pictures: Pictures, # tensors
+    optimiser, # steps once a batch
+    epoch: int, # from 1
+    settings: dict, # epochs, lr, batch_size, seed, mixed_precision
+) -> dict: # mean losses
     "One pass over the pictures; order and changes follow from the seed and the epoch."
-    generator, sums = torch.Generator().manual_seed(derive_seed(seed, "encoder", epoch)), {}
-    n = len(pictures.frames)//batch_size
-    order = torch.randperm(len(pictures.frames), generator=generator)[:n*batch_size]
+    p, generator = settings, torch.Generator().manual_seed(derive_seed(settings["seed"], "encoder", epoch))
+    n, sums = len(pictures.frames)//p["batch_size"], dict.fromkeys(SHARES, 0.0)
+    order = torch.randperm(len(pictures.frames), generator=generator)[:n*p["batch_size"]]
     model.train()
-    for k, pick in enumerate(order.split(batch_size)):
-        for group in optimiser.param_groups: group["lr"] = learning_rate((epoch - 1)*n + k, epochs*n, lr)
+    for k, pick in enumerate(order.split(p["batch_size"])):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate((epoch - 1)*n + k, p["epochs"]*n, p["lr"])
         batch = Pictures(*(part[pick] for part in pictures))
         x, warp = randomise(batch.frames, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"): read = model(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=p["mixed_precision"] == "bf16"): read = model(x)
         losses = reading_losses(read, batch, warp, model.units.std)
-        optimiser.zero_grad(); sum(SHARES[name]*v for name, v in losses.items()).backward(); optimiser.step()
-        for name, v in losses.items(): sums[name] = sums.get(name, 0.0) + v.item()
-    return {name: round(v/n, 4) for name, v in sums.items()}
+        optimiser.zero_grad()
+        sum(SHARES[name]*loss for name, loss in losses.items()).backward()
+        optimiser.step()
+        for name, loss in losses.items(): sums[name] += loss.item()
+    return {name: round(total/n, 4) for name, total in sums.items()}
 
 # %% ../../nbs/synfew/encoder.ipynb #86887ea8
 @torch.no_grad()
@@ -117,35 +128,112 @@ def held_out_scores(model, held_out, precision):      # -> dict: r2 (mean over u
                 emotion_uar=round(float(np.mean(recall)), 4), landmark_distance=round(distance, 4))
 
 # %% ../../nbs/synfew/encoder.ipynb #a382ab43
-def _tensors(pictures): return Pictures(*map(torch.from_numpy, pictures))
+def new_reader(
+    units: torch.Tensor | None = None, # (n,15) of the training pictures: the head takes its mean and spread from them
+    width: int = 24, # channels of the first stage
+) -> FaceReader:
+    "A reader that knows nothing yet."
+    net = FaceNetwork(width)
+    model = FaceReader(net, net.dim)
+    if units is not None:
+        model.units.mean.copy_(units.mean(0)); model.units.std.copy_(units.std(0).clamp(min=1e-3))
+    return model
+
+def new_optimiser(model, lr, weight_decay):   # -> AdamW that leaves biases and scales alone
+    groups = [dict(params=[p for p in model.parameters() if p.dim() > 1], weight_decay=weight_decay),
+              dict(params=[p for p in model.parameters() if p.dim() <= 1], weight_decay=0.0)]
+    return torch.optim.AdamW(groups, lr=lr)
 
 # %% ../../nbs/synfew/encoder.ipynb #65f7a6e8
 def train_encoder(
-    out, n: int = 40_000, epochs: int = 8, seed: int = 0, batch_size: int = 128, lr: float = 4e-3,
-    weight_decay: float = 0.02,
-    n_held_out: int = 500, workers=None, mixed_precision="auto", resume=True, report=partial(print, flush=True)):
+    out, # folder for res_faces.safetensors, res_faces.md and pretrain-res_faces.json
+    n: int = 40_000, # people, four pictures of each
+    epochs: int = 6, # passes over the pictures
+    seed: int = 0, # of people, order and changes
+    batch_size: int = 128, # pictures a step
+    lr: float = 4e-3, # highest learning rate
+    weight_decay: float = 0.02, # of weights; biases and scales have none
+    n_held_out: int = 500, # other people, to measure how well the network reads
+    # processes that draw; None: as many as there are cores, at most 8. The result does not depend on it
+    workers: int | None = None,
+    quiet: bool = False, # no lines while it runs
+    mixed_precision: str = "auto", # arithmetic: "no" (32 bits), "bf16", or the faster one on this machine
+) -> dict: # the log, as written
+    """Train `res_faces` on drawn pictures and write weights, log and data card. After each epoch a checkpoint is
+    written; the same call goes on from it."""
     out, arithmetic = Path(out), choose_arithmetic(mixed_precision)
-    out.mkdir(parents=True, exist_ok=True)
-    start, workers = time.perf_counter(), workers or min(os.cpu_count() or 1, 8)
-    draw = lambda name, people: _tensors(draw_people(derive_seed(seed, name), people, workers=workers))
-    pictures, held_out = draw("people", n), draw("held out", n_held_out)
-    report(f"arithmetic: {arithmetic}; {len(pictures.frames)} pictures drawn in {time.perf_counter() - start:.0f} s")
+    p = dict(n=n, epochs=epochs, seed=seed, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
+             n_held_out=n_held_out, mixed_precision=arithmetic.precision)
+    _check(out, p); out.mkdir(parents=True, exist_ok=True)
+    report, start = (lambda line: None) if quiet else partial(print, flush=True), time.perf_counter()
+    draw = partial(_drawn, workers=workers or min(os.cpu_count() or 1, 8))
+    pictures, held_out = draw(derive_seed(seed, "people"), n), draw(derive_seed(seed, "held out"), n_held_out)
+    report(f"arithmetic: {arithmetic}")
+    report(f"{len(pictures.frames)} pictures drawn in {time.perf_counter() - start:.0f} s")
     seed_everything(seed)
-    net = face_network()
-    model = FaceReader(net, net.dim)
-    model.units.mean.copy_(pictures.units.mean(0)); model.units.std.copy_(pictures.units.std(0).clamp(min=1e-3))
-    groups = [dict(params=[p for p in model.parameters() if p.dim() > 1]),
-              dict(params=[p for p in model.parameters() if p.dim() <= 1], weight_decay=0.0)]
-    optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
-    state = load_checkpoint(out, model, nn.Identity(), optimiser)
+    model = new_reader(pictures.units)
+    history = _fit(model, new_optimiser(model, lr, weight_decay), pictures, held_out, out, p, report)
+    return _write(out, model, dict(_new_log(p), history=history, **held_out_scores(model, held_out, "no"),
+                                   pictures=len(pictures.frames)))
+
+# %% ../../nbs/synfew/encoder.ipynb #65f7a6e9
+def _check(out, p):
+    for name in ("n", "epochs", "batch_size", "n_held_out"):
+        if p[name] < 1: raise MicaclError(f"{name}: expected 1 or more, found {p[name]}")
+    if 4*p["n"] < p["batch_size"]:
+        raise MicaclError(f"n: expected at least one batch ({p['batch_size']} pictures, four of each person), found "
+                          f"{p['n']} people")
+    if out.exists() and not out.is_dir(): raise MicaclError(f"{out}: expected a folder, found a file; give another path")
+    if (old := out/"settings.json").exists() and read_json(old) != p:
+        raise MicaclError(f"{out}: expected an empty folder or one of a run with the same settings, found "
+                          f"{read_json(old)}; give another folder")
+    if not old.exists() and find_checkpoint(out):
+        raise MicaclError(f"{out}: expected an empty folder or one of such a run, found another run's checkpoint; give "
+                          "another folder")
+
+def _drawn(seed, n, workers): return Pictures(*map(torch.from_numpy, draw_people(seed, n, workers=workers)))
+
+def _fit(model, optimiser, pictures, held_out, out, p, report):    # -> history, a record an epoch
+    write_json(out/"settings.json", p)
+    state, whole = load_checkpoint(out, model, nn.Identity(), optimiser), dict(model=model, objective=nn.Identity())
     with memory_kept():
-        for epoch in range(state["epoch"] + 1, epochs + 1):
+        for epoch in range(state["epoch"] + 1, p["epochs"] + 1):
             begin = time.perf_counter()
-            losses = fit_epoch(model, pictures, optimiser, epoch, epochs, lr, batch_size, seed, arithmetic.precision)
-            scores = held_out_scores(model, held_out, arithmetic.precision)
-            state["history"].append(dict(epoch=epoch, **losses, **scores,
-                                         seconds=round(time.perf_counter() - begin, 1)))
-            state["epoch"] = epoch
-            save_checkpoint(out, model, nn.Identity(), optimiser, state)
-            report(state["history"][-1])
-    return model, state
+            losses = fit_epoch(model, pictures, optimiser, epoch, p)
+            record = dict(epoch=epoch, **losses, **held_out_scores(model, held_out, p["mixed_precision"]),
+                          seconds=round(time.perf_counter() - begin, 1))
+            state.update(epoch=epoch, history=[*state["history"], record])
+            save_checkpoint(out, **whole, optimizer=optimiser, state=state)
+            report(f"epoch {epoch:2}/{p['epochs']}  units {losses['units']:.3f}  emotion {losses['emotion']:.3f}  "
+                   f"landmarks {losses['landmarks']:.3f}  R² on held-out people {record['r2']:.3f}  "
+                   f"{record['seconds']:.0f} s")
+    return state["history"]
+
+# %% ../../nbs/synfew/encoder.ipynb #65f7a6ea
+def _new_log(p):
+    given = ", ".join(f"{k}={v!r}" for k, v in p.items())
+    versions = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__,
+                    micacl=micacl.__version__)
+    return dict(architecture="res_faces", generator=GENERATOR, **p, versions=versions, machine=machine_line(machine()),
+                command=f"python -c \"from micacl.train.encoder import train_encoder; train_encoder('OUT', {given})\"")
+
+def _write(out, model, log):
+    weights = out/"res_faces.safetensors"
+    save_weights(weights, model.state_dict(), "res_faces", generator=log["generator"], seed=log["seed"],
+                 n=log["n"], units=",".join(UNITS), emotions=",".join(EMOTIONS))
+    log |= dict(bytes=weights.stat().st_size, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+    write_json(out/"pretrain-res_faces.json", log)
+    return log
+
+def load_reader(
+    path=None, # weights by `train_encoder`; None: those of the package
+) -> FaceReader: # (M,3,H,W) in 0..1 -> `Readings`
+    "The trained network with its readings of units, emotion and landmarks."
+    state, header = read_weights(path := path or weights_path("res_faces"), "res_faces")
+    for name, known in (("units", UNITS), ("emotions", EMOTIONS)):
+        if header.get(name) != ",".join(known):
+            raise MicaclError(f"{path}: expected readings of {', '.join(known)}, found {header.get(name, 'none')}; make "
+                              "it again with `micacl pretrain`")
+    model = new_reader(width=state["net.1.0.weight"].shape[0])
+    model.load_state_dict(state)
+    return model.eval()
