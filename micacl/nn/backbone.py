@@ -117,7 +117,8 @@ class PlacePool(nn.Module):
         x: torch.Tensor, # (M,channels,L,H,W)
     ) -> torch.Tensor: # (M,channels)
         "Mean over time, then a weighted sum over places."
-        x = F.adaptive_avg_pool2d(x.mean(2), self.grid)     # (M,channels,grid,grid)
+        x = x.mean(2)
+        if x.shape[2:] != (self.grid, self.grid): x = F.adaptive_avg_pool2d(x, self.grid)     # (M,channels,grid,grid)
         return (x * self.weight).sum((2, 3))
 
 # %% ../../nbs/05_backbone.ipynb #7b073ebe
