@@ -157,20 +157,29 @@ class Evaluate:
 # %% ../nbs/library/cli.ipynb #85daa9cd
 @dataclass
 class Pretrain:
-    """Train the weights that r3d_small starts from, on action units of drawn faces, and write them with their log
-    and data card."""
+    """Train the weights that r3d_small or res_faces starts from, on drawn faces, and write them with their log and
+    data card. A training of res_faces that was stopped goes on with the same command."""
     out: Out                          # folder to make
-    n: int = 24000                    # single frames to learn from first
-    epochs: int = 10                  # passes over them
+    backbone: Literal["r3d_small", "res_faces"] = "r3d_small"    # for which network
+    # people to learn from: single frames (r3d_small), or four pictures of each (res_faces)
+    n: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 24000 or 40000)")] = None
+    # passes over them
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 10 or 4)")] = None
     seed: int = 0                     # same seed, same weights
     # processes that draw
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
 
     def run(self):
-        from micacl.train.pretrain import pretrain
-        log = pretrain(self.out, n=self.n, epochs=self.epochs, seed=self.seed, workers=self.workers)
-        print(f"{self.out}: mean R² {log['mean_r2']:.3f} over the units on {log['n_held_out']} instances of "
-              "other people")
+        given = {k: v for k in ("n", "epochs") if (v := getattr(self, k)) is not None}
+        if self.backbone == "r3d_small":
+            from micacl.train.pretrain import pretrain
+            log = pretrain(self.out, seed=self.seed, workers=self.workers, **given)
+            r2 = log["mean_r2"]
+        else:
+            from micacl.train.encoder import train_encoder
+            log = train_encoder(self.out, seed=self.seed, workers=self.workers, **given)
+            r2 = log["r2"]
+        print(f"{self.out}: mean R² {r2:.3f} over the units on {log['n_held_out']} other people")
 
 # %% ../nbs/library/cli.ipynb #db4f722e
 @dataclass

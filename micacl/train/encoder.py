@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/synfew/encoder.html.md"""
 # %% auto #0
 __all__ = ['SHARES', 'SPREAD', 'Readings', 'FaceReader', 'emotion_loss', 'landmark_loss', 'reading_losses', 'learning_rate',
            'fit_epoch', 'read_pictures', 'held_out_scores', 'new_reader', 'new_optimiser', 'train_encoder',
-           'load_reader']
+           'load_reader', 'encoder_card']
 
 # %% ../../nbs/synfew/encoder.ipynb #cc4b6501
 import hashlib, math, os, platform, time
@@ -225,6 +225,47 @@ def _write(out, model, log):
     write_json(out/"pretrain-res_faces.json", log)
     return log
 
+def load_reader(
+    path=None, # weights by `train_encoder`; None: those of the package
+) -> FaceReader: # (M,3,H,W) in 0..1 -> `Readings`
+    "The trained network with its readings of units, emotion and landmarks."
+    state, header = read_weights(path := path or weights_path("res_faces"), "res_faces")
+    for name, known in (("units", UNITS), ("emotions", EMOTIONS)):
+        if header.get(name) != ",".join(known):
+            raise MicaclError(f"{path}: expected readings of {', '.join(known)}, found {header.get(name, 'none')}; make "
+                              "it again with `micacl pretrain`")
+    model = new_reader(width=state["net.1.0.weight"].shape[0])
+    model.load_state_dict(state)
+    return model.eval()
+
+# %% ../../nbs/synfew/encoder.ipynb #65f7a6eb
+def encoder_card(
+    log: dict, # as `train_encoder` returns it
+) -> str:
+    "Markdown for the folder that holds the weights: what they are, what they saw, how well they read, what not to do."
+    return f"""# res_faces
+
+Weights of micacl's encoder for pictures of faces ({log['bytes'] / 1e6:.2f} MB). Made by `micacl.train.encoder`; \
+this file is made from its log.
+
+- **What it saw:** {4 * log['n']} drawn pictures of {log['n']} people in {log['epochs']} passes, from SynFEW's stream of \
+varied faces, generator version {log['generator']}, seed {log['seed']}.
+  Drawn faces only: no photograph or video of a person, nobody who is in a SynFEW data set. Each time it saw a picture \
+it was cropped, turned, filtered, lit, blurred and covered anew, at random.
+- **Task:** {len(UNITS)} action units, {len(EMOTIONS)} emotions and {len(LANDMARKS)} landmarks, three linear readings of \
+the same features.
+- **How:** batches of {log['batch_size']}, AdamW, rate up to {log['lr']:g}, weight decay {log['weight_decay']:g}; \
+{sum(r['seconds'] for r in log['history']):.0f} s on {log['machine']}; torch {log['versions']['torch']}.
+- **Command:** `{log['command']}`
+- **Result** on {4 * log['n_held_out']} pictures of other drawn people: mean R² of the units {log['r2']:.3f}, \
+recall of clearly shown emotions {log['emotion_uar']:.3f}.
+- **SHA-256:** `{log['sha256']}`
+
+**Not for** any decision about a person. How well it reads real faces is measured on the page "An encoder that carries \
+over"; it was chosen by real pictures that were set aside for it, and trained on none. Licence: as the package.
+"""
+
+# %% ../../nbs/synfew/encoder.ipynb #65f7a6ec
 def load_reader(
     path=None, # weights by `train_encoder`; None: those of the package
 ) -> FaceReader: # (M,3,H,W) in 0..1 -> `Readings`
