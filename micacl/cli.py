@@ -164,7 +164,7 @@ class Pretrain:
     # people to learn from: single frames (r3d_small), or four pictures of each (res_faces)
     n: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 24000 or 40000)")] = None
     # passes over them
-    epochs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 10 or 4)")] = None
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 10 or 3)")] = None
     seed: int = 0                     # same seed, same weights
     # processes that draw
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None

@@ -64,6 +64,7 @@ class Face:
     white: float = 1.0           # brightness of the white of the eye
     socket: float = 0.0          # shadow in which the eye lies
     teeth: float = 1.0           # length of the upper teeth
+    covered: float = 0.0         # how far the upper lip covers the teeth, unless it is drawn back or up
     lower_teeth: float = 0.0     # how well the lower teeth show in an open mouth
     lines: tuple = (0, 0, 0, 0, 0)       # at rest: forehead, between brows, nose to mouth, below eye, beside mouth
 
@@ -316,7 +317,8 @@ def _between(w, face, g, m):
     inner = linear(0.17, 0.06, 0.06) + np.zeros_like(w.rgb)
     ty = w.y - m.floor - 0.01
     inner += (ramp(m.deep, 0.10, 0.22)*cover(ty*ty*9 + m.t2*0.36 - 0.10, 0.12))*(linear(0.56, 0.26, 0.26) - inner)
-    teeth = cover(w.y - m.roof - 0.055*face.teeth, m.soft + 0.01)*cover(m.t - 0.80, 0.25)
+    bare = 1 - face.covered*(1 - np.clip(1.5*g.mid12[0] + 1.5*g.mid9[0] + g.mid20[0] + g.mid16[0], 0, 1))
+    teeth = cover(w.y - m.roof - 0.055*face.teeth*bare, m.soft + 0.01)*cover(m.t - 0.80, 0.25)
     inner += (0.92*teeth)*(linear(0.88, 0.85, 0.80)*(arch*arch) - inner)
     teeth = np.clip(g.mid16[0] + 0.25*g.mid20[0] + face.lower_teeth, 0, 1)
     teeth = teeth*cover(m.floor - 0.052 - w.y, m.soft + 0.01)*cover(m.t - 0.66, 0.25)
