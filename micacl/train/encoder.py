@@ -148,7 +148,7 @@ def new_optimiser(model, lr, weight_decay):   # -> AdamW that leaves biases and 
 def train_encoder(
     out, # folder for res_faces.safetensors, res_faces.md and pretrain-res_faces.json
     n: int = 40_000, # people, four pictures of each
-    epochs: int = 6, # passes over the pictures
+    epochs: int = 3, # passes over the pictures
     seed: int = 0, # of people, order and changes
     batch_size: int = 128, # pictures a step
     lr: float = 4e-3, # highest learning rate

@@ -60,7 +60,8 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
     assert not (tmp_path/"cut"/"res_faces.safetensors").exists()
     monkeypatch.setattr(module, "fit_epoch", fit)
     cut = train_encoder(tmp_path/"cut", epochs=2, **SMALL)
-    assert cut["sha256"] == whole["sha256"]
+    a, b = (read_weights(tmp_path/name/"res_faces.safetensors", "res_faces")[0] for name in ("whole", "cut"))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     times = {"seconds"}
     assert [{k: v for k, v in r.items() if k not in times} for r in cut["history"]] == \
         [{k: v for k, v in r.items() if k not in times} for r in whole["history"]]
