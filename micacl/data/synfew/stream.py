@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 import numpy as np
-from ...core import EMOTIONS, Stream
+from ...core import EMOTIONS, MicaclError, Stream
 from .acting import AU, CORE, PROTOTYPES, draw_pose
 from .faces import UNITS, Face, Scene, geometry, random_face, random_scene, render
 from .generate import side_by_side
@@ -28,8 +28,11 @@ WIDER = dict(
     mouth_width=(0.205, 0.335), mouth_rest=(-0.032, 0.032), lip=(0.018, 0.09), reach=(0.8, 1.8), brow_reach=(0.8, 1.8),
     sneer=(0.0, 0.06), depth=(0.8, 2.2), white=(0.3, 1.05), teeth=(0.3, 1.8))
 
-def varied_face(stream) -> Face:
-    "A person at random, from wider ranges than in the data set; every property on its own."
+# %% ../../../nbs/synfew/stream.ipynb #379a0c77
+def varied_face(
+    stream,          # a `micacl.core.Stream`
+) -> Face:           # every property on its own
+    "A person at random, from wider ranges than in the data set; lengths in half head heights, as in `Face`."
     face, u = random_face(stream), stream.uniform
     wider = {name: u(*span) for name, span in WIDER.items()}
     often_small = lambda most: most*u()*u()
@@ -37,14 +40,16 @@ def varied_face(stream) -> Face:
                    covered=u(),
                    lower_teeth=max(0.0, u(-0.6, 1.0)), lines=tuple(often_small(m) for m in (0.4, 0.4, 0.5, 0.4, 0.4)))
 
-# %% ../../../nbs/synfew/stream.ipynb #e448f9b5
-def varied_scene(stream) -> Scene:
-    "A filming at random: harder and softer light, more room for the face; grain is left to `randomise`."
+# %% ../../../nbs/synfew/stream.ipynb #2a639084
+def varied_scene(
+    stream,          # a `micacl.core.Stream`
+) -> Scene:
+    "A filming at random: harder and softer light, more room for the face; no grain, which `randomise` adds later."
     u = stream.uniform
     return replace(random_scene(stream), noise=0.0, blur=0.006*u()*u(), scale=u(0.9, 1.2),
                    shift=(u(-0.08, 0.08), u(-0.08, 0.08)), strength=u(0.2, 1.0), ambient=u(0.25, 0.85))
 
-# %% ../../../nbs/synfew/stream.ipynb #e5c6e92d
+# %% ../../../nbs/synfew/stream.ipynb #1dee6350
 # which units make an expression: several combinations each, as people show them
 VARIANTS = dict(
     happy=((12,), (6, 12), (6, 12, 25), (6, 12, 25, 26)),
@@ -56,72 +61,104 @@ VARIANTS = dict(
     fear=((1, 2, 4, 5, 20, 25), (1, 2, 4, 5, 20, 25, 26), (1, 2, 4, 5, 25, 26), (1, 2, 4, 5), (5, 20, 25),
           (1, 4, 5, 20)))
 
+# %% ../../../nbs/synfew/stream.ipynb #8391d7a6
 def _numbers(name, stream, keep):     # -> action units of the expression `name`
     "Half of the time a part of SynFEW's prototype, else one of the variants."
     if stream.uniform() < 0.5:
         return [number for k, number in enumerate(PROTOTYPES[name]) if k < CORE[name] or keep[k] < 0.75]
     return VARIANTS[name][stream.choice(len(VARIANTS[name]))]
 
-# %% ../../../nbs/synfew/stream.ipynb #9b58c64a
-def varied_units(stream):    # units (15,) in 0..1, emotion (an index, or -1: of none), strength 0..1
+# %% ../../../nbs/synfew/stream.ipynb #0f794765
+def _expression(stream, keep, size, stray, talk):     # -> units (15,), emotion, strength
+    "Units of an expression at random; nobody is more or less neutral, so the strength of that one is 1."
+    emotion, strength, units = stream.choice(len(EMOTIONS)), stream.uniform(0.15, 1.0), np.zeros(len(UNITS))
+    numbers = _numbers(EMOTIONS[emotion], stream, keep)
+    for number in numbers: units[AU[number]] = strength*(0.5 + 0.5*size[AU[number]])
+    if stray[0] < 0.5: units[stream.choice(len(UNITS))] += 0.35*stray[1]
+    if talk[0] < 0.35:      # lips that part, as in speech, go with every expression
+        for number, most in ((25, 0.8), (26, 0.35)):
+            units[AU[number]] = max(units[AU[number]], most*talk[1]*(0.5 + 0.5*size[AU[number]]))
+    return units, emotion, strength if numbers else 1.0
+
+# %% ../../../nbs/synfew/stream.ipynb #12650a48
+def varied_units(
+    stream,          # a `micacl.core.Stream`
+) -> tuple:          # units (15,) in 0..1, emotion (an index in EMOTIONS, or -1 for none), strength of it in 0..1
     "A random handful of units, or an expression with a stray unit here and there."
     keep, size = stream.uniform(size=(2, len(UNITS)))
     free, blink, stray, talk = stream.uniform(size=(4, 2))
-    units, emotion, strength = (keep < 0.1 + 0.4*free[1])*size, -1, 0.0
-    if free[0] < 0.55:
-        emotion, strength, units = stream.choice(len(EMOTIONS)), stream.uniform(0.15, 1.0), np.zeros(len(UNITS))
-        numbers = _numbers(EMOTIONS[emotion], stream, keep)
-        for number in numbers: units[AU[number]] = strength*(0.5 + 0.5*size[AU[number]])
-        if stray[0] < 0.5: units[stream.choice(len(UNITS))] += 0.35*stray[1]
-        if talk[0] < 0.35:      # lips that part, as in speech, go with every expression
-            for number, most in ((25, 0.8), (26, 0.35)):
-                units[AU[number]] = max(units[AU[number]], most*talk[1]*(0.5 + 0.5*size[AU[number]]))
-        if not numbers: strength = 1.0
+    if free[0] < 0.55: units, emotion, strength = _expression(stream, keep, size, stray, talk)
+    else: units, emotion, strength = (keep < 0.1 + 0.4*free[1])*size, -1, 0.0
     if blink[0] < 0.1: units[AU[45]] = blink[1]
     return np.round(np.clip(units, 0, 1)*256)/256, emotion, strength
 
-# %% ../../../nbs/synfew/stream.ipynb #4bb94156
+# %% ../../../nbs/synfew/stream.ipynb #3aa5f310
 LANDMARKS = (*(f"{side} {name}" for side in ("left", "right") for name in (
     "brow inner end", "brow middle", "brow outer end", "eye inner corner", "eye outer corner", "upper lid", "lower lid",
     "mouth corner", "nose wing")), "upper lip top", "upper lip bottom", "lower lip top", "lower lip bottom", "nose tip",
     "chin")
 MIRRORED = (*range(9, 18), *range(9), *range(18, 24))     # the landmark that takes the place of each in a mirror
 
-def _head_points(face, g):   # -> (F,24,2) head coordinates, (24,) how far each stands out
-    "Landmarks on the head: nine on the left of the picture, nine on the right, six on the midline."
-    zero, size, tilt, outer = np.zeros(g.brow_in.shape[1],
-                                       np.float32), face.eye_size, face.eye_tilt, face.eye_x + 1.35*face.eye_size
-    points = []
-    for s, side in ((0, -1), (1, 1)):
-        middle = 0.25*g.brow_in[s] + 0.5*g.brow_mid[s] + 0.25*g.brow_out[s]
-        points += [(side*x, y, depth) for x, y, depth in (
-            (g.brow_x[s], g.brow_in[s], 0), ((g.brow_x[s] + outer)/2, middle, 0), (outer, g.brow_out[s], 0),
-            (face.eye_x - size, tilt, -0.03), (face.eye_x + size, -tilt, -0.03),
-            (face.eye_x, -1.08*g.lid_up[s], -0.03), (face.eye_x, g.lid_low[s], -0.03),
-            (g.mouth_w[s], g.corner[s], 0.04), (face.nose_width, face.nose_y - 0.04*g.mid9[s], 0.08))]
-    y, top, low = g.centre[0], g.gap_up[0], g.gap_low[0]
-    points += [(0, y - top - g.lip_up[0], 0.04), (0, y - top, 0.04), (0, y + low, 0.04),
-               (0, y + low + g.lip_low[0], 0.04),
-               (0, face.nose_y - 0.04*g.mid9[0], 0.15), (0, face.length + g.jaw[0] - 0.04, 0)]
-    return np.stack([np.stack([x + zero, y + zero], -1) for x, y, _ in points], 1), np.array([d for *_, d in points],
-        np.float32)
+# %% ../../../nbs/synfew/stream.ipynb #e7f67348
+def _side_points(face, g, s, side):   # -> nine (x, y, height) of one half, each a number or an (F,) array
+    "Brow, eye, mouth corner and nose wing on the side s (0 left, 1 right), whose x has the sign `side`."
+    outer, size, tilt = face.eye_x + 1.35*face.eye_size, face.eye_size, face.eye_tilt
+    middle = 0.25*g.brow_in[s] + 0.5*g.brow_mid[s] + 0.25*g.brow_out[s]
+    return [(side*x, y, height) for x, y, height in (
+        (g.brow_x[s], g.brow_in[s], 0), ((g.brow_x[s] + outer)/2, middle, 0), (outer, g.brow_out[s], 0),
+        (face.eye_x - size, tilt, -0.03), (face.eye_x + size, -tilt, -0.03),
+        (face.eye_x, -1.08*g.lid_up[s], -0.03), (face.eye_x, g.lid_low[s], -0.03),
+        (g.mouth_w[s], g.corner[s], 0.04), (face.nose_width, face.nose_y - 0.04*g.mid9[s], 0.08))]
 
-# %% ../../../nbs/synfew/stream.ipynb #c72c9a65
-def landmarks(
-    face, units, pose, scene, asymmetry=None,    # as for `render`
-) -> np.ndarray:                                  # (F,24,2): x to the right, y down, -1..1 over the picture
-    "Where the points of `LANDMARKS` are in the picture that `render` draws."
-    (x, y), depth = (p := _head_points(face, geometry(face, units, asymmetry)))[0].transpose(2, 0, 1), p[1]
-    (sy, sp, sr), (cy, cp, cr) = (t.T[:, :, None] for t in sincos(np.asarray(pose, np.float32)))
+# %% ../../../nbs/synfew/stream.ipynb #06e51a65
+def _head_points(face, g):   # -> (F,24,2) head coordinates, (24,) height of each above the head
+    "Landmarks on the head: nine on the left of the picture, nine on the right, six on the midline."
+    y, top, low = g.centre[0], g.gap_up[0], g.gap_low[0]
+    points = [*_side_points(face, g, 0, -1), *_side_points(face, g, 1, 1),
+              (0, y - top - g.lip_up[0], 0.04), (0, y - top, 0.04), (0, y + low, 0.04),
+              (0, y + low + g.lip_low[0], 0.04), (0, face.nose_y - 0.04*g.mid9[0], 0.15),
+              (0, face.length + g.jaw[0] - 0.04, 0)]
+    zero = np.zeros(g.brow_in.shape[1], np.float32)           # a number becomes one value for each frame
+    at = np.stack([np.stack([x + zero, y + zero], -1) for x, y, _ in points], 1)
+    return at, np.array([height for *_, height in points], np.float32)
+
+# %% ../../../nbs/synfew/stream.ipynb #fcf203d8
+def _turned(x, y, height, width, sin, cos, rounds=12):     # (F,K), (K,) -> X, Y (F,K)
+    "Where points of a head of half width `width` are after yaw and pitch; `sin` and `cos` of both, (F,1) each."
+    (sy, sp), (cy, cp) = sin, cos
     X, Y = x.copy(), y.copy()
-    for _ in range(12):      # `render` asks which point of the head a pixel shows; this is the way back, by iteration
-        r2 = X*X/(1.21*face.width**2) + Y*Y/1.32
+    for _ in range(rounds):      # `render` asks which point of the head a pixel shows; this is the way back
+        r2 = X*X/(1.21*width**2) + Y*Y/1.32
         z = 0.78*(1 - r2*(0.5 + 0.15*r2))
-        X = np.clip((x + depth*sy + (z*cp - Y*sp)*sy)/cy, -1.4, 1.4)
-        Y = np.clip((y - depth*sp - z*sp)/cp, -1.4, 1.4)
+        X = np.clip((x + height*sy + (z*cp - Y*sp)*sy)/cy, -1.4, 1.4)
+        Y = np.clip((y - height*sp - z*sp)/cp, -1.4, 1.4)
+    return X, Y
+
+# %% ../../../nbs/synfew/stream.ipynb #9d66b6f7
+def landmarks(
+    face: Face,          # who
+    units,               # (F,15) strengths in 0..1
+    pose,                # (F,3) yaw to the right, pitch up, roll clockwise, in degrees, at most 45
+    scene: Scene,        # how it is filmed
+    asymmetry=None,      # (15,) in -1..1, as for `render`
+) -> np.ndarray:         # (F,24,2) float32: x to the right, y down, -1..1 over the picture
+    "Where the points of `LANDMARKS` are in the picture that `render` draws; outside -1..1 they are cut off."
+    _check_shapes(units, pose)
+    points, height = _head_points(face, geometry(face, units, asymmetry))
+    (sy, sp, sr), (cy, cp, cr) = (t.T[:, :, None] for t in sincos(np.asarray(pose, np.float32)))
+    X, Y = _turned(*points.transpose(2, 0, 1), height, face.width, (sy, sp), (cy, cp))
     a, b, k = X - 0.30*sy, Y + 0.20*sp, 0.92/scene.scale
     U, V = a*cr - b*sr, a*sr + b*cr
     return np.stack([U/k + scene.shift[0], (V - 0.16)/k + scene.shift[1]], -1).astype(np.float32)
+
+# %% ../../../nbs/synfew/stream.ipynb #3e18e232
+def _check_shapes(units, pose):
+    if np.ndim(units) != 2 or np.shape(units)[1] != len(UNITS):
+        raise MicaclError(f"landmarks: units must have shape (frames, {len(UNITS)}), found {np.shape(units)}; one "
+                          "column for each entry of UNITS")
+    if np.shape(pose) != (len(units), 3):
+        raise MicaclError(f"landmarks: pose must have shape ({len(units)}, 3) = yaw, pitch, roll of each frame, found "
+                          f"{np.shape(pose)}")
 
 # %% ../../../nbs/synfew/stream.ipynb #935c9bc0
 class Pictures(NamedTuple):
@@ -132,26 +169,26 @@ class Pictures(NamedTuple):
     strength: np.ndarray     # (n,) float32, of the emotion
     landmarks: np.ndarray    # (n,24,2) float32, -1..1 over the picture
 
-# %% ../../../nbs/synfew/stream.ipynb #1dbc7def
+# %% ../../../nbs/synfew/stream.ipynb #3fd9fdf3
 def draw_person(
     seed: int,               # of the stream: another seed, other people
     index: int,              # of the person in it
     size: int = 72,          # pixels
     n: int = 4,              # pictures
 ) -> Pictures:
-    "A person who is in no data set, several times in the same light, each time with another face and pose."
+    "A person who is in no data set, n times in the same light, each time with another face and pose."
+    if n < 1: raise MicaclError(f"draw_person: n: expected 1 picture or more, found {n}")
     streams = lambda name: Stream(seed, "varied", index, name)
     shown, poses = streams("units"), streams("pose")
     units, emotion, strength = zip(*(varied_units(shown) for _ in range(n)))
-    pose = np.clip(1.3*np.concatenate([draw_pose(poses, np.array([0.5])) for _ in range(n)]), -40, 40)
+    pose = np.concatenate([draw_pose(poses, np.array([0.5])) for _ in range(n)])
+    pose = np.round(np.clip(1.3*pose, -40, 40)*64)/64
     asymmetry = streams("asymmetry").normal(0, 0.25, len(UNITS)).clip(-1, 1)
-    what = varied_face(streams("face")), np.array(units, np.float32), np.round(pose
-        *64)/64, varied_scene(streams("scene"))
+    what = varied_face(streams("face")), np.array(units, np.float32), pose, varied_scene(streams("scene"))
     return Pictures(render(*what, size=size, asymmetry=asymmetry), what[1], np.array(emotion),
-                    np.array(strength, np.float32),
-                    landmarks(*what, asymmetry))
+                    np.array(strength, np.float32), landmarks(*what, asymmetry))
 
-# %% ../../../nbs/synfew/stream.ipynb #5ed1d22c
+# %% ../../../nbs/synfew/stream.ipynb #c197fbd9
 def draw_people(
     seed: int,               # of the stream
     n: int,                  # people
@@ -159,5 +196,6 @@ def draw_people(
     workers: int = 1,        # processes; the result does not depend on it
 ) -> Pictures:               # four pictures a person
     "The first `n` people of the stream."
+    if n < 1: raise MicaclError(f"draw_people: n: expected 1 person or more, found {n}")
     made = side_by_side(partial(draw_person, seed, size=size), range(n), workers, chunksize=16)
     return Pictures(*map(np.concatenate, zip(*made)))
