@@ -129,14 +129,14 @@ def random_camera(
             x = x.index_copy(0, some, F.interpolate(small, size, mode="bilinear"))
     return x + torch.randn(x.shape, generator=generator)*0.07*torch.rand(len(x), 1, 1, 1, generator=generator)**3
 
-# %% ../../nbs/synfew/randomise.ipynb #deac1b6c
+# %% ../../nbs/synfew/randomise.ipynb #26d09e6f
 def random_patch(
     x: torch.Tensor,               # (M,1,H,W)
     generator: torch.Generator,    # all randomness comes from here
     share: float = 0.3,            # of the pictures that get one
 ) -> torch.Tensor:                 # (M,1,H,W)
     "A rectangle of noise over some of the pictures."
-    (n, _, H, W), draw = x.shape, _draw(len(x), generator)
+    (H, W), draw = x.shape[2:], _draw(len(x), generator)
     hit, middle, half, level = draw() < share, draw(0, 1, 2), draw(0.05, 0.2, 2), draw(0, 1, 1, 1, 1)
     inside = lambda size, k: ((torch.arange(size) + 0.5)/size - middle[:, k, None]).abs() < half[:, k, None]
     mask = (inside(H, 0)[:, :, None] & inside(W, 1)[:, None] & hit[:, None, None])[:, None]
