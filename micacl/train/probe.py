@@ -71,7 +71,7 @@ def people_folds(
         except ValueError as e: raise MicaclError(f"people_folds: {e}; use fewer folds") from None
 
 # %% ../../nbs/library/probe.ipynb #probe020
-GRID = (0.003, 0.01, 0.03, 0.1)      # values of C, the inverse of the penalty; larger ones overfit such features
+GRID = (0.003, 0.01, 0.03, 0.1)      # values of C, the inverse of the penalty
 
 def fit_probe(
     x,                   # (n,D) features to train on
