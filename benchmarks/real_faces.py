@@ -94,7 +94,7 @@ def about(table, people, unknown, split):
     "What a reader has to know of the data set."
     from micacl.data.table import divided_groups
     by_class = {name: len({p for p, y in zip(people, table.labels) if y == c}) for c, name in enumerate(table.classes)}
-    return dict(clips=len(table), people=len(set(people)),
+    return dict(clips=len(table), people=len(set(people)) - unknown, clips_without_a_person=unknown,
                 clips_by_class=dict(zip(table.classes, table.counts.tolist())), people_by_class=by_class,
                 classes_without_clips=[c for c, n in by_class.items() if not n],
                 classes_of_fewer_people_than_folds=[c for c, n in by_class.items() if 0 < n < 5],

@@ -107,7 +107,7 @@ def people_scores(
     predicted,      # (n,) predicted labels
     people,         # (n,) who is seen in each clip
     classes,        # (C,) class names
-    draws: int = 2000,   # of the bootstrap
+    draws: int = 2000,   # resampled sets of people
     seed: int = 0,  # of the bootstrap
 ) -> dict:          # clips, people, uar, interval, recall and intervals by class name, absent; 0..1
     "UAR and recalls with 95 % intervals over people; classes without clips are named in `absent`."
@@ -133,8 +133,11 @@ def scores_by_group(
     if not len(y) == len(predicted) == len(groups) == len(people):
         raise MicaclError(f"scores_by_group: expected as many predictions, groups and people as the {len(y)} labels, "
                           f"found {len(predicted)}, {len(groups)} and {len(people)}")
-    return {g: people_scores(*(x[groups == g] for x in (y, predicted, people)), classes, seed=seed)
-            for g in np.unique(groups).tolist()}
+    found = {}
+    for g in np.unique(groups).tolist():
+        here = groups == g
+        found[g] = people_scores(y[here], predicted[here], people[here], classes, seed=seed)
+    return found
 
 def run_by_group(
     run,                # run folder

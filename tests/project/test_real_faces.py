@@ -63,7 +63,7 @@ def test_a_file_for_several_sets(measured):
     sets = json.loads(measured)["sets"]
     assert list(sets) == ["by person", "as listed"]
     a, b = sets["by person"], sets["as listed"]
-    assert (a["clips"], a["people"], b["people"]) == (32, 8, 32)
+    assert (a["clips"], a["people"], b["people"], b["clips_without_a_person"]) == (32, 8, 0, 32)
     assert "names a person for each clip" in a["who"] and "32 clips name no person" in b["who"]
     assert a["protocol"].startswith("five folds by person")
     assert b["protocol"] == "column split: 16 clips to train, 16 to test"
