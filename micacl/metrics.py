@@ -117,6 +117,10 @@ def _bootstrap_draws(M, draws, seed):   # (C, C) -> (draws, C, C) resampled conf
         if n_c: out[:, c] = rng.multinomial(n_c, M[c] / n_c, size=draws)
     return out
 
+def _ends(x, level):   # (draws,) -> (2,), of the draws that have a value
+    x = x[np.isfinite(x)]
+    return np.quantile(x, [(1 - level) / 2, (1 + level) / 2]) if x.size else np.full(2, np.nan)
+
 # %% ../nbs/01_long_tail.ipynb #23b108bd
 def bootstrap_interval(
     y,                                # (n,) true labels
@@ -125,16 +129,39 @@ def bootstrap_interval(
     draws: int = 1000,                # resampled test sets
     level: float = 0.95,              # share of the draws inside the interval
     seed: int = 0,                    # same seed, same interval
+    people=None,                      # (n,) who is seen in each clip; None: each clip stands for itself
 ) -> dict:                            # uar (2,), war (2,), recall (C, 2): lower and upper end; NaN without clips
-    "Percentile intervals over clips, resampled within each class."
+    "Percentile intervals over clips, resampled within each class; over people, if they are named (see below)."
     M = confusion(y, predicted, n_classes)
     draws, level = check_number(draws, "draws", 1, 10**7, whole=True), check_number(level, "level", below=1)
-    if not M.sum(): return dict(uar=np.full(2, np.nan), war=np.full(2, np.nan), recall=np.full((n_classes, 2), np.nan))
-    r = matrix_recalls(_bootstrap_draws(M, draws, seed))          # (draws, C)
-    n_c, ends = M.sum(1), [(1 - level) / 2, (1 + level) / 2]
-    wars = np.where(n_c > 0, r, 0) @ n_c / n_c.sum()           # (draws,)
-    return dict(uar=np.quantile(mean_present(r), ends), war=np.quantile(wars, ends),
-                recall=np.quantile(r, ends, axis=0).T)
+    who = None if people is None else _person_numbers(people, M.sum())
+    if not M.sum() or who is not None and not who.any():        # no clip, or one person only
+        return dict(uar=np.full(2, np.nan), war=np.full(2, np.nan), recall=np.full((n_classes, 2), np.nan))
+    drawn = _bootstrap_draws(M, draws, seed) if who is None else _people_draws(y, predicted, who, len(M), draws, seed)
+    r, n_c = matrix_recalls(drawn), drawn.sum(-1)                # (draws, C) each
+    wars = np.where(n_c > 0, r * n_c, 0).sum(-1) / n_c.sum(-1)   # (draws,)
+    return dict(uar=_ends(mean_present(r), level), war=_ends(wars, level),
+                recall=np.array([_ends(x, level) for x in r.T]))
+
+# %% ../nbs/01_long_tail.ipynb #01a00031
+def _people_draws(y, predicted, who, C, draws, seed):   # who (n,): number of each clip's person -> (draws, C, C)
+    each = np.zeros((who.max() + 1, C * C))             # the confusion matrix of each person, as a row
+    np.add.at(each, (who, np.asarray(y) * C + np.asarray(predicted)), 1)
+    weights = _person_weights(len(each), draws, seed, "bootstrap people")
+    return np.concatenate([w @ each for w in weights]).reshape(draws, C, C)
+
+def _person_weights(P, draws, seed, name):   # -> in blocks, (draws, P): how often each of P people is drawn
+    rng, k = np.random.default_rng(derive_seed(seed, name)), max(1, 2**22 // P)
+    for done in range(0, draws, k): yield rng.multinomial(P, [1 / P] * P, size=min(k, draws - done)).astype(float)
+
+# %% ../nbs/01_long_tail.ipynb #01a00032
+def _person_numbers(people, n):   # (n,) names of any kind -> (n,) int64 from 0
+    names = [None if p is None or p != p or p == "" else str(p) for p in np.ravel(np.asarray(people, dtype=object))]
+    if len(names) != n or None in names:
+        found = f"none for number {names.index(None)}" if None in names else f"{len(names)} names"
+        raise MicaclError(f"people: expected a name for the person in each of {n} clips, found {found}; give each clip "
+                          "whose person is unknown a name of its own")
+    return np.unique(np.array(names, dtype=str), return_inverse=True)[1].reshape(n)
 
 # %% ../nbs/01_long_tail.ipynb #d1f2a3b9
 def _drawn_differences(
@@ -166,6 +193,18 @@ def _checked_runs(y, a, b, n_classes, classes):   # -> y (n,), a and b (S, n), t
     if not wanted: raise MicaclError("paired_difference: expected clips of the compared classes, found none")
     return y, a, b, wanted
 
+# %% ../nbs/01_long_tail.ipynb #01a00036
+def _people_differences(gain, y, who, classes, draws, seed):   # as `_drawn_differences`, people drawn -> (draws,)
+    S, P, rng, drawn = len(gain), who.max() + 1, np.random.default_rng(derive_seed(seed, "paired")), []
+    if P < 2: return np.full(draws, np.nan)
+    n = np.stack([np.bincount(who[y == c], minlength=P) for c in classes])                    # (classes, P) clips
+    gains = [np.stack([np.bincount(who[y == c], g[y == c], P) for g in gain]) for c in classes]      # (S, P) each
+    for w in _person_weights(P, draws, seed, "paired people"):
+        seeds, clips = rng.multinomial(S, [1 / S] * S, size=len(w)) / S, w @ n.T              # (k, S), (k, classes)
+        won = np.stack([((seeds @ g) * w).sum(1) for g in gains], 1)
+        drawn.append(mean_present(np.where(clips > 0, won / np.maximum(clips, 1), np.nan)))
+    return np.concatenate(drawn)
+
 # %% ../nbs/01_long_tail.ipynb #d1f2a3b5
 def paired_difference(
     y,                                # (n,) true labels
@@ -176,17 +215,20 @@ def paired_difference(
     draws: int = 4000,                # resampled pairs of clips and seeds
     level: float = 0.95,              # share of the draws inside the interval
     seed: int = 0,                    # same seed, same interval
+    people=None,                      # (n,) who is seen in each clip; None: each clip stands for itself
 ) -> dict: # difference A - B, interval (2,), p (bootstrap, two-sided), p_seeds (paired t-test), by_seed (S,)
-    "Paired bootstrap over clips and seeds of a difference in UAR."
+    "Paired bootstrap over clips and seeds of a difference in UAR; over people and seeds, if people are named."
     from scipy.stats import ttest_1samp     # here, because importing it takes a second
     draws, level = check_number(draws, "draws", 1, 10**7, whole=True), check_number(level, "level", below=1)
     y, a, b, classes = _checked_runs(y, a, b, n_classes, classes)
-    by_seed, drawn = _drawn_differences((a == y).astype(float) - (b == y), y, classes, draws, seed)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    p = 2 * min((drawn <= 0).mean(), (drawn >= 0).mean())
+    gain = (a == y).astype(float) - (b == y)
+    by_seed, drawn = _drawn_differences(gain, y, classes, draws if people is None else 0, seed)
+    if people is not None: drawn = _people_differences(gain, y, _person_numbers(people, len(y)), classes, draws, seed)
+    low, high = _ends(drawn, level)
+    p = min(1, max(2 * min((drawn <= 0).mean(), (drawn >= 0).mean()), 1 / draws)) if low == low else np.nan
     p_seeds = float(ttest_1samp(by_seed, 0).pvalue) if len(a) > 1 and np.ptp(by_seed) > 1e-9 else float("nan")
     return dict(difference=float(by_seed.mean()), interval=[float(low), float(high)],
-                p=float(min(1, max(p, 1 / draws))), p_seeds=p_seeds, by_seed=by_seed.tolist())
+                p=float(p), p_seeds=p_seeds, by_seed=by_seed.tolist())
 
 # %% ../nbs/01_long_tail.ipynb #01a00023
 _ROUNDING = 0.02   # how far the sum of a row may be from 1: that of probabilities in 16 bits is nearer

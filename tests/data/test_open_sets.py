@@ -422,6 +422,23 @@ def test_scores_of_groups_by_hand():
     with pytest.raises(MicaclError, match="as many predictions"): scores_by_group(y, p[:3], y, y, ("x", "y", "z"))
 
 
+@pytest.mark.parametrize("clips", [2, 50])
+def test_intervals_of_groups_are_over_people(clips):
+    """Of two people one is always read, the other never. Two draws with replacement: both the first (1/4), one of
+    each (1/2), both the other (1/4). So the interval goes from 0 to 1, however many clips they have."""
+    y = np.tile([0, 1], 2 * clips)
+    who = np.repeat(["1", "2"], 2 * clips)
+    s = scores_by_group(y, np.where(who == "1", y, 1 - y), np.full(len(y), "all"), who, ("x", "y"))["all"]
+    assert (s["uar"], s["interval"], s["intervals"]["x"], s["people"]) == (.5, [0, 1], [0, 1], 2)
+
+
+def test_a_group_of_one_person_has_no_interval():
+    "However many clips: they say nothing about anybody else."
+    s = scores_by_group([0, 0, 1, 1], [0, 1, 1, 1], list("aaaa"), list("1111"), ("x", "y"))
+    assert s["a"]["uar"] == .75 and np.isnan(s["a"]["interval"]).all() and np.isnan(s["a"]["intervals"]["x"]).all()
+    assert group_lines(s) == ["a  UAR 75.0 % (no interval for one person), 4 clips of 1 person, 2 classes"]
+
+
 def test_a_run_by_group(tmp_path):
     ids = [c for c in ravdess_clips() if c[6:8] in ("03", "04")][:64]
     y = np.array([int(c[6:8]) - 3 for c in ids])

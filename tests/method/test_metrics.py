@@ -283,3 +283,79 @@ def test_paired_difference_errors():
                           (([0, 1], [0, 1], [0, 1], 3, [2]), "found none")]:
         with pytest.raises(MicaclError, match=message) as e: paired_difference(*args)
         assert "\n" not in str(e.value)
+
+
+# ---- people instead of clips
+
+def test_people_by_hand():
+    """Three people with two clips each: all right, one right, none. Of the 27 equally likely draws of three, UAR (of
+    one class) is k/6 for k right clips; 1/27 of the draws have none right, and 1/27 have all."""
+    y, p, who = np.zeros(6, int), np.array([0, 0, 0, 1, 1, 1]), list("aabbcc")
+    r = bootstrap_interval(y, p, 2, draws=60_000, level=1 - 2 / 28, people=who)     # 1/27 of the draws at either end
+    assert r["uar"].tolist() == [0, 1] and r["recall"][0].tolist() == [0, 1] and np.isnan(r["recall"][1]).all()
+    r = bootstrap_interval(y, p, 2, draws=60_000, level=1 - 2 / 26, people=who)     # beyond it: one clip of six
+    assert r["uar"] == pytest.approx([1 / 6, 5 / 6]) and r["war"] == pytest.approx([1 / 6, 5 / 6])
+
+
+def test_people_equals_drawing_people():
+    rng = np.random.default_rng(0)
+    who = rng.integers(0, 12, 300)
+    y = rng.integers(0, 3, 300)
+    p = np.where(rng.random(300) < rng.random(12)[who], y, (y + 1) % 3)
+    got = []
+    for _ in range(4000):
+        i = np.concatenate([np.flatnonzero(who == k) for k in rng.integers(0, 12, 12)])
+        got.append([uar(y[i], p[i], 3), war(y[i], p[i]), *recalls(y[i], p[i], 3)])
+    fast = bootstrap_interval(y, p, 3, draws=20_000, people=who)
+    np.testing.assert_allclose(np.vstack([fast["uar"], fast["war"], fast["recall"]]),
+                               np.quantile(got, [.025, .975], axis=0).T, atol=.025)
+    assert np.diff(fast["uar"]) > 1.5 * np.diff(bootstrap_interval(y, p, 3)["uar"])      # people differ here
+
+
+def test_clips_of_their_own_people_are_as_clips():
+    "Where nobody is seen twice, the two bootstraps agree but for the sizes of the classes, which vary here."
+    rng, y = np.random.default_rng(1), np.repeat([0, 1], [400, 200])
+    p = np.where(rng.random(600) < .7, y, 1 - y)
+    a, b = bootstrap_interval(y, p, 2, draws=5000), bootstrap_interval(y, p, 2, draws=5000, people=range(600))
+    np.testing.assert_allclose(a["uar"], b["uar"], atol=.01)
+
+
+def test_a_class_may_be_missing_in_a_draw():
+    "Class 1 is shown by one person of two: in a quarter of the draws UAR is the recall of class 0."
+    r = bootstrap_interval([0, 0, 1], [0, 0, 0], 2, people=["a", "b", "b"])
+    assert r["uar"].tolist() == [.5, 1] and r["recall"].tolist() == [[1, 1], [0, 0]]
+
+
+def test_one_person_says_nothing_about_others():
+    r = bootstrap_interval([0, 0, 1], [0, 1, 1], 2, people=[7, 7, 7])
+    assert np.isnan(r["uar"]).all() and np.isnan(r["war"]).all() and r["recall"].shape == (2, 2)
+    d = paired_difference([0, 1], [0, 1], [1, 1], 2, people=["a", "a"])
+    assert d["difference"] == .5 and np.isnan(d["interval"]).all() and np.isnan(d["p"])
+
+
+@pytest.mark.parametrize("people, words", [
+    (["a", "b"], "found 2 names"), (["a", "", "b"], "none for number 1"), (["a", "b", None], "none for number 2"),
+    ([1., np.nan, 2.], "none for number 1")])
+def test_clips_without_a_person_are_named(people, words):
+    with pytest.raises(MicaclError, match=words): bootstrap_interval([0, 1, 1], [0, 1, 0], 2, people=people)
+    with pytest.raises(MicaclError, match=words): paired_difference([0, 1, 1], [0, 1, 0], [0, 1, 1], 2, people=people)
+
+
+def test_paired_difference_over_people_by_hand():
+    """Person a: A right on both clips, B on none; person b: the reverse on one clip of two. Draws aa, ab, ba, bb give
+    1, 1/4, 1/4 and -1/2."""
+    y, who = [0, 0, 0, 0], list("aabb")
+    a, b = [0, 0, 1, 1], [1, 1, 0, 1]
+    r = paired_difference(y, a, b, 2, people=who)
+    assert r["difference"] == .25 and r["interval"] == [-.5, 1] and r["p"] == pytest.approx(.5, abs=.05)
+    many = paired_difference(np.tile(y, 30), np.tile(a, 30), np.tile(b, 30), 2, people=who * 30)
+    assert many["interval"] == [-.5, 1]                                     # more clips of the same two tell nothing
+    clips = paired_difference(np.tile(y, 30), np.tile(a, 30), np.tile(b, 30), 2)["interval"]
+    assert -.5 < clips[0] < .25 < clips[1] < 1
+
+
+def test_paired_difference_over_people_counts_the_seeds_too():
+    "Two seeds, everybody alike: in a quarter of the draws the better seed twice, in a quarter the worse."
+    y, a, b = [0, 1] * 8, [[0, 1] * 8, [1, 0] * 8], [[1, 0] * 8] * 2
+    r = paired_difference(y, a, b, 2, people=np.repeat(range(8), 2))
+    assert r["difference"] == .5 and r["interval"] == [0, 1] and r["by_seed"] == [1, 0]
