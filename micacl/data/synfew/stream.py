@@ -25,7 +25,7 @@ WIDER = dict(
     width=(0.59, 0.77), length=(0.89, 1.11), eye_x=(0.265, 0.355), eye_size=(0.110, 0.175), eye_open=(0.024, 0.075),
     eye_tilt=(-0.03, 0.05), brow_y=(-0.255, -0.150), brow_arch=(0.0, 0.085), brow_thick=(0.010, 0.055),
     nose_width=(0.10, 0.19), nose_y=(0.29, 0.41), nose_height=(0.10, 0.32), mouth_y=(0.55, 0.65),
-    mouth_width=(0.205, 0.335), mouth_rest=(-0.032, 0.032), lip=(0.018, 0.09), reach=(0.8, 1.8), brow_reach=(0.8, 1.5),
+    mouth_width=(0.205, 0.335), mouth_rest=(-0.032, 0.032), lip=(0.018, 0.09), reach=(0.8, 1.8), brow_reach=(0.8, 1.8),
     sneer=(0.0, 0.06), depth=(0.8, 2.2), white=(0.3, 1.05), teeth=(0.3, 1.8))
 
 # %% ../../../nbs/synfew/stream.ipynb #379a0c77
