@@ -1,1 +1,1 @@
-"The weights that `r3d_small` starts from, and their data card."
+"The weights that `r3d_small` and `res_faces` start from, and their data cards."
