@@ -17,7 +17,8 @@ def files(wheel, sdist):
     names = zipfile.ZipFile(wheel).namelist()
     need = ["micacl/core.py", "micacl/models.py", "micacl/cli.py", "micacl/py.typed",
             "micacl/nn/weights/__init__.py", "micacl/nn/weights/r3d_small.safetensors",
-            "micacl/nn/weights/r3d_small.md", "micacl/nn/weights/synfew/config.json",
+            "micacl/nn/weights/r3d_small.md", "micacl/nn/weights/res_faces.safetensors",
+            "micacl/nn/weights/res_faces.md", "micacl/nn/weights/synfew/config.json",
             "micacl/nn/weights/synfew/model.safetensors", "micacl/show/templates/report.html",
             "micacl/show/templates/page.css"]
     missing = [n for n in need if n not in names]

@@ -125,6 +125,10 @@ def face_encoder(
     if pretrained is False: return PerFrame(FaceNetwork())
     path = weights_path("res_faces") if pretrained is True else pretrained
     state = {k: v for k, v in read_weights(path, "res_faces")[0].items() if k.startswith("net.")}
-    encoder = PerFrame(FaceNetwork(state["net.1.0.weight"].shape[0]))
-    encoder.load_state_dict(state)
+    first = state.get("net.1.0.weight")
+    encoder = PerFrame(FaceNetwork(24 if first is None else len(first)))
+    try: encoder.load_state_dict(state)
+    except RuntimeError as e:
+        raise MicaclError(f"{path}: the tensors don't fit res_faces ({str(e)[:200]}); make the file again with `micacl "
+                          "pretrain --backbone res_faces`") from None
     return encoder

@@ -14,7 +14,7 @@ from micacl.nn.backbone import (BACKBONES, KINETICS, LONGER, Backbone, PlacePool
                                 read_weights, save_weights, weights_path)
 from micacl.train.config import CHOICES, FEATURES, IMAGE_SIZES
 
-TORCHVISION = [name for name in BACKBONES if name != "r3d_small"]
+TORCHVISION = [name for name in BACKBONES if name not in ("r3d_small", "res_faces")]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_wrong_input_is_refused(bad):
 
 
 def test_unknown_name():
-    with pytest.raises(MicaclError, match="expected one of r3d_small, r3d_18, .*found 'resnet'"):
+    with pytest.raises(MicaclError, match="expected one of r3d_small, res_faces, r3d_18, .*found 'resnet'"):
         build_backbone("resnet")
 
 
@@ -199,7 +199,7 @@ def test_each_is_torchvisions_up_to_the_head_with_its_own_normalisation(name, tm
         torch.testing.assert_close(last(encoder(x)), reference(scaled), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", [*TORCHVISION, "res_faces"])
 def test_a_gradient_reaches_the_input_and_every_parameter(name):
     encoder, x = build_backbone(name).train(), torch.rand(2, 3, 4, 32, 32, requires_grad=True)
     encoder(x).mul(torch.randn(2, encoder.dim)).sum().backward()

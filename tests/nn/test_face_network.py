@@ -162,3 +162,9 @@ def test_weights_are_read_back(tmp_path):
     assert isinstance(face_encoder(), PerFrame) and face_encoder().dim == 192
     with pytest.raises(MicaclError, match="expected weights of res_faces, found no such file"):
         face_encoder(tmp_path / "none.safetensors")
+    save_weights(tmp_path / "half.safetensors", {"net.1.0.weight": torch.zeros(24, 1, 3, 3)}, "res_faces")
+    with pytest.raises(MicaclError, match="half.safetensors: the tensors don't fit res_faces"):
+        face_encoder(tmp_path / "half.safetensors")
+    save_weights(tmp_path / "other.safetensors", {"head.weight": torch.zeros(1)}, "res_faces")
+    with pytest.raises(MicaclError, match="other.safetensors: the tensors don't fit res_faces"):
+        face_encoder(tmp_path / "other.safetensors")
