@@ -28,7 +28,7 @@ WIDER = dict(
     mouth_width=(0.205, 0.335), mouth_rest=(-0.032, 0.032), lip=(0.018, 0.09), reach=(0.8, 1.8), brow_reach=(0.8, 1.8),
     sneer=(0.0, 0.06), depth=(0.8, 2.2), white=(0.3, 1.05), teeth=(0.3, 1.8))
 
-# %% ../../../nbs/synfew/stream.ipynb #379a0c77
+# %% ../../../nbs/synfew/stream.ipynb #8b02e1a0
 def varied_face(
     stream,          # a `micacl.core.Stream`
 ) -> Face:           # every property on its own
@@ -36,8 +36,7 @@ def varied_face(
     face, u = random_face(stream), stream.uniform
     wider = {name: u(*span) for name, span in WIDER.items()}
     often_small = lambda most: most*u()*u()
-    return replace(face, **wider, age=min(1.3, often_small(1.5)), socket=often_small(0.65),
-                   covered=u(),
+    return replace(face, **wider, age=min(1.3, often_small(1.5)), socket=often_small(0.65), covered=u(),
                    lower_teeth=max(0.0, u(-0.6, 1.0)), lines=tuple(often_small(m) for m in (0.4, 0.4, 0.5, 0.4, 0.4)))
 
 # %% ../../../nbs/synfew/stream.ipynb #2a639084
