@@ -133,7 +133,7 @@ def _turned(x, y, height, width, sin, cos, rounds=12):     # (F,K), (K,) -> X, Y
         Y = np.clip((y - height*sp - z*sp)/cp, -1.4, 1.4)
     return X, Y
 
-# %% ../../../nbs/synfew/stream.ipynb #9d66b6f7
+# %% ../../../nbs/synfew/stream.ipynb #6bcba4be
 def landmarks(
     face: Face,          # who
     units,               # (F,15) strengths in 0..1
@@ -141,7 +141,7 @@ def landmarks(
     scene: Scene,        # how it is filmed
     asymmetry=None,      # (15,) in -1..1, as for `render`
 ) -> np.ndarray:         # (F,24,2) float32: x to the right, y down, -1..1 over the picture
-    "Where the points of `LANDMARKS` are in the picture that `render` draws; outside -1..1 they are cut off."
+    "Where the points of `LANDMARKS` are in the picture that `render` draws; beyond -1..1 they lie outside it."
     _check_shapes(units, pose)
     points, height = _head_points(face, geometry(face, units, asymmetry))
     (sy, sp, sr), (cy, cp, cr) = (t.T[:, :, None] for t in sincos(np.asarray(pose, np.float32)))
