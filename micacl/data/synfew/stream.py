@@ -133,7 +133,7 @@ def _turned(x, y, height, width, sin, cos, rounds=12):     # (F,K), (K,) -> X, Y
         Y = np.clip((y - height*sp - z*sp)/cp, -1.4, 1.4)
     return X, Y
 
-# %% ../../../nbs/synfew/stream.ipynb #6bcba4be
+# %% ../../../nbs/synfew/stream.ipynb #3926ab78
 def landmarks(
     face: Face,          # who
     units,               # (F,15) strengths in 0..1
@@ -145,7 +145,8 @@ def landmarks(
     _check_shapes(units, pose)
     points, height = _head_points(face, geometry(face, units, asymmetry))
     (sy, sp, sr), (cy, cp, cr) = (t.T[:, :, None] for t in sincos(np.asarray(pose, np.float32)))
-    X, Y = _turned(*points.transpose(2, 0, 1), height, face.width, (sy, sp), (cy, cp))
+    x, y = points.transpose(2, 0, 1)
+    X, Y = _turned(x, y, height, face.width, (sy, sp), (cy, cp))
     a, b, k = X - 0.30*sy, Y + 0.20*sp, 0.92/scene.scale
     U, V = a*cr - b*sr, a*sr + b*cr
     return np.stack([U/k + scene.shift[0], (V - 0.16)/k + scene.shift[1]], -1).astype(np.float32)
