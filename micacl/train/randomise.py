@@ -142,9 +142,9 @@ def random_patch(
     mask = (inside(H, 0)[:, :, None] & inside(W, 1)[:, None] & hit[:, None, None])[:, None]
     return torch.where(mask, level + 0.2*torch.randn(x.shape, generator=generator), x)
 
-# %% ../../nbs/synfew/randomise.ipynb #36c0ea9a
+# %% ../../nbs/synfew/randomise.ipynb #1369833d
 def randomise(
-    frames: torch.Tensor,          # (M,H,W,3) uint8
+    frames,                        # a tensor (M,H,W,3) uint8
     generator: torch.Generator,    # all randomness comes from here
     size: int = 64,                # pixels of the new pictures
 ) -> tuple:                        # pictures (M,1,size,size) float, about 0..1; the `Warp` that was used

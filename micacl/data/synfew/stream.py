@@ -28,7 +28,7 @@ WIDER = dict(
     mouth_width=(0.205, 0.335), mouth_rest=(-0.032, 0.032), lip=(0.018, 0.09), reach=(0.8, 1.8), brow_reach=(0.8, 1.8),
     sneer=(0.0, 0.06), depth=(0.8, 2.2), white=(0.3, 1.05), teeth=(0.3, 1.8))
 
-# %% ../../../nbs/synfew/stream.ipynb #379a0c77
+# %% ../../../nbs/synfew/stream.ipynb #8b02e1a0
 def varied_face(
     stream,          # a `micacl.core.Stream`
 ) -> Face:           # every property on its own
@@ -36,8 +36,7 @@ def varied_face(
     face, u = random_face(stream), stream.uniform
     wider = {name: u(*span) for name, span in WIDER.items()}
     often_small = lambda most: most*u()*u()
-    return replace(face, **wider, age=min(1.3, often_small(1.5)), socket=often_small(0.65),
-                   covered=u(),
+    return replace(face, **wider, age=min(1.3, often_small(1.5)), socket=often_small(0.65), covered=u(),
                    lower_teeth=max(0.0, u(-0.6, 1.0)), lines=tuple(often_small(m) for m in (0.4, 0.4, 0.5, 0.4, 0.4)))
 
 # %% ../../../nbs/synfew/stream.ipynb #2a639084
@@ -134,7 +133,7 @@ def _turned(x, y, height, width, sin, cos, rounds=12):     # (F,K), (K,) -> X, Y
         Y = np.clip((y - height*sp - z*sp)/cp, -1.4, 1.4)
     return X, Y
 
-# %% ../../../nbs/synfew/stream.ipynb #9d66b6f7
+# %% ../../../nbs/synfew/stream.ipynb #3926ab78
 def landmarks(
     face: Face,          # who
     units,               # (F,15) strengths in 0..1
@@ -142,11 +141,12 @@ def landmarks(
     scene: Scene,        # how it is filmed
     asymmetry=None,      # (15,) in -1..1, as for `render`
 ) -> np.ndarray:         # (F,24,2) float32: x to the right, y down, -1..1 over the picture
-    "Where the points of `LANDMARKS` are in the picture that `render` draws; outside -1..1 they are cut off."
+    "Where the points of `LANDMARKS` are in the picture that `render` draws; beyond -1..1 they lie outside it."
     _check_shapes(units, pose)
     points, height = _head_points(face, geometry(face, units, asymmetry))
     (sy, sp, sr), (cy, cp, cr) = (t.T[:, :, None] for t in sincos(np.asarray(pose, np.float32)))
-    X, Y = _turned(*points.transpose(2, 0, 1), height, face.width, (sy, sp), (cy, cp))
+    x, y = points.transpose(2, 0, 1)
+    X, Y = _turned(x, y, height, face.width, (sy, sp), (cy, cp))
     a, b, k = X - 0.30*sy, Y + 0.20*sp, 0.92/scene.scale
     U, V = a*cr - b*sr, a*sr + b*cr
     return np.stack([U/k + scene.shift[0], (V - 0.16)/k + scene.shift[1]], -1).astype(np.float32)
