@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
 from ..core import MicaclError, atomic_write
+from .faces import FaceNetwork, PerFrame, check_instances
 
 # %% ../../nbs/05_backbone.ipynb #0b6332cb
 class Backbone(nn.Module):
@@ -42,19 +43,11 @@ class Backbone(nn.Module):
         instances: torch.Tensor, # (M,3,L,H,W) float in 0..1
     ) -> torch.Tensor: # (M,dim)
         "Features of instances; the colours are centred and scaled here."
-        _check_instances(instances, self.frames)
+        check_instances(instances, self.frames)
         x = _scaled(instances, self.mean, self.std)     # float32 pixels are scaled in 32 bits for a network in 16, too
         return self.net(x.to(self.mean.dtype))
 
 # %% ../../nbs/05_backbone.ipynb #05b00010
-def _check_instances(instances, frames):
-    if instances.dim() != 5 or instances.shape[1] != 3 or not instances.is_floating_point():
-        raise MicaclError(f"backbone: expected float instances (M,3,L,H,W) in 0..1, found {instances.dtype} "
-                          f"{tuple(instances.shape)}; divide uint8 pixels by 255 and put the axes in this order")
-    if instances.shape[2] < frames:
-        raise MicaclError(f"backbone: expected instances of at least {frames} frames, found {instances.shape[2]}; "
-                          f"set instance_length={frames}")
-
 def _scaled(x, mean, std):   # (M,3,L,H,W), (1,3,1,1,1) twice -> (x - mean) / std, laid out as x
     if not x.is_contiguous(memory_format=torch.channels_last_3d): return (x - mean).div_(std)
     # the three colours of a place lie side by side: whole rows of pixels at once are twice as fast
@@ -189,13 +182,21 @@ def small_backbone(
 
 # %% ../../nbs/05_backbone.ipynb #4a040624
 def face_backbone(
-    pretrained=False, # True: trained on drawn faces; a path: weights by `micacl pretrain`
-) -> nn.Module:
-    "The network that reads real faces best of those for laptops: see the page on it."
-    from micacl.nn.faces import face_encoder     # which builds on this module
-    return face_encoder(pretrained)
+    pretrained=False, # True: trained on drawn faces; a path: weights by `micacl pretrain --backbone res_faces`
+) -> PerFrame:
+    "The network for pictures of faces, used on each frame."
+    if pretrained is False: return PerFrame(FaceNetwork())
+    path = weights_path("res_faces") if pretrained is True else Path(pretrained)
+    state = {k: v for k, v in read_weights(path, "res_faces")[0].items() if k.startswith("net.")}
+    first = state.get("net.1.0.weight")
+    encoder = PerFrame(FaceNetwork(24 if first is None else len(first)))
+    try: encoder.load_state_dict(state)
+    except RuntimeError as e:
+        raise MicaclError(f"{path}: the tensors don't fit res_faces ({str(e)[:200]}); make the file again with `micacl "
+                          "pretrain --backbone res_faces`") from None
+    return encoder
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = dict(
+BACKBONES: dict[str, Callable[..., Backbone | PerFrame]] = dict(
     r3d_small=small_backbone, res_faces=face_backbone, r3d_18=partial(torchvision_backbone, "r3d_18"),
     mc3_18=partial(torchvision_backbone, "mc3_18"), r2plus1d_18=partial(torchvision_backbone, "r2plus1d_18"),
     swin3d_t=partial(torchvision_backbone, "swin3d_t"))
@@ -207,7 +208,7 @@ def build_backbone(
     # True: trained on drawn faces (r3d_small, res_faces) or Kinetics-400 (all others); False: random; a path: weights
     # of r3d_small or res_faces by `micacl pretrain`
     pretrained=False,
-) -> nn.Module: # (M,3,L,H,W) float in 0..1 -> (M,D); `.dim` is D
+) -> Backbone | PerFrame: # (M,3,L,H,W) float in 0..1 -> (M,D); `.dim` is D
     "The instance encoder called `name`."
     if isinstance(name, str) and name in LONGER:
         raise MicaclError(f"backbone: expected one of {', '.join(BACKBONES)}, found {name!r}, which needs instances of "

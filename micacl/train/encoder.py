@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/synfew/encoder.html.md"""
 # %% auto #0
 __all__ = ['SHARES', 'SPREAD', 'Readings', 'FaceReader', 'emotion_loss', 'landmark_loss', 'reading_losses', 'learning_rate',
            'fit_epoch', 'read_pictures', 'held_out_scores', 'new_reader', 'new_optimiser', 'train_encoder',
-           'load_reader', 'encoder_card']
+           'encoder_card', 'load_reader']
 
 # %% ../../nbs/synfew/encoder.ipynb #cc4b6501
 import hashlib, math, os, platform, time
@@ -224,19 +224,6 @@ def _write(out, model, log):
     log |= dict(bytes=weights.stat().st_size, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
     write_json(out/"pretrain-res_faces.json", log)
     return log
-
-def load_reader(
-    path=None, # weights by `train_encoder`; None: those of the package
-) -> FaceReader: # (M,3,H,W) in 0..1 -> `Readings`
-    "The trained network with its readings of units, emotion and landmarks."
-    state, header = read_weights(path := path or weights_path("res_faces"), "res_faces")
-    for name, known in (("units", UNITS), ("emotions", EMOTIONS)):
-        if header.get(name) != ",".join(known):
-            raise MicaclError(f"{path}: expected readings of {', '.join(known)}, found {header.get(name, 'none')}; make "
-                              "it again with `micacl pretrain`")
-    model = new_reader(width=state["net.1.0.weight"].shape[0])
-    model.load_state_dict(state)
-    return model.eval()
 
 # %% ../../nbs/synfew/encoder.ipynb #65f7a6eb
 def encoder_card(

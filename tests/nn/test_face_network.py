@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from micacl.core import MicaclError
-from micacl.nn.backbone import save_weights
-from micacl.nn.faces import FaceNetwork, HalfInstanceNorm, PerFrame, Residual, Standardise, face_encoder
+from micacl.nn.backbone import face_backbone, save_weights
+from micacl.nn.faces import FaceNetwork, HalfInstanceNorm, PerFrame, Residual, Standardise
 
 
 @pytest.fixture(autouse=True)
@@ -156,15 +156,15 @@ def test_any_network_for_pictures_will_do():
 def test_weights_are_read_back(tmp_path):
     encoder = PerFrame(FaceNetwork(4)).eval()
     save_weights(tmp_path / "w.safetensors", {**encoder.state_dict(), "units.bias": torch.zeros(3)}, "res_faces")
-    again = face_encoder(tmp_path / "w.safetensors").eval()
+    again = face_backbone(tmp_path / "w.safetensors").eval()
     x = torch.rand(1, 3, 2, 64, 64)
     with torch.no_grad(): assert torch.equal(again(x), encoder(x)) and again.dim == 32
-    assert isinstance(face_encoder(), PerFrame) and face_encoder().dim == 192
+    assert isinstance(face_backbone(), PerFrame) and face_backbone().dim == 192
     with pytest.raises(MicaclError, match="expected weights of res_faces, found no such file"):
-        face_encoder(tmp_path / "none.safetensors")
+        face_backbone(tmp_path / "none.safetensors")
     save_weights(tmp_path / "half.safetensors", {"net.1.0.weight": torch.zeros(24, 1, 3, 3)}, "res_faces")
     with pytest.raises(MicaclError, match="half.safetensors: the tensors don't fit res_faces"):
-        face_encoder(tmp_path / "half.safetensors")
+        face_backbone(tmp_path / "half.safetensors")
     save_weights(tmp_path / "other.safetensors", {"head.weight": torch.zeros(1)}, "res_faces")
     with pytest.raises(MicaclError, match="other.safetensors: the tensors don't fit res_faces"):
-        face_encoder(tmp_path / "other.safetensors")
+        face_backbone(tmp_path / "other.safetensors")
