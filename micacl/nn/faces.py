@@ -122,14 +122,18 @@ def check_instances(
 
 class PerFrame(nn.Module):
     "A network for pictures as an instance encoder: used on every frame; the feature vector is the mean over them."
+    dim: int; image_size: int | None
     def __init__(self,
         net: nn.Module,                      # (N,3,H,W) in 0..1 -> (N,D)
         dim: int | None = None,              # D; None: the network's own `dim`
         image_size: int | None = None,       # pixels for which the network is meant; None: the network's own, if any
     ):
         super().__init__()
-        self.net, self.dim = net, net.dim if dim is None else dim
-        self.image_size = image_size or getattr(net, "image_size", None)
+        dim = getattr(net, "dim", None) if dim is None else dim
+        if dim is None:
+            raise MicaclError(f"PerFrame: expected dim = D, the length of a feature, for a {type(net).__name__}, which "
+                              "does not say it; give it by name")
+        self.net, self.dim, self.image_size = net, dim, image_size or getattr(net, "image_size", None)
 
     def forward(self,
         instances: torch.Tensor,             # (M,3,L,H,W) float in 0..1

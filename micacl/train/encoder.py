@@ -183,7 +183,8 @@ def _check(out, p):
     if 4*p["n"] < p["batch_size"]:
         raise MicaclError(f"n: expected at least one batch ({p['batch_size']} pictures, four of each person), found "
                           f"{p['n']} people")
-    if out.exists() and not out.is_dir(): raise MicaclError(f"{out}: expected a folder, found a file; give another path")
+    if out.exists() and not out.is_dir():
+        raise MicaclError(f"{out}: expected a folder, found a file; give another path")
     if (old := out/"settings.json").exists() and read_json(old) != p:
         raise MicaclError(f"{out}: expected an empty folder or one of a run with the same settings, found "
                           f"{read_json(old)}; give another folder")
@@ -235,12 +236,12 @@ def encoder_card(
 Weights of micacl's encoder for pictures of faces ({log['bytes'] / 1e6:.2f} MB). Made by `micacl.train.encoder`; \
 this file is made from its log.
 
-- **What it saw:** {4 * log['n']} drawn pictures of {log['n']} people in {log['epochs']} passes, from SynFEW's stream of \
-varied faces, generator version {log['generator']}, seed {log['seed']}.
+- **What it saw:** {4 * log['n']} drawn pictures of {log['n']} people in {log['epochs']} passes, from SynFEW's stream \
+of varied faces, generator version {log['generator']}, seed {log['seed']}.
   Drawn faces only: no photograph or video of a person, nobody who is in a SynFEW data set. Each time it saw a picture \
 it was cropped, turned, filtered, lit, blurred and covered anew, at random.
-- **Task:** {len(UNITS)} action units, {len(EMOTIONS)} emotions and {len(LANDMARKS)} landmarks, three linear readings of \
-the same features.
+- **Task:** {len(UNITS)} action units, {len(EMOTIONS)} emotions and {len(LANDMARKS)} landmarks, three linear readings \
+of the same features.
 - **How:** batches of {log['batch_size']}, AdamW, rate up to {log['lr']:g}, weight decay {log['weight_decay']:g}; \
 {sum(r['seconds'] for r in log['history']):.0f} s on {log['machine']}; torch {log['versions']['torch']}.
 - **Command:** `{log['command']}`
@@ -260,7 +261,8 @@ def load_reader(
     state, header = read_weights(path := path or weights_path("res_faces"), "res_faces")
     for name, known in (("units", UNITS), ("emotions", EMOTIONS)):
         if header.get(name) != ",".join(known):
-            raise MicaclError(f"{path}: expected readings of {', '.join(known)}, found {header.get(name, 'none')}; make "
+            raise MicaclError(f"{path}: expected readings of {', '.join(known)}, found "
+                              f"{header.get(name, 'none')}; make "
                               "it again with `micacl pretrain`")
     model = new_reader(width=state["net.1.0.weight"].shape[0])
     model.load_state_dict(state)

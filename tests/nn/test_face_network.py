@@ -150,6 +150,7 @@ def test_any_network_for_pictures_will_do():
     assert encoder.dim == 3 and encoder.image_size is None and close(encoder(x), x.mean((2, 3, 4)))
     assert PerFrame(FaceNetwork(4)).image_size == 64 and PerFrame(FaceNetwork(4)).dim == 32
     assert PerFrame(FaceNetwork(4), image_size=48).image_size == 48
+    with pytest.raises(MicaclError, match="PerFrame: expected dim = D, .* for a Mean"): PerFrame(Mean())
     with pytest.raises(MicaclError, match="expected float instances"): encoder(x[0])
 
 

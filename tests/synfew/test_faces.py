@@ -207,7 +207,8 @@ def test_samplers_are_functions_of_their_stream():
 def test_properties_of_people_are_independent():
     people = [asdict(random_face(Stream("independence", i))) for i in range(1500)]
     fixed = {k: v for k, v in asdict(Face()).items() if all(p[k] == v for p in people)}       # for the stream only
-    assert set(fixed) == {"reach", "brow_reach", "sneer", "depth", "white", "socket", "teeth", "covered", "lower_teeth", "lines"}
+    assert set(fixed) == {"reach", "brow_reach", "sneer", "depth", "white", "socket", "teeth", "covered",
+                          "lower_teeth", "lines"}
     people = [{k: v for k, v in p.items() if k not in fixed} for p in people]
     code = {"skin": lambda v: sum(v), "hair": lambda v: sum(v), "iris": lambda v: sum(v), "frame": lambda v: sum(v),
             "cloth": lambda v: sum(v),

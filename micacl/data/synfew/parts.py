@@ -52,17 +52,14 @@ class Face:
     hair_style: str = "short"
     hair_volume: float = 0.5
     parting: float = 0.0         # of the hair: -1 left ... 1 right
-    beard: str = "none"
-    glasses: str = "none"
+    beard: str = "none"; glasses: str = "none"
     frame: tuple = (0.10, 0.09, 0.09)    # colour of the glasses
     cloth: tuple = (0.25, 0.30, 0.40)    # colour of clothes and headscarf
     # SynFEW-1.0 keeps all that follows as it is here; the stream for pre-training varies it
-    reach: float = 1.0           # how far mouth and jaw move
-    brow_reach: float = 1.0      # how far the brows move
+    reach: float = 1.0; brow_reach: float = 1.0      # how far mouth and jaw move, and the brows
     sneer: float = 0.0           # how far AU9 lifts the upper lip
     depth: float = 1.0           # height of the whole relief
-    white: float = 1.0           # brightness of the white of the eye
-    socket: float = 0.0          # shadow in which the eye lies
+    white: float = 1.0; socket: float = 0.0      # brightness of the white of the eye, shadow in which it lies
     teeth: float = 1.0           # length of the upper teeth
     covered: float = 0.0         # how far the upper lip covers the teeth, unless it is drawn back or up
     lower_teeth: float = 0.0     # how well the lower teeth show in an open mouth
@@ -175,8 +172,7 @@ def _socket(w, face, g, s, side):
     w.relief += 0.025*tight*bump(t2*0.7 + yb*yb*900)
     yb = y - 0.085
     w.shade((0.08 + 0.10*face.age + 0.08*g.au6[s] + face.lines[3])*bump(t2*0.8 + yb*yb*330))
-    yb = y + 0.03
-    w.shade(face.socket*bump(t2*0.36 + yb*yb*30))
+    w.shade(face.socket*bump(t2*0.36 + (y + 0.03)*(y + 0.03)*30))
     fade = cover(np.abs(t) - 1, 0.5)
     upper = up*(t2 - 1)*(1.08 - 0.12*t)
     w.shade(0.30*fade*stroke(y - upper*0.8 + 0.045 - 0.03*t2, 0.004, soft + 0.014))
