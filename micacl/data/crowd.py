@@ -139,6 +139,7 @@ def scores_by_group(
         found[g] = people_scores(y[here], predicted[here], people[here], classes, seed=seed)
     return found
 
+# %% ../../nbs/library/crowd.ipynb #2b974466
 def run_by_group(
     run,                # run folder
     by: str = "sex",    # as for `clip_groups`
