@@ -19,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 import micacl
-from ..core import EMOTIONS, MicaclError, derive_seed, read_json, seed_everything, write_json
+from ..core import EMOTIONS, MicaclError, atomic_write, derive_seed, read_json, seed_everything, write_json
 from ..data.synfew.generate import GENERATOR, UNITS
 from ..data.synfew.stream import LANDMARKS, Pictures, draw_people
+from ..metrics import recalls
 from ..nn.backbone import read_weights, save_weights, weights_path
 from ..nn.faces import FaceNetwork
 from .checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from .machine import choose_arithmetic, machine, machine_line, memory_kept
-from .pretrain import UnitHead, r_squared, unit_loss
+from .pretrain import UnitHead, r_squared, unit_loss, _autocast
 from .randomise import randomise
 
 # %% ../../nbs/synfew/encoder.ipynb #bfed8a65
@@ -40,11 +41,18 @@ class Readings(NamedTuple):
 # %% ../../nbs/synfew/encoder.ipynb #280847f9
 class FaceReader(nn.Module):
     "The encoder's network for pictures, and three linear readings of its features."
-    def __init__(self, net, dim):
+    def __init__(self,
+        net: nn.Module, # (M,1,H,W) or (M,3,H,W) in 0..1 -> (M,D)
+        dim: int, # D
+    ):
         super().__init__()
         self.net, self.units = net, UnitHead(dim)
         self.emotion, self.landmarks = nn.Linear(dim, len(EMOTIONS)), nn.Linear(dim, 2*len(LANDMARKS))
-    def forward(self, pictures):         # (M,1,H,W) or (M,3,H,W) in 0..1
+
+    def forward(self,
+        pictures: torch.Tensor, # (M,1,H,W) or (M,3,H,W) in 0..1
+    ) -> Readings:
+        "Features, and what is read from them."
         x = self.net(pictures)
         return Readings(x, self.units(x), self.emotion(x), self.landmarks(x).unflatten(1, (-1, 2)))
 
@@ -52,28 +60,44 @@ class FaceReader(nn.Module):
 SHARES = dict(units=1.0, emotion=0.5, landmarks=0.1)     # of the three losses
 SPREAD = 0.02     # squared distance of a landmark that costs as much as a unit at its mean
 
-def emotion_loss(logits, emotion, strength):
+def emotion_loss(
+    logits: torch.Tensor, # (M,7)
+    emotion: torch.Tensor, # (M,) index in EMOTIONS, -1 where none is shown
+    strength: torch.Tensor, # (M,) of the emotion, 0..1
+) -> torch.Tensor: # scalar
     "Cross-entropy of those pictures that show an emotion, weighted by how strongly; 0 if none does."
     weight = torch.where(emotion >= 0, strength, 0)
     each = F.cross_entropy(logits, emotion.clamp(min=0), reduction="none")
     return (weight*each).sum()/weight.sum().clamp(min=1)
 
 # %% ../../nbs/synfew/encoder.ipynb #c59a571e
-def landmark_loss(predicted, landmarks):
+def landmark_loss(
+    predicted: torch.Tensor, # (M,24,2), -1..1 over the picture
+    landmarks: torch.Tensor, # (M,24,2), the truth; may lie outside the picture
+) -> torch.Tensor: # scalar
     "Mean squared distance of the landmarks that are still in the picture, in units of SPREAD."
     seen = (landmarks.abs() < 1.05).all(-1)
-    return (torch.where(seen[..., None], predicted - landmarks,
-                        0).square().sum(-1)).sum()/seen.sum().clamp(min=1)/SPREAD
+    off = torch.where(seen[..., None], predicted - landmarks, 0)
+    return off.square().sum()/seen.sum().clamp(min=1)/SPREAD
 
 # %% ../../nbs/synfew/encoder.ipynb #a128b8d6
-def reading_losses(read, pictures, warp, std):    # -> dict of scalars
+def reading_losses(
+    read: Readings, # of changed pictures
+    pictures, # `Pictures` of tensors, before the change
+    warp, # `Warp` by which the landmarks moved
+    std: torch.Tensor, # (15,) spread of the units
+) -> dict: # units, emotion, landmarks: scalars
     "How far the readings are from the truth."
     return dict(units=unit_loss(read.units.float(), pictures.units, std),
                 emotion=emotion_loss(read.emotion.float(), pictures.emotion, pictures.strength),
                 landmarks=landmark_loss(read.landmarks.float(), warp.points(pictures.landmarks)))
 
 # %% ../../nbs/synfew/encoder.ipynb #4833a5f8
-def learning_rate(step, steps, highest):
+def learning_rate(
+    step: int, # from 0
+    steps: int, # of the whole training
+    highest: float, # reached after a sixth of them
+) -> float:
     "Up along a half cosine in the first sixth of the steps, then down along another to 0."
     up = steps/6
     return highest*0.5*(1 - math.cos(math.pi*(step/up if step < up else (steps - step)/(steps - up))))
@@ -81,7 +105,7 @@ def learning_rate(step, steps, highest):
 # %% ../../nbs/synfew/encoder.ipynb #8c68726e
 def fit_epoch(
     model: FaceReader, # changed in place
-    pictures: Pictures, # tensors
+    pictures, # `Pictures` of tensors
     optimiser, # steps once a batch
     epoch: int, # from 1
     settings: dict, # epochs, lr, batch_size, seed, mixed_precision
@@ -96,7 +120,7 @@ def fit_epoch(
             group["lr"] = learning_rate((epoch - 1)*n + k, p["epochs"]*n, p["lr"])
         batch = Pictures(*(part[pick] for part in pictures))
         x, warp = randomise(batch.frames, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=p["mixed_precision"] == "bf16"): read = model(x)
+        with _autocast(p["mixed_precision"]): read = model(x)
         losses = reading_losses(read, batch, warp, model.units.std)
         optimiser.zero_grad()
         sum(SHARES[name]*loss for name, loss in losses.items()).backward()
@@ -106,26 +130,33 @@ def fit_epoch(
 
 # %% ../../nbs/synfew/encoder.ipynb #86887ea8
 @torch.no_grad()
-def read_pictures(model, frames, precision="no"):     # (n,H,W,3) uint8 -> Readings, in float32
+def read_pictures(
+    model, # a `FaceReader`; left in evaluation mode
+    frames: torch.Tensor, # (n,H,W,3) uint8
+    precision: str = "no", # arithmetic: "no" (32 bits) or "bf16"
+) -> Readings: # in float32
     "What the model says about pictures as they are."
     model.eval(); parts = []
     size = model.net.image_size
     for part in frames.split(256):
         x = F.interpolate(part.permute(0, 3, 1, 2).float()/255, (size, size), mode="bilinear", antialias=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"): parts.append(model(x))
+        with _autocast(precision): parts.append(model(x))
     return Readings(*(torch.cat(t).float() for t in zip(*parts)))
 
 # %% ../../nbs/synfew/encoder.ipynb #5305ce04
-def held_out_scores(model, held_out, precision):      # -> dict: r2 (mean over units), emotion_uar, landmarks
+def held_out_scores(
+    model: FaceReader, # as trained so far
+    held_out, # `Pictures` of tensors, of other people
+    precision: str, # arithmetic
+) -> dict: # r2 (mean over units), emotion_uar (0..1, of those shown), landmark_distance (in half pictures)
     "How well other drawn people are read: R², recall of seven emotions, distance of the landmarks."
     read = read_pictures(model, held_out.frames, precision)
     clear = (held_out.emotion >= 0) & (held_out.strength > 0.4)
     inside = (held_out.landmarks.abs() < 1).all(-1)
-    right = read.emotion[clear].argmax(1) == held_out.emotion[clear]
-    recall = [right[held_out.emotion[clear] == c].float().mean().item() for c in held_out.emotion[clear].unique()]
+    recall = recalls(held_out.emotion[clear].numpy(), read.emotion[clear].argmax(1).numpy())
     distance = (read.landmarks - held_out.landmarks).norm(dim=-1)[inside].mean().item()
     return dict(r2=round(r_squared(read.units, held_out.units).mean().item(), 4),
-                emotion_uar=round(float(np.mean(recall)), 4), landmark_distance=round(distance, 4))
+                emotion_uar=round(float(np.nanmean(recall)), 4), landmark_distance=round(distance, 4))
 
 # %% ../../nbs/synfew/encoder.ipynb #a382ab43
 def new_reader(
@@ -139,7 +170,12 @@ def new_reader(
         model.units.mean.copy_(units.mean(0)); model.units.std.copy_(units.std(0).clamp(min=1e-3))
     return model
 
-def new_optimiser(model, lr, weight_decay):   # -> AdamW that leaves biases and scales alone
+def new_optimiser(
+    model: nn.Module, # whose parameters are trained
+    lr: float, # learning rate
+    weight_decay: float, # of weights
+) -> torch.optim.AdamW:
+    "AdamW that leaves biases and scales alone."
     groups = [dict(params=[p for p in model.parameters() if p.dim() > 1], weight_decay=weight_decay),
               dict(params=[p for p in model.parameters() if p.dim() <= 1], weight_decay=0.0)]
     return torch.optim.AdamW(groups, lr=lr)
@@ -161,7 +197,8 @@ def train_encoder(
 ) -> dict: # the log, as written
     """Train `res_faces` on drawn pictures and write weights, log and data card. After each epoch a checkpoint is
     written; the same call goes on from it."""
-    out, arithmetic = Path(out), choose_arithmetic(mixed_precision)
+    out = Path(out)
+    arithmetic = choose_arithmetic(_begun_with(out) if mixed_precision == "auto" else mixed_precision)
     p = dict(n=n, epochs=epochs, seed=seed, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
              n_held_out=n_held_out, mixed_precision=arithmetic.precision)
     _check(out, p); out.mkdir(parents=True, exist_ok=True)
@@ -177,6 +214,9 @@ def train_encoder(
                                    pictures=len(pictures.frames)))
 
 # %% ../../nbs/synfew/encoder.ipynb #65f7a6e9
+def _begun_with(out):    # -> the arithmetic of a training that stopped here: measured anew it could be another one
+    return read_json(out/"settings.json")["mixed_precision"] if (out/"settings.json").exists() else "auto"
+
 def _check(out, p):
     for name in ("n", "epochs", "batch_size", "n_held_out"):
         if p[name] < 1: raise MicaclError(f"{name}: expected 1 or more, found {p[name]}")
@@ -223,6 +263,7 @@ def _write(out, model, log):
     save_weights(weights, model.state_dict(), "res_faces", generator=log["generator"], seed=log["seed"],
                  n=log["n"], units=",".join(UNITS), emotions=",".join(EMOTIONS))
     log |= dict(bytes=weights.stat().st_size, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+    with atomic_write(out/"res_faces.md") as f: f.write(encoder_card(log))
     write_json(out/"pretrain-res_faces.json", log)
     return log
 
@@ -261,9 +302,12 @@ def load_reader(
     state, header = read_weights(path := path or weights_path("res_faces"), "res_faces")
     for name, known in (("units", UNITS), ("emotions", EMOTIONS)):
         if header.get(name) != ",".join(known):
-            raise MicaclError(f"{path}: expected readings of {', '.join(known)}, found "
-                              f"{header.get(name, 'none')}; make "
-                              "it again with `micacl pretrain`")
-    model = new_reader(width=state["net.1.0.weight"].shape[0])
-    model.load_state_dict(state)
+            raise MicaclError(f"{path}: expected readings of {', '.join(known)}, found {header.get(name, 'none')}; "
+                              "make it again with `micacl pretrain --backbone res_faces`")
+    first = state.get("net.1.0.weight")
+    model = new_reader(width=24 if first is None else len(first))
+    try: model.load_state_dict(state)
+    except RuntimeError as e:
+        raise MicaclError(f"{path}: the tensors don't fit res_faces ({str(e)[:200]}); make the file again with `micacl "
+                          "pretrain --backbone res_faces`") from None
     return model.eval()

@@ -8,11 +8,13 @@ import torch
 
 import micacl.train.encoder as module
 from micacl.core import EMOTIONS, MicaclError, read_json
+from micacl.data.synfew.generate import UNITS
 from micacl.data.synfew.stream import draw_people
 from micacl.nn.backbone import build_backbone, read_weights, save_weights, weights_path
 from micacl.train.encoder import (
     SPREAD, emotion_loss, encoder_card, landmark_loss, learning_rate, load_reader, new_optimiser, new_reader,
     read_pictures, train_encoder)
+from micacl.train.machine import choose_arithmetic
 from micacl.train.pretrain import r_squared
 
 SMALL = dict(n=24, n_held_out=4, batch_size=32, workers=1, quiet=True, mixed_precision="no")
@@ -68,6 +70,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
     times = {"seconds"}
     assert [{k: v for k, v in r.items() if k not in times} for r in cut["history"]] == \
         [{k: v for k, v in r.items() if k not in times} for r in whole["history"]]
+    assert (tmp_path/"cut"/"res_faces.md").read_text(encoding="utf-8") == encoder_card(cut)
     again = load_reader(tmp_path/"cut"/"res_faces.safetensors")
     frames = torch.from_numpy(draw_people(5, 2).frames)
     encoder = build_backbone("res_faces", tmp_path/"cut"/"res_faces.safetensors").eval()
@@ -98,6 +101,20 @@ def test_weights_for_something_else_are_refused(tmp_path):
     save_weights(tmp_path/"w", state, "res_faces", **header)
     with pytest.raises(MicaclError, match="expected readings of AU1, AU2"): load_reader(tmp_path/"w")
     with pytest.raises(MicaclError, match="res_faces"): load_reader(weights_path("r3d_small"))
+    header["units"] = ",".join(UNITS)
+    nameless = {k: v for k, v in state.items() if "emotion" not in k}
+    for tensors in ({}, {"net.1.0.weight": torch.zeros(4, 1, 3, 3)}, nameless):
+        save_weights(tmp_path/"w", {"x": torch.zeros(1), **tensors}, "res_faces", **header)
+        with pytest.raises(MicaclError, match="w: the tensors don't fit res_faces"): load_reader(tmp_path/"w")
+
+
+def test_a_stopped_training_goes_on_in_its_own_arithmetic(tmp_path, monkeypatch):
+    "What is fastest is measured anew each time, and may come out otherwise."
+    train_encoder(tmp_path, epochs=1, **SMALL)
+    settings = dict(SMALL, mixed_precision="auto")
+    monkeypatch.setattr(module, "choose_arithmetic", lambda name: choose_arithmetic("bf16" if name == "auto" else name))
+    assert train_encoder(tmp_path, epochs=1, **settings)["mixed_precision"] == "no"
+    assert train_encoder(tmp_path/"new", epochs=1, **settings)["mixed_precision"] == "bf16"
 
 
 def test_shipped_weights_read_drawn_people_they_have_not_met():
