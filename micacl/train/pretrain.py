@@ -33,9 +33,8 @@ def render_stream(
 ) -> tuple: # frames (n,L,size,size,3) uint8, units (n,15) float32, the mean over the frames
     "The first `n` instances of a unit stream."
     draw = partial(unit_stream, seed, size=size, n_frames=n_frames)
-    made = list(side_by_side(draw, range(n), workers, chunksize=32))
-    return torch.from_numpy(np.stack([f for f, _ in made])), torch.from_numpy(np.stack([u.mean(0) for _,
-        u in made]).astype(np.float32))
+    frames, units = zip(*side_by_side(draw, range(n), workers, chunksize=32))
+    return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack([u.mean(0) for u in units]).astype(np.float32))
 
 # %% ../../nbs/synfew/pretrain.ipynb #7f9fa6d1
 def unit_loss(
@@ -155,9 +154,8 @@ def fit(
 ) -> list: # one dict an epoch: epoch, loss (training), r2 (held out, mean over units), seconds
     "Train encoder and head together."
     frames, units = train
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups: list[dict] = [dict(params=decayed), dict(params=others, weight_decay=0.)]
+    groups: list[dict] = [dict(params=[p for p in model.parameters() if p.dim() > 1]),
+                          dict(params=[p for p in model.parameters() if p.dim() <= 1], weight_decay=0.)]
     optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, epochs * (len(frames) // batch_size), pct_start=1/6)
     log = []
@@ -326,5 +324,7 @@ def load_regressor(
         raise MicaclError(f"{path}: expected a head for {', '.join(UNITS)}, found {header.get('units', 'none')}; make "
                           "it again with `micacl pretrain`")
     head = UnitHead(build_backbone("r3d_small").dim)
-    head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+    try: head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+    except RuntimeError as e:
+        raise MicaclError(f"{path}: the head's tensors don't fit ({str(e)[:99]}); use `micacl pretrain`") from None
     return nn.Sequential(build_backbone("r3d_small", path), head).eval()

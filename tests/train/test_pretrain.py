@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
-from micacl.nn.backbone import build_backbone, read_weights, weights_path
+from micacl.nn.backbone import build_backbone, read_weights, save_weights, weights_path
 from micacl.core import MicaclError, derive_seed
 from micacl.train.pretrain import (UnitHead, augment_instances, weights_card, fit, forget_time, load_regressor,
                                    new_model,
@@ -234,3 +234,10 @@ def test_shipped_weights_on_people_of_an_unseen_seed():
     assert r2.mean() > LOG["mean_r2"] - 0.1          # 128 instances: a standard error of about 0.02
     assert r2.mean() > 0.55 and (r2 > 0).all()       # the floor that the package promises
     assert r2.mean() > LOG["random_r2"] + 0.3
+
+
+def test_weights_with_half_a_head_are_refused_in_one_line(tmp_path):
+    state, header = read_weights(weights_path(), "r3d_small")
+    less = {k: v for k, v in state.items() if k != "head.linear.bias"}
+    save_weights(tmp_path / "w", less, "r3d_small", units=header["units"])
+    with pytest.raises(MicaclError, match="w: the head's tensors don't fit"): load_regressor(tmp_path / "w")
