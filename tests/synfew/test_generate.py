@@ -1,7 +1,8 @@
 """SynFEW: promised counts, honest votes, strangers in every fold, the same set every time."""
-import csv, io, shutil
+import csv, io, shutil, threading
 from pathlib import Path
 import av, numpy as np, pytest
+from filelock import FileLock
 from micacl.data.synfew import acting
 from micacl.data.synfew import generate as synfew
 from micacl.data.synfew.acting import (CORE, LEVEL, ONSET, PROTOTYPES, SECONDS, SLOWER, X60, AU, draw_peaks, ease,
@@ -344,6 +345,33 @@ def test_rests_of_a_killed_run_are_swept(copy):
     (copy / "clips" / "00004.mp4").unlink()
     generate(copy, workers=1, **SMALL)
     assert len(list((copy / "clips").iterdir())) == 35 and not list(copy.glob(".*.tmp"))
+
+def test_a_set_that_another_process_is_drawing_is_waited_for(made, tmp_path):
+    "Whatever half a set looks like at the moment: it is judged when the other process has finished."
+    out = tmp_path / "set"
+    (out / "clips").mkdir(parents=True)
+    said = []
+    def second():
+        try: said.append(generate(out, workers=1, **SMALL))
+        except MicaclError as e: said.append(e)
+    with FileLock(out / ".lock"):
+        thread = threading.Thread(target=second); thread.start()
+        thread.join(0.5)
+        assert thread.is_alive() and not said
+        shutil.copytree(made, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+    thread.join(60)
+    assert said == [read_json(made / "synfew.json")]
+
+def test_a_folder_says_what_it_is_from_its_first_file_on(made, tmp_path, monkeypatch):
+    "A run that is killed at its first file, or right after, leaves a folder that the same command goes on with."
+    class Killed(BaseException): pass
+    def killed(*_): raise Killed
+    for name in ("write_json", "_write_tables"):
+        out = tmp_path / name
+        with monkeypatch.context() as m:
+            m.setattr(synfew, name, killed)
+            with pytest.raises(Killed): generate(out, workers=1, **SMALL)
+        assert generate(out, workers=1, **SMALL) == read_json(made / "synfew.json")
 
 def test_a_folder_with_something_else_is_refused(copy, tmp_path):
     with pytest.raises(MicaclError) as e: generate(copy, **{**SMALL, "seed": 5})

@@ -231,7 +231,10 @@ def generate(
         counts.update(test=label_counts(n_test, profile, imbalance, 1, tail),
                       test_balanced=label_counts(n_test, "balanced", None, 1))
     for split, n_c in counts.items(): rows += plan_split(seed, split, n_c, len(rows) + 1)
-    if _look(out, p) and not _missing(out, rows): return read_json(out / "synfew.json")
+    try:
+        if _look(out, p) and not _missing(out, rows): return read_json(out / "synfew.json")
+    except MicaclError:
+        if not (out / ".lock").exists(): raise      # else perhaps another process is drawing: look again after it
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock"):
@@ -248,10 +251,10 @@ def _generate(out, p, rows, counts, workers, progress):
     "Draw what is missing; the folder is locked."
     missing = _missing(out, rows)
     if _look(out, p) and not missing: return read_json(out / "synfew.json")
-    (out / "clips").mkdir(exist_ok=True)
     for left in [*out.glob(".*.tmp"), *out.glob("clips/.*.tmp")]:
         left.unlink(missing_ok=True)        # of a run that was killed
-    write_json(out / "synfew.partial.json", dict(parameters=p))
+    write_json(out / "synfew.partial.json", dict(parameters=p))      # first: it says what the folder is
+    (out / "clips").mkdir(exist_ok=True)
     (out / "synfew.json").unlink(missing_ok=True)
     # a process costs half a second to start
     workers = workers or (1 if missing < 100 else min(os.cpu_count() or 1, 8))
