@@ -194,9 +194,9 @@ def show_quiz(
     except ImportError: pass
     else:
         with capture_output() as drawn: display_quiz(for_jupyterquiz(questions), shuffle_answers=False, max_width=800)
-        box, script = (next(o.data[kind] for o in drawn.outputs if kind in o.data)
+        box, script = (next((o.data[kind] for o in drawn.outputs if kind in o.data), "")
                        for kind in ("text/html", "application/javascript"))
-        bundle["text/html"] = f"{box}</div><script>{script}</script>"
+        if script: bundle["text/html"] = f"{box}</div><script>{script}</script>"     # none outside a notebook
     display(bundle, raw=True)
 
 # %% ../../nbs/teach/quiz.ipynb #quiz0025

@@ -108,7 +108,7 @@ def test_a_question_is_complete(q):
     assert len(wrong) == 3 if q.kind == "one" else len(wrong) >= (2 if q.kind == "several" else 1)
     assert all(len(a.why) >= 15 and len(a.thinks) >= 15 for a in wrong), "a wrong answer without its reason"
     assert len({a.text for a in q.answers}) == len(q.answers)
-    assert not any(re.search(r"(all|none) of (the above|these)", a.text.lower()) for a in q.answers)
+    assert not any(re.match(r"(all|none|both) of (the above|these)", a.text.lower()) for a in q.answers)
 
 
 @each
@@ -155,6 +155,15 @@ def test_text_of_a_page(q):
     assert all(a.text in text for a in q.answers) and q.explain in text
     seen = text.partition("<details>")[0]
     assert not any(a.why in seen for a in q.answers if len(a.why) > 20), "a reason before the answer is opened"
+
+
+def test_the_page_shows_the_bank_of_today():
+    page = json.loads((ROOT / "nbs" / "teach" / "quiz.ipynb").read_text(encoding="utf-8"))
+    shown = "\n".join("".join(o.get("data", {}).get("text/markdown", "")) for c in page["cells"]
+                      for o in c.get("outputs", ()))
+    for some in BANK.values():
+        for k, q in enumerate(some, 1):
+            assert as_text(q, k) in shown, f"{q.id}: python tools/pages.py --save nbs/teach/quiz.ipynb"
 
 
 AWKWARD = Question("an-id", "longtail/losses", "several", "Is $a < b$ & `x<y>` *so*?\n\nSecond ]]> paragraph",
@@ -223,11 +232,20 @@ def test_buttons_of_jupyterquiz(q):
     assert not any(low < a["range"][1] and a["range"][0] < high for a in answers[1:]), "a slip within the right range"
 
 
-def test_a_page_has_text_and_buttons(capsys):
-    pytest.importorskip("jupyterquiz")
+def shown(questions):
+    "What a notebook is given to show."
+    from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
-    with capture_output() as shown: quiz.show_quiz(BANK["00_tour"][:2])
-    bundle, = (o.data for o in shown.outputs)
+    InteractiveShell.instance()
+    with capture_output() as got: quiz.show_quiz(questions)
+    bundle, = (o.data for o in got.outputs)
+    return bundle
+
+
+def test_a_page_has_text_and_buttons():
+    pytest.importorskip("jupyterquiz")
+    pytest.importorskip("math_core")
+    bundle = shown(BANK["00_tour"][:2])
     assert bundle["text/markdown"].count("<details>") == 2
     box, _, script = bundle["text/html"].partition("<script>")
     place = re.search(r'<div id="(\w+)"', box)[1]
@@ -235,10 +253,8 @@ def test_a_page_has_text_and_buttons(capsys):
 
 
 def test_without_jupyterquiz_the_text_is_shown(monkeypatch):
-    from IPython.utils.capture import capture_output
     monkeypatch.setitem(sys.modules, "jupyterquiz", None)
-    with capture_output() as shown: quiz.show_quiz(BANK["00_tour"][:2])
-    assert [set(o.data) for o in shown.outputs] == [{"text/markdown"}]
+    assert set(shown(BANK["00_tour"][:2])) == {"text/markdown"}
 
 
 # --- files that are not as they must be
