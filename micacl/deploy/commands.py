@@ -20,17 +20,19 @@ from ..train.options import Data, Dataset, Flag, Out
 # %% ../../nbs/library/commands.ipynb #c0d521
 @dataclass
 class Get:
-    """Fetch an open data set of real faces: licence first, every file checked.
+    """Fetch an open data set of real faces, or a network that was trained on some: licence first, every file checked.
     Stopped, it goes on with the same command."""
-    # which set
-    data: Annotated[Literal["crema-d", "ravdess"], tyro.conf.Positional, tyro.conf.arg(metavar="{crema-d,ravdess}")]
+    # which set; face-expression: a network of other people, for the second opinion of predict
+    data: Annotated[Literal["crema-d", "ravdess", "face-expression"], tyro.conf.Positional,
+                    tyro.conf.arg(metavar="{crema-d,ravdess,face-expression}")]
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]   # where it goes
     accept_licence: Flag = False      # you have read the licence and accept it: do not ask
 
     def run(self):
         from micacl.data.download import get_set
+        then = "micacl predict RUN VIDEO --second" if self.data == "face-expression" else "micacl check"
         n = get_set(self.data, self.out, self.accept_licence, progress=sys.stderr.isatty())
-        print(f"{self.out}: {n:,} files, each as it was published. Next: micacl check {self.out}")
+        print(f"{self.out}: {n:,} files, each as it was published. Next: {then} {self.out}")
 
 @dataclass
 class Tail:
