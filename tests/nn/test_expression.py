@@ -45,7 +45,7 @@ def write(folder, tensors, kind="uint8"):
 
 
 def reference(x, w):
-    "(112,112,3) in 0..255, tensors by name -> (256,), (7,) in the author's order. Sums of shifted pictures, in 64 bits."
+    "(112,112,3) in 0..255, tensors by name -> (256,), (7,) in the author's order: sums of shifted pictures, 64 bits."
     def shifted(x, i, j, s):     # what the kernel's place (i, j) sees; TensorFlow puts one more zero behind than before
         H, W, _ = x.shape
         before = 0 if s == 2 else 1
@@ -150,7 +150,8 @@ def test_files_that_are_not_there(tmp_path, name):
     one_line(tmp_path/"nowhere", f"expected {MANIFEST} and {BLOCK}")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]]", "[1]", "{}x", "[{\"weights\": 3}]", "[{\"weights\": [{}]}]", "\x00", "["*5000,
+@pytest.mark.parametrize("text", ["", "{", "[]]", "[1]", "{}x", "[{\"weights\": 3}]", "[{\"weights\": [{}]}]", "\x00",
+                                  "["*5000,
                                   "[{\"weights\": [{\"name\": 1, \"shape\": [\"a\"], \"dtype\": \"float32\"}]}]"])
 def test_a_manifest_of_another_form(tmp_path, text):
     write(tmp_path, draw())
@@ -166,7 +167,7 @@ def changed(folder, change):
 
 @pytest.mark.parametrize("change, words", [
     (lambda w: w[3].update(shape=[3, 3, 1, 32]), "expected dense0/conv1/pointwise_filter of shape"),
-    (lambda w: w[0].update(name="dense9/conv0/filters"), "expected dense0/conv0/filters of shape .3, 3, 3, 32., found none"),
+    (lambda w: w[0].update(name="dense9/conv0/filters"), "dense0/conv0/filters of shape .3, 3, 3, 32., found none"),
     (lambda w: w.pop(), "expected fc/bias of shape .7,., found none"),
     (lambda w: w.append(dict(w[-1])), "expected each of 49 tensors once, found 50"),
     (lambda w: w[0].update(quantization=dict(dtype="int4", scale=1, min=0)), "TensorFlow.js"),
