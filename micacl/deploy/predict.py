@@ -18,6 +18,7 @@ from ..core import MicaclError
 from ..data.load import Problem
 from ..data.frames import ClipError
 from ..data.bags import frame_indices
+from ..nn.hub import DEFAULT
 from .sharing import load_model
 from .filenames import FreeNames
 from .prediction import Prediction, plot_prediction, prediction_text, save_plot, write_prediction, _ENDINGS
@@ -73,7 +74,7 @@ def _scored(windows, model, config, device, batch, threads):
 
 # %% ../../nbs/library/predict.ipynb #049b25a8
 def predict_video(
-    run,                            # run folder or folder of a shared model, or what `load_run` returned
+    run,                            # run folder, folder or name of a shared model, what `load_model` returned, or None
     video,                          # video file, folder of pictures, or picture
     crop: bool = True,              # find the face and cut it out; False: the pictures are faces already
     window: float = 2.5,            # W, seconds; 0 = the whole video as one clip (held in memory)
@@ -83,8 +84,8 @@ def predict_video(
     device: str = "cpu",            # where the model runs
     batch: int | None = None,       # windows that it scores at a time; None = 1 on a CPU, else 16
 ) -> Prediction:
-    "Score a video, window by window, in memory that does not grow with the frames."
-    model, config, info = load_model(run) if isinstance(run, (str, os.PathLike)) else run
+    "Score a video, window by window, in memory that does not grow with the frames. Run None: the package's own model."
+    model, config, info = _loaded(run)
     window, stride = _windows(window, stride, every, batch)
     if crop and detect is find_faces: dlib_detector()                      # say early that it is missing
     model, notes, seen, n, rows, pictures, keep, k = model.eval().to(device), [], {}, [0], array("d"), [], 1, 0
@@ -102,11 +103,14 @@ def predict_video(
             rows.extend(row + [np.nan] * (sum(sizes) - len(row))); k += 1
             if picture and k % keep == 0: pictures.append(picture)
             if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32
-    about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"],
-                 model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)
+    about = dict(run=_name(run), dataset=info["dataset"], measured=info.get("measured"), model=config.model,
+                 epoch=info["epoch"], window=window, stride=stride, crop=crop)
     spans, share, p, w, times, boxes = np.split(np.array(rows).reshape(k, -1), np.cumsum(sizes)[:-1], axis=1)
     return Prediction(str(video), list(info["classes"]), spans, p, w, times, boxes.reshape(k, -1, 3), share[:, 0],
                       pictures, n[0], about, notes + _about_faces(seen, p))
+
+def _loaded(run): return load_model(run) if run is None or isinstance(run, (str, os.PathLike)) else run
+def _name(run): return DEFAULT if run is None else str(run) if isinstance(run, (str, os.PathLike)) else None
 
 def _windows(window=2.5, stride=None, every=0.25, batch=None, **others):
     window = window or math.inf
@@ -160,7 +164,7 @@ def _check_plot(plot, videos, out):
 
 # %% ../../nbs/library/predict.ipynb #a5508550
 def predict_videos(
-    run,                   # run folder, or folder of a shared model
+    run,                   # run folder, folder or name of a shared model, or None: the package's own
     videos,                # video files
     out="predictions",     # folder for the files
     quiet: bool = False,   # print nothing
@@ -168,7 +172,7 @@ def predict_videos(
     **options,             # of `predict_video`
 ) -> tuple:                # ([Prediction], [Problem]): a video is in one of the two
     "Predict and write many videos with one model; one that cannot be read or written does not stop the others."
-    loaded, videos, done, problems = load_model(run), [*map(Path, videos)], [], []
+    loaded, videos, done, problems = _loaded(run), [*map(Path, videos)], [], []
     _windows(**options); _writable(out)
     if plot is not None: _check_plot(plot, videos, out)
     if options.get("crop", True) and options.get("detect", find_faces) is find_faces: dlib_detector()
@@ -176,7 +180,7 @@ def predict_videos(
     for video in videos:
         try:
             p = predict_video(loaded, video, **options)
-            p.about["run"] = str(run)
+            p.about["run"] = _name(run)
             name, why = names.of(video)
             if why: p.notes.append(f"the files are named {name}: the video's own name is {why}")
             files = write_prediction(p, out, name)
@@ -188,7 +192,7 @@ def predict_videos(
 
 # %% ../../nbs/library/predict.ipynb #d012aeed
 def predict_upload(
-    run,         # run folder, folder of a shared model, or what `load_model` returned
+    run,         # as for `predict_video`
     upload,      # one item of a FileUpload's value, of ipywidgets 8 or 7: name and content
     **options,   # of `predict_video`
 ) -> Prediction:
@@ -202,7 +206,7 @@ def predict_upload(
         except ClipError as e: raise MicaclError(str(e).replace(str(path), name)) from None
 
 def upload_widget(
-    run,         # run folder, folder of a shared model, or what `load_model` returned
+    run=None,    # as for `predict_video`
     **options,   # of `predict_video`
 ):               # a widget
     "A button for a video and the picture of its scores (needs ipywidgets)."
@@ -210,7 +214,7 @@ def upload_widget(
     except ImportError: raise MicaclError("upload_widget: expected ipywidgets 8 (7.5 or later will do), found none; "
                                           "pip install 'micacl[notebooks]'") from None
     from IPython.display import display
-    loaded = load_model(run) if isinstance(run, (str, os.PathLike)) else run
+    loaded = _loaded(run)
     button, place = FileUpload(accept="video/*", multiple=False), Output()
     def show(change):
         place.clear_output()

@@ -33,7 +33,7 @@ class Prediction:
     faces: np.ndarray           # (n,) share of the window's frames with a face
     pictures: list              # (seconds, (S,S,3)): some of what the model saw
     n_frames: int               # that were read
-    about: dict                 # run, dataset, model, epoch, window, stride, crop
+    about: dict                 # run, dataset, measured, model, epoch, window, stride, crop
     notes: list                 # what could not be read, or was not clear
 
     @property
@@ -43,15 +43,16 @@ class Prediction:
     @property
     def duration(self) -> float: "Seconds."; return float(self.spans[-1, 1])
     @property
-    def caveat(self) -> str: "What the scores are worth."; return caveat(self.about["dataset"])
+    def caveat(self) -> str: "What the scores are worth."; return caveat(self.about["dataset"], self.about.get("measured"))
 
 # %% ../../nbs/library/prediction.ipynb #a6bae8cb
 def caveat(
-    dataset: str | None,   # what the model was trained on; None: not known
-) -> str:                  # goes with every output
+    dataset: str | None,           # what the model was trained on; None: not known
+    measured: str | None = None,   # what `micacl.nn.cards.measured_text` says of it; None: not measured on real faces
+) -> str:                          # goes with every output
     "What the scores are worth."
     drawn = "trained on drawn faces (SynFEW); scores on real faces are a demonstration, not a measurement"
-    origin = drawn if dataset == "synfew" else f"trained on {dataset or 'unknown data'}"
+    origin = measured or (drawn if dataset == "synfew" else f"trained on {dataset or 'unknown data'}")
     return (f"{origin}. A score says how much a window looks like the training clips of a label; it does not say "
             "what a "
             "person feels.")

@@ -73,10 +73,10 @@ def emotion_loss(
 # %% ../../nbs/synfew/encoder.ipynb #c59a571e
 def landmark_loss(
     predicted: torch.Tensor, # (M,24,2), -1..1 over the picture
-    landmarks: torch.Tensor, # (M,24,2), the truth; may lie outside the picture
+    landmarks: torch.Tensor, # (M,24,2), the truth; may lie outside the picture, and is NaN where a head hides it
 ) -> torch.Tensor: # scalar
     "Mean squared distance of the landmarks that are still in the picture, in units of SPREAD."
-    seen = (landmarks.abs() < 1.05).all(-1)
+    seen = (landmarks.abs() < 1.05).all(-1)          # a comparison with NaN is False, so hidden ones are left out
     off = torch.where(seen[..., None], predicted - landmarks, 0)
     return off.square().sum()/seen.sum().clamp(min=1)/SPREAD
 
@@ -152,7 +152,7 @@ def held_out_scores(
     "How well other drawn people are read: R², recall of seven emotions, distance of the landmarks."
     read = read_pictures(model, held_out.frames, precision)
     clear = (held_out.emotion >= 0) & (held_out.strength > 0.4)
-    inside = (held_out.landmarks.abs() < 1).all(-1)
+    inside = (held_out.landmarks.abs() < 1).all(-1)          # False for a hidden one, which is NaN
     recall = recalls(held_out.emotion[clear].numpy(), read.emotion[clear].argmax(1).numpy())
     distance = (read.landmarks - held_out.landmarks).norm(dim=-1)[inside].mean().item()
     return dict(r2=round(r_squared(read.units, held_out.units).mean().item(), 4),
