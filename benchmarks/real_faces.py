@@ -7,8 +7,8 @@ FOLDER_OR_CSV is read as `micacl train` reads it: path,label and a column `group
 Faces have to fill the frame (`micacl faces` cuts them out). With a column `split` (train, test) the probe is trained on
 the one and tested on the other; without it, five folds by person, three times. Several data sets share a file: each run
 adds its own part, by name. `--weights` compares other weights of res_faces, a file for each seed of its training.
-`--encoder face-expression DIR` adds a row for the network that `micacl get face-expression DIR` fetches; its author does
-not say on which public data sets he trained it, so its scores are upper limits.
+`--encoder face-expression DIR` adds a row for the network that `micacl get face-expression DIR` fetches; its author
+does not say on which public data sets he trained it, so its scores are upper limits.
 """
 import argparse
 import shlex

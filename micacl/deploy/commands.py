@@ -30,7 +30,7 @@ class Get:
 
     def run(self):
         from micacl.data.download import get_set
-        then = "micacl predict RUN VIDEO --second" if self.data == "face-expression" else "micacl check"
+        then = "micacl predict VIDEO --second" if self.data == "face-expression" else "micacl check"
         n = get_set(self.data, self.out, self.accept_licence, progress=sys.stderr.isatty())
         print(f"{self.out}: {n:,} files, each as it was published. Next: {then} {self.out}")
 
@@ -111,6 +111,8 @@ class Predict:
     # from one window to the next
     stride: Annotated[float | None, tyro.conf.arg(metavar="SECONDS",
                                                   help_behavior_hint="(default: half of the window)")] = None
+    # folder of `micacl get face-expression`: what that network says of the same faces, beside the model's own label
+    second: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
 
     def run(self):
         from micacl.deploy.predict import predict_videos
@@ -120,7 +122,8 @@ class Predict:
             raise MicaclError("predict: expected at least one VIDEO, found none; micacl predict VIDEO, or micacl "
                               "predict RUN VIDEO")
         done, problems = predict_videos(run, videos, self.out, self.json, self.plot,
-                                        crop=not self.no_crop, window=self.window, stride=self.stride)
+                                        crop=not self.no_crop, window=self.window, stride=self.stride,
+                                        second=self.second)
         if self.json: print(to_json(done, problems))
         for p in problems: tell(p)
         return 1 if problems else 0

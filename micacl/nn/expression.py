@@ -76,6 +76,13 @@ class ExpressionNet(nn.Module):
         "Scores of seven expressions."
         return self.fc(features)
 
+    def opinion(self,
+        videos: torch.Tensor,       # (B,T,3,H,W) uint8
+    ) -> torch.Tensor:              # (B,7), rows sum to 1
+        "Probabilities for each video: the mean over its frames."
+        p = self.scores(self(videos.flatten(0, 1).float()/255)).softmax(1)
+        return p.unflatten(0, videos.shape[:2]).mean(1)
+
 # %% ../../nbs/library/expression.ipynb #expr015
 NAME = "face_expression_model"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import draw_expression, write_expression
 from micacl.core import EMOTIONS, MicaclError
 from micacl.models import MICACL
 from micacl.nn.expression import (EXPRESSIONS, NAME, ExpressionNet, expected_tensors, load_expression,
@@ -17,31 +18,6 @@ from micacl.nn.expression import (EXPRESSIONS, NAME, ExpressionNet, expected_ten
 from micacl.nn.faces import PerFrame
 
 MANIFEST, BLOCK = f"{NAME}-weights_manifest.json", f"{NAME}.bin"
-
-
-def draw(seed=0):
-    "{name: float32 array}, small enough that sixteen layers keep their size."
-    rng = np.random.default_rng(seed)
-    return {n: (rng.normal(size=s)/math.sqrt(np.prod(s[:3]) if len(s) > 1 else 25)).astype(np.float32)
-            for n, s in expected_tensors().items()}
-
-
-def write(folder, tensors, kind="uint8"):
-    "As TensorFlow.js stores them -> the tensors as a reader has to find them."
-    entries, data, found, levels = [], b"", {}, dict(uint8=255, uint16=65535).get(kind)
-    for name, w in tensors.items():
-        entry = dict(name=name, shape=list(w.shape), dtype="float32")
-        if levels is None or name.endswith("bias"): data += w.astype("<f4").tobytes(); found[name] = w
-        else:
-            least, scale = float(w.min()), float(w.max() - w.min())/levels
-            q = np.rint((w.astype(float) - least)/scale).astype(kind)
-            entry["quantization"] = dict(dtype=kind, scale=scale, min=least)
-            data += q.tobytes(); found[name] = q*scale + least
-        entries.append(entry)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder/MANIFEST).write_text(json.dumps([dict(weights=entries, paths=[BLOCK])]))
-    (folder/BLOCK).write_bytes(data)
-    return found
 
 
 def reference(x, w):
@@ -73,7 +49,7 @@ def reference(x, w):
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
 def test_the_network_is_the_one_written_out(tmp_path, kind):
-    stored = write(tmp_path, draw(), kind)
+    stored = write_expression(tmp_path, draw_expression(), kind)
     net, pictures = load_expression(tmp_path), np.random.default_rng(1).integers(0, 256, (2, 112, 112, 3))
     with torch.no_grad():
         x = net(torch.from_numpy(pictures).permute(0, 3, 1, 2).float()/255)
@@ -92,15 +68,15 @@ def test_the_order_of_classes(tmp_path):
     for k, name in enumerate(theirs):
         tensors = {n: np.zeros(s, np.float32) for n, s in expected_tensors().items()}
         tensors["fc/bias"][k] = 1
-        write(tmp_path, tensors, "float32")
+        write_expression(tmp_path, tensors, "float32")
         net = load_expression(tmp_path)
         with torch.no_grad(): best = EMOTIONS[net.scores(net(torch.rand(1, 3, 112, 112))).argmax()]
         assert name.startswith(best[:5])
 
 
 def test_half_a_step_is_all_that_is_lost(tmp_path):
-    exact = draw(3)
-    write(tmp_path, exact)
+    exact = draw_expression(3)
+    write_expression(tmp_path, exact)
     found, sha = read_expression_tensors(tmp_path)
     assert load_expression(tmp_path).sha256 == sha == hashlib.sha256((tmp_path/BLOCK).read_bytes()).hexdigest()
     for name, w in exact.items():
@@ -110,7 +86,7 @@ def test_half_a_step_is_all_that_is_lost(tmp_path):
 
 
 def test_other_sizes_are_resampled_and_it_is_an_encoder(tmp_path):
-    write(tmp_path, draw())
+    write_expression(tmp_path, draw_expression())
     net = load_expression(tmp_path)
     flat = torch.full((1, 3, 112, 112), .3)
     with torch.no_grad(): torch.testing.assert_close(net(flat), net(flat[..., :48, :48]))
@@ -137,14 +113,14 @@ def one_line(folder, match):
 
 @pytest.mark.parametrize("n", [0, 1, 1000, 329_467, 329_469])
 def test_a_block_of_another_length(tmp_path, n):
-    write(tmp_path, draw())
+    write_expression(tmp_path, draw_expression())
     (tmp_path/BLOCK).write_bytes(((tmp_path/BLOCK).read_bytes() + b"x")[:n])
     one_line(tmp_path, f"expected 329,468 bytes, as its manifest says, found {n:,}")
 
 
 @pytest.mark.parametrize("name", [MANIFEST, BLOCK])
 def test_files_that_are_not_there(tmp_path, name):
-    write(tmp_path, draw())
+    write_expression(tmp_path, draw_expression())
     os.remove(tmp_path/name)
     one_line(tmp_path, f"found {name}")
     one_line(tmp_path/"nowhere", f"expected {MANIFEST} and {BLOCK}")
@@ -154,7 +130,7 @@ def test_files_that_are_not_there(tmp_path, name):
                                   "["*5000,
                                   "[{\"weights\": [{\"name\": 1, \"shape\": [\"a\"], \"dtype\": \"float32\"}]}]"])
 def test_a_manifest_of_another_form(tmp_path, text):
-    write(tmp_path, draw())
+    write_expression(tmp_path, draw_expression())
     (tmp_path/MANIFEST).write_text(text)
     one_line(tmp_path, "expected a manifest of TensorFlow.js")
 
@@ -174,20 +150,20 @@ def changed(folder, change):
     (lambda w: w[0].update(quantization=dict(dtype="uint8", scale=math.inf, min=0)), "TensorFlow.js"),
     (lambda w: w[0].update(quantization=dict(dtype="uint8", scale=1)), "TensorFlow.js")])
 def test_a_manifest_of_another_network(tmp_path, change, words):
-    write(tmp_path, draw())
+    write_expression(tmp_path, draw_expression())
     changed(tmp_path, change)
     one_line(tmp_path, words)
 
 
 def test_numbers_that_are_none(tmp_path):
-    tensors = draw()
+    tensors = draw_expression()
     tensors["fc/bias"][2] = np.nan
-    write(tmp_path, tensors)
+    write_expression(tmp_path, tensors)
     one_line(tmp_path, "expected numbers in fc/bias")
 
 
 def test_a_path_in_the_manifest_is_not_followed(tmp_path):
-    write(tmp_path/"a", draw())
+    write_expression(tmp_path/"a", draw_expression())
     listed = json.loads((tmp_path/"a"/MANIFEST).read_text())
     listed[0]["paths"] = ["../secret.bin"]
     (tmp_path/"a"/MANIFEST).write_text(json.dumps(listed))

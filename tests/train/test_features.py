@@ -71,7 +71,7 @@ def test_a_head_learns_from_the_file_alone(file):
                                 make_optimizer(model, objective, config))
     before = model.backbone.net[1].weight.clone()
     losses = [train_epoch(*parts, epoch, config, accelerator)["loss"] for epoch in range(config.epochs)]
-    assert losses[-1] < .3*losses[0] and (model.backbone.net[1].weight == before).all()
+    assert losses[-1] < .5*losses[0] and (model.backbone.net[1].weight == before).all()
     said = predict(parts[0], make_loader(tests["test"], CONFIG, features=saved), accelerator)
     assert said["y"].tolist() == tests["test"].labels.tolist()
 
