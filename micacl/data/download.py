@@ -32,7 +32,7 @@ Licence: Creative Commons Attribution-NonCommercial-ShareAlike 4.0,
 https://creativecommons.org/licenses/by-nc-sa/4.0/: name the authors, no commercial use, share alike.""",
     "face-expression": """face-expression: a network of 330 kB that names seven expressions in a picture of a face,
 from the npm package @vladmandic/face-api 1.7.15 (12.7 MB are fetched, three files are kept).
-Licence: MIT, copyright Vladimir Mandic: use it and pass it on with its licence text, which is fetched too; no warranty.
+Licence: MIT, copyright Vladimir Mandic: use it and pass it on with its licence text, fetched too; no warranty.
 Its author says it was trained on "a variety of images from publicly available datasets as well as images scraped from
 the web", and no more than that. Not for decisions about a person. Card: docs, page "A network trained on real faces"."""}
 

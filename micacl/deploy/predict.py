@@ -117,7 +117,7 @@ def predict_video(
                        pictures, n[0], about, notes + _about_faces(seen, p))
     if second:
         found.second = SecondOpinion("face-expression", second.sha256, list(EMOTIONS), q)
-        found.notes.append(agreement(found))
+        found.notes.append(agreement(found, found.second))
     return found
 
 def _loaded(run): return load_model(run) if run is None or isinstance(run, (str, os.PathLike)) else run

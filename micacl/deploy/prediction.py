@@ -103,13 +103,13 @@ def to_json(
 def write_csv(path, p: Prediction):
     "One row a window."
     with atomic_write(path) as f:
-        table = csv.writer(f, lineterminator="\n")
+        table, s = csv.writer(f, lineterminator="\n"), p.second
         table.writerow(["start", "stop", "label", "faces", *(f"p_{c}" for c in p.classes),
                         *(f"weight_{i + 1}" for i in range(p.weights.shape[1])),
-                        *(["second_label", *(f"second_p_{c}" for c in p.second.classes)] if p.second else ()), "note"])
+                        *(["second_label", *(f"second_p_{c}" for c in s.classes)] if s else ()), "note"])
         number = lambda v: "" if np.isnan(v) else f"{v:.6f}"
         for k, ((a, b), label, share) in enumerate(zip(p.spans, p.labels, p.faces)):
-            second = [p.second.labels[k] or "", *map(number, p.second.probabilities[k])] if p.second else []
+            second = [s.labels[k] or "", *map(number, s.probabilities[k])] if s else []
             table.writerow([f"{a:.3f}", f"{b:.3f}", label or "", f"{share:.3f}",
                             *map(number, (*p.probabilities[k], *p.weights[k])), *second, p.caveat])
 
@@ -143,16 +143,17 @@ def prediction_text(p: Prediction) -> str:
 
 # %% ../../nbs/library/prediction.ipynb #second01
 def agreement(
-    p: Prediction,     # with a second opinion
-) -> str:              # for its notes
+    p: Prediction,           # what the model says
+    second: SecondOpinion,   # what the other network says of the same crops
+) -> str:                    # for its notes
     "How often two networks give one label, and what that is worth."
-    both = [(a, b) for a, b in zip(p.labels, p.second.labels) if a is not None]
-    alone = [c for c in p.classes if c not in p.second.classes]
+    both = [(a, b) for a, b in zip(p.labels, second.labels) if a is not None]
+    alone = [c for c in p.classes if c not in second.classes]
     if not both: text = "no window to compare"
     elif len(alone) == len(p.classes): text = "no class of the same name, so nothing was compared"
     else: text = f"the same label in {sum(a == b for a, b in both)} of {len(both)} windows with a face"
     if both and 0 < len(alone) < len(p.classes): text += f"; it has no {', '.join(alone)}"
-    return (f"second opinion ({p.second.name}): {text}. It was trained by others, on pictures that they do not list; "
+    return (f"second opinion ({second.name}): {text}. It was trained by others, on pictures that they do not list; "
             "two networks that agree may both be wrong")
 
 # %% ../../nbs/library/prediction.ipynb #6036c0d7

@@ -88,7 +88,8 @@ NAME = "face_expression_model"
 
 def expected_tensors() -> dict:      # {name: shape}, in TensorFlow's order of axes
     "The tensors of the network, as its manifest names them."
-    out, widths = {}, (3, 32, 64, 128, 256)
+    out: dict[str, tuple] = {}
+    widths = (3, 32, 64, 128, 256)
     for k, (a, b) in enumerate(zip(widths, widths[1:])):
         for j, c in enumerate((a, b, b, b)):
             at = f"dense{k}/conv{j}"

@@ -82,12 +82,17 @@ def by_hand(own=("happy", "happy", "sad", None), other=("happy", "sad", "sad", N
     return p
 
 
+def said(*how):
+    p = by_hand(*how)
+    return Q.agreement(p, p.second)
+
+
 def test_how_often_both_agree():
-    assert "the same label in 2 of 3 windows with a face." in Q.agreement(by_hand())
-    assert "may both be wrong" in Q.agreement(by_hand())
-    partly = Q.agreement(by_hand(("happy", "bored"), ("happy", "sad"), ("happy", "bored")))
+    assert "the same label in 2 of 3 windows with a face." in said()
+    assert "may both be wrong" in said()
+    partly = said(("happy", "bored"), ("happy", "sad"), ("happy", "bored"))
     assert "the same label in 1 of 2 windows with a face; it has no bored." in partly
-    none = Q.agreement(by_hand(("calm", "bored"), ("happy", "sad"), ("calm", "bored")))
+    none = said(("calm", "bored"), ("happy", "sad"), ("calm", "bored"))
     assert "no class of the same name, so nothing was compared." in none
 
 
@@ -120,15 +125,16 @@ def test_a_folder_without_the_network_is_one_line(run, film, tmp_path, capsys, m
         P.predict_video(run, film, crop=False, second=tmp_path/"nowhere")
     out = tmp_path/"out"
     assert main(["predict", str(film), "--no-crop", "--out", str(out), "--second", str(tmp_path/"nowhere")]) == 1
-    said = capsys.readouterr()
-    assert "micacl get face-expression" in said.err and said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert "micacl get face-expression" in printed.err and printed.err.count("\n") == 1
 
 
 def test_the_command(run, film, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(P, "load_model", lambda _: run)
     assert main(["predict", str(film), "--no-crop", "--out", str(tmp_path/"out"), "--second", str(folder)]) == 0
-    said = capsys.readouterr().out
-    assert "; face-expression: " in said and "note: second opinion (face-expression): the same label in " in said
+    printed = capsys.readouterr().out
+    assert "; face-expression: " in printed
+    assert "note: second opinion (face-expression): the same label in " in printed
     d = json.loads((tmp_path/"out"/"film.json").read_text())
     assert d["second"]["name"] == "face-expression" and any("second opinion" in n for n in d["notes"])
 
