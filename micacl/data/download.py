@@ -34,7 +34,8 @@ https://creativecommons.org/licenses/by-nc-sa/4.0/: name the authors, no commerc
 from the npm package @vladmandic/face-api 1.7.15 (12.7 MB are fetched, three files are kept).
 Licence: MIT, copyright Vladimir Mandic: use it and pass it on with its licence text, fetched too; no warranty.
 Its author says it was trained on "a variety of images from publicly available datasets as well as images scraped from
-the web", and no more than that. Not for decisions about a person. Card: docs, page "A network trained on real faces"."""}
+the web", and no more than that. Not for decisions about a person. Its card is in the documentation, on the page
+"A network trained on real faces"."""}
 
 def accept_licence(
     name: str,               # a key of `LICENCES`

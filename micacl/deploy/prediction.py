@@ -85,9 +85,11 @@ def to_dict(
                     else dict(zip(p.classes, p.probabilities[k])), faces=p.faces[k],
                     instances=[] if label is None else [instance(k, i) for i in range(N)]) for k,
                     ((a, b), label) in enumerate(zip(p.spans, p.labels))]
-    second = {} if (s := p.second) is None else dict(second=dict(name=s.name, sha256=s.sha256, classes=s.classes))
-    for window, label, q in zip(windows, s.labels, s.probabilities) if s else ():
-        window["second"] = None if label is None else dict(label=label, probabilities=dict(zip(s.classes, q)))
+    second = {}
+    if s := p.second:
+        second = dict(second=dict(name=s.name, sha256=s.sha256, classes=s.classes))
+        for window, label, q in zip(windows, s.labels, s.probabilities):
+            window["second"] = None if label is None else dict(label=label, probabilities=dict(zip(s.classes, q)))
     return dict(video=p.video, note=p.caveat, notes=p.notes, **p.about, classes=p.classes, duration=p.duration,
                 frames=p.n_frames, **second, windows=windows)
 
