@@ -2,7 +2,7 @@
 biases that make them more so. A part of `drawn.py`."""
 import numpy as np
 
-DRAWS = 1000       # of the bootstrap of recalls
+DRAWS = 200        # of the bootstrap of an error of calibration
 
 
 # ---- probabilities that can be believed
@@ -48,7 +48,7 @@ def balanced_ece(y, p):
     return ece(y[take], p[take])
 
 
-def ece_interval(y, p, who=None, draws=200):
+def ece_interval(y, p, who=None, draws=DRAWS):
     "95 % interval over clips, or over people."
     rng, found = np.random.default_rng(0), []
     names, number = (np.arange(len(y)),) * 2 if who is None else np.unique(who, return_inverse=True)
@@ -60,27 +60,27 @@ def ece_interval(y, p, who=None, draws=200):
     return np.quantile(found, [0.025, 0.975]).tolist()
 
 
-def scored(logits, s, test):
-    "Scores of a real set among the classes that it shows; `test`: which of its clips."
+def scored(logits, s, test, draws=0):
+    "Scores of a real set among the classes that it shows; `test`: which of its clips; draws: of the interval of ECE."
     from micacl.core import EMOTIONS
     from micacl.metrics import bootstrap_interval, confusion, recalls, uar, war
     y, who = s["y"][test], None if s["who"] is None else s["who"][test]
     z = np.where(np.isin(np.arange(7), y), logits[test], -np.inf)
     p = np.exp(z - z.max(1, keepdims=True))
     p, predicted = p / p.sum(1, keepdims=True), z.argmax(1)
-    box = bootstrap_interval(y, predicted, 7, DRAWS, people=who)
+    box = bootstrap_interval(y, predicted, 7, people=who)
     by_name = lambda v: {c: x for c, x, there in zip(EMOTIONS, np.asarray(v).tolist(), np.isin(range(7), y)) if there}
     return dict(what=s["what"], n_test=len(y), people=None if who is None else len(set(who)),
                 uar=uar(y, predicted), war=war(y, predicted), recall=by_name(recalls(y, predicted)),
                 n_per_class=by_name(confusion(y, predicted).sum(1)), ece=balanced_ece(y, p),
-                ece_interval=ece_interval(y, p, who), predicted=predicted,
+                ece_interval=ece_interval(y, p, who, draws) if draws else None, predicted=predicted,
                 intervals=dict(uar=box["uar"].tolist(), war=box["war"].tolist(), recall=by_name(box["recall"])))
 
 
 def brief(s): return {k: s[k] for k in ("uar", "intervals", "recall", "ece", "ece_interval")}
 
 
-def measured(logits, real):
+def measured(logits, real, draws=0):
     "{name: logits (n,7)} of the real sets -> (temperature, biases, {name: scores with `before`})."
     fitted = next(n for n, s in real.items() if s["train"].any())
     part = real[fitted]["train"]
@@ -88,7 +88,7 @@ def measured(logits, real):
     out = {}
     for name, s in real.items():
         z, test = logits[name], ~s["train"]
-        before, after = (scored(v.numpy(), s, test) for v in (z, z / temperature + biases))
+        before, after = (scored(v.numpy(), s, test, draws) for v in (z, z / temperature + biases))
         out[name] = dict(after, before=brief(before))
     return temperature, biases, out
 
@@ -104,7 +104,7 @@ def compared(found, real, shipped):
             test = ~s["train"]
             a, b = (np.stack([t[n]["predicted"] for t in found[k]]) for k in (shipped, name))
             b = np.broadcast_to(b, a.shape)
-            d = paired_difference(s["y"][test], a, b, 7, draws=DRAWS,
+            d = paired_difference(s["y"][test], a, b, 7, draws=1000,
                                   people=None if s["who"] is None else s["who"][test])
             out.setdefault(name, {})[n] = {k: d[k] for k in ("difference", "interval", "p")}
     return out
