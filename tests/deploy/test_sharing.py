@@ -202,7 +202,7 @@ def test_a_folder_of_the_first_edition_loads(tmp_path):
     again = read_json(b.save_pretrained(tmp_path / "again") / "config.json")
     assert {k: again[k] for k in FIRST if k != "version"} == {k: v for k, v in FIRST.items() if k != "version"}
     _, config, known = load_model(folder)
-    assert config.image_size == 64 and known == dict(classes=CLASSES, dataset="synfew", epoch=3)
+    assert config.image_size == 64 and known == dict(classes=CLASSES, dataset="synfew", epoch=3, measured=None)
     torch.manual_seed(0)
     a = MeanMIL(3, "r3d_small", 2, 8).change_head("cosine").eval()
     b = BagModel.from_pretrained(first_edition(tmp_path / "mean", FIRST_MEAN, a))
