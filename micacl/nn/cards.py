@@ -26,9 +26,11 @@ def card_data(info):   # -> huggingface_hub.ModelCardData
                        info["model"].lower()])
     if info["training"]: facts["datasets"] = [info["training"]["dataset"]]
     if r := info["results"]:
+        real = r.get("real", {})
         facts.update(model_name=info["model"], eval_results=[
             EvalResult(task_type="video-classification", task_name="facial expression recognition",
-                       dataset_type=r["dataset"], dataset_name=r["dataset"], dataset_split=split,
+                       **dict.fromkeys(("dataset_type", "dataset_name"), split if split in real else r["dataset"]),
+                       dataset_split="not used in training" if split in real else split,
                        metric_type=kind, metric_name=name, metric_value=t[key])
             for split, t in all_tests(r).items() for name, kind, key in METRICS])
     return ModelCardData(**facts)
