@@ -178,16 +178,16 @@ def read_matching(path, model, digest=None) -> tuple:   # tensors by name, SHA-2
     except SafetensorError as e:
         raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, or a pickle "
                           "under another name, which is never read") from None
-    tensors = {k: _widened(v, want.get(k)) for k, v in tensors.items()}
+    tensors = _widened(tensors)
     check_tensors(path, type(model).__name__, want, tensors)
     if digest not in (None, found):
         raise MicaclError(f"{path}: expected the fingerprint {str(digest)[:12]}… of config.json, found {found[:12]}…; "
                           "the file was changed or is damaged, fetch it again")
     return tensors, found
 
-def _widened(v, want):     # numbers that were stored in 16 bits, in the 32 bits of the model
-    stored = want is not None and v.dtype == torch.float16 and want.dtype == torch.float32
-    return v.float() if stored else v
+def _widened(state):     # in 32 bits, if all of it was stored in 16
+    kinds = {v.dtype for v in state.values() if v.is_floating_point()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()} if kinds == {torch.float16} else state
 
 def check_tensors(path, name, want, found):
     "`MicaclError` unless two state dicts have the same names, shapes and kinds of numbers."
