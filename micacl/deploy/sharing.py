@@ -15,7 +15,7 @@ from ..core import MicaclError, read_json
 from ..models import MODELS, BagModel
 from ..nn.cards import measured_text
 from micacl.nn.hub import (
-    DEFAULT, PACKAGED, check_classes, describe, empty_model, fetch, finish, is_run, packaged, read_info, read_matching
+    DEFAULT, PACKAGED, check_classes, describe, empty_model, fetch, fill, finish, is_run, packaged, read_info, read_matching
 )
 from ..train.config import config_from_dict
 from ..train.objective import build_model
@@ -57,7 +57,7 @@ def _of_run(run, info, kind):
     if source is None:
         raise MicaclError(f"{run}: expected trained weights, found none; the run has not finished an epoch, resume it")
     tensors, digest = read_matching(source / "model.safetensors", model)
-    model.load_state_dict(tensors, assign=True)
+    fill(model, tensors)
     def about():
         training, results = history_of(run, info)
         model.about = dict(training=training, results=results, classes=info["classes"], sha256=digest, changed=False)

@@ -26,9 +26,11 @@ def card_data(info):   # -> huggingface_hub.ModelCardData
                        info["model"].lower()])
     if info["training"]: facts["datasets"] = [info["training"]["dataset"]]
     if r := info["results"]:
+        real = r.get("real", {})
         facts.update(model_name=info["model"], eval_results=[
             EvalResult(task_type="video-classification", task_name="facial expression recognition",
-                       dataset_type=r["dataset"], dataset_name=r["dataset"], dataset_split=split,
+                       **dict.fromkeys(("dataset_type", "dataset_name"), split if split in real else r["dataset"]),
+                       dataset_split="not used in training" if split in real else split,
                        metric_type=kind, metric_name=name, metric_value=t[key])
             for split, t in all_tests(r).items() for name, kind, key in METRICS])
     return ModelCardData(**facts)
@@ -51,13 +53,12 @@ def results_text(info) -> str:
                                                           for n, t in all_tests(r).items()])
     by_class = [(name, c, t["n_per_class"][c], _interval(x, t["intervals"]["recall"][c])) for name,
                 t in all_tests(r).items() for c, x in t["recall"].items() if t["n_per_class"][c]]
-    measured = "".join(f"\n\n{text}" for text in [calibration_text(info)] if text)
     return (f"Data set {r['dataset']}" + (f", fold {r['fold']}" if r["fold"] is not None else "") + f", after the last "
             f"epoch ({r['epoch']}). UAR is the mean recall over classes, WAR the share of correct clips; chance is "
             f"{_percent(1 / len(info['classes']))} UAR. "
             f"In brackets: 95 % intervals over test clips. They are of **one** training run (seed {r['seed']}); "
             "another seed gives other weights and other numbers, and this spread is not in the brackets.\n\n"
-            f"{tests}\n\n{_table(('test set', 'class', 'clips', 'recall'), by_class)}{measured}")
+            f"{tests}\n\n{_table(('test set', 'class', 'clips', 'recall'), by_class)}")
 
 # %% ../../nbs/library/cards.ipynb #2ddd4551
 def measured_text(info) -> str | None:   # None: it was not measured on real pictures
@@ -132,6 +133,7 @@ def model_card(info: dict):   # a description -> huggingface_hub.ModelCard
         "[micacl](https://github.com/micacl/micacl).", f"```python\n{use}\n```",
         f"**Input.** {x['frames']} frames: {x['sampling']}. {x['crop'].capitalize()}. As a tensor: {x['tensor']}.",
         "## Training", training_text(info), "## Results", results_text(info),
+        *filter(None, [calibration_text(info)]),
         "## Intended use", "Teaching, and research on long-tailed and multi-instance learning from video. To study the "
                            "method, not people.",
         "## Limits", "\n".join(f"- {line}" for line in limits),

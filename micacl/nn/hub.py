@@ -7,7 +7,7 @@ Docs: https://micacl.github.io/micacl/library/hub.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'FILES', 'PACKAGED', 'DEFAULT', 'KEYS', 'MOST', 'WEIGHTS_MOST', 'TEXT_MOST', 'Made', 'made_with', 'input_of',
            'describe', 'read_info', 'is_run', 'read_description', 'check_values', 'check_classes', 'empty_model',
-           'described_model', 'read_matching', 'check_tensors', 'packaged', 'names_packaged', 'fetch', 'finish',
+           'described_model', 'read_matching', 'check_tensors', 'packaged', 'names_packaged', 'fetch', 'fill', 'finish',
            'HubModel']
 
 # %% ../../nbs/library/hub.ipynb #344e11c4
@@ -178,16 +178,16 @@ def read_matching(path, model, digest=None) -> tuple:   # tensors by name, SHA-2
     except SafetensorError as e:
         raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, or a pickle "
                           "under another name, which is never read") from None
-    tensors = {k: _widened(v, want.get(k)) for k, v in tensors.items()}
+    tensors = _widened(tensors)
     check_tensors(path, type(model).__name__, want, tensors)
     if digest not in (None, found):
         raise MicaclError(f"{path}: expected the fingerprint {str(digest)[:12]}… of config.json, found {found[:12]}…; "
                           "the file was changed or is damaged, fetch it again")
     return tensors, found
 
-def _widened(v, want):     # numbers that were stored in 16 bits, in the 32 bits of the model
-    stored = want is not None and v.dtype == torch.float16 and want.dtype == torch.float32
-    return v.float() if stored else v
+def _widened(state):     # in 32 bits, if all of it was stored in 16
+    kinds = {v.dtype for v in state.values() if v.is_floating_point()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()} if kinds == {torch.float16} else state
 
 def check_tensors(path, name, want, found):
     "`MicaclError` unless two state dicts have the same names, shapes and kinds of numbers."
@@ -265,10 +265,20 @@ def _read_model(folder, kind):   # Path, class that is expected -> model
     info = read_description(path := folder / "config.json")
     model = described_model(info, path, kind)
     tensors, _ = read_matching(folder / "model.safetensors", model, info["sha256"])
-    model.load_state_dict(tensors, assign=True)
+    fill(model, tensors)
     return finish(model, path, lambda: dict(info, input=input_of(model, int(info["input"]["image_size"]))))
 
 # %% ../../nbs/library/hub.ipynb #b2a6dc00
+def fill(model, tensors):   # HubModel without memory, its state
+    "Give a model its tensors. Buffers that are constants, which no file holds, are made as its constructor makes them."
+    model.load_state_dict(tensors, assign=True)
+    lacking = [name for name, b in model.named_buffers() if b.is_meta]
+    if not lacking: return
+    args, options = model.made_with
+    with torch.random.fork_rng(devices=[]): fresh = type(model)(*args, **options)
+    for owner, _, name in (n.rpartition(".") for n in lacking):
+        setattr(model.get_submodule(owner), name, fresh.get_submodule(owner).get_buffer(name))
+
 def finish(model, path, about):   # about() -> description
     "A loaded model with its description, in evaluation mode; `MicaclError` if no card can be made from it."
     try: model.about = about(); model_card(model.about)
