@@ -155,10 +155,11 @@ def write_variants(folder, names, sheets=SHEETS):
     "Copies for each student of a list, with numbers of their own."
     for name in names:
         if not re.fullmatch(r"[^\W_][\w .@+-]*", name):
-            raise LabError(f"{name!r}: expected a name that can be a folder's, of letters, digits, spaces and . @ + - _")
+            raise LabError(f"{name!r}: expected a name that a folder can have, of letters, digits, spaces, . @ + - _")
         (folder / name).mkdir(parents=True, exist_ok=True)
         for path in sources(sheets):
-            (folder / name / path.name).write_text(dump(make_copy(path, "student", name)), encoding="utf-8", newline="\n")
+            mine = dump(make_copy(path, "student", name))
+            (folder / name / path.name).write_text(mine, encoding="utf-8", newline="\n")
 
 
 def headings_out_of_step(path):

@@ -31,7 +31,7 @@ class Exercise:
     mistakes: tuple       # of (wrong function, what to tell whoever wrote it)
     gradient: tuple       # positions of the arguments whose gradient is compared
     points: int = 1       # what a right answer is worth
-    numbers: dict = field(default_factory=dict)   # name of a number in the question -> {value: words}, the plain one first
+    numbers: dict = field(default_factory=dict)   # name of a number in the question -> {value: words}, plain one first
 
     @property
     def name(self) -> str:

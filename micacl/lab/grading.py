@@ -75,8 +75,9 @@ class _Remote:
     "A function in a worker, to be called as if it were here."
     def __init__(self, box, name, parameters):
         self.box, self.name = box, name
-        self.__signature__ = inspect.Signature([inspect.Parameter(n, list(inspect._ParameterKind)[kind],   # noqa: SLF001
-                                                default=None if default else inspect.Parameter.empty)
+        P = inspect.Parameter
+        kinds = (P.POSITIONAL_ONLY, P.POSITIONAL_OR_KEYWORD, P.VAR_POSITIONAL, P.KEYWORD_ONLY, P.VAR_KEYWORD)
+        self.__signature__ = inspect.Signature([P(n, kinds[kind], default=None if default else P.empty)
                                                 for n, kind, default in parameters])
 
     def ask(self, request):
@@ -136,7 +137,8 @@ class _Sheet:
                     self.left_out[k] = f"code cell {k} {e}"
                     self.close()
                     break
-                if "error" in said: self.wrong[k] = f"code cell {k} stopped with {': '.join(_error(said)[:2])}"
+                if "error" in said:
+                    self.wrong[k] = f"code cell {k} stopped with {': '.join(_error(said)[:2])}"
         return self.box
 
     def close(self):
@@ -184,7 +186,8 @@ def sheets() -> dict[str, list[Exercise]]:
     found: dict[str, list[Exercise]] = {}
     for number, ex in sorted(EXERCISES.items()):
         module = getattr(ex.reference, "__module__", "")
-        if module.startswith("micacl.lab."): found.setdefault(f"{number.split('.')[0]}_{module.split('.')[-1]}", []).append(ex)
+        if not module.startswith("micacl.lab."): continue
+        found.setdefault(f"{number.split('.')[0]}_{module.split('.')[-1]}", []).append(ex)
     return found
 
 def read_cells(path: Path) -> list[str]:
@@ -220,8 +223,8 @@ def submissions(
         alone = path.stem.replace(sheet or "", " ").strip(" _-.") if sheet else path.stem
         found.append(Submission(parts[0] if len(parts) > 1 else alone or "unknown", sheet, path))
     if not found:
-        raise MicaclError(f"{folder}: expected STUDENT/SHEET.ipynb or STUDENT_SHEET.ipynb, found no notebook; sheets are "
-                          f"{', '.join(names)}")
+        raise MicaclError(f"{folder}: expected STUDENT/SHEET.ipynb or STUDENT_SHEET.ipynb, found no notebook; sheets "
+                          f"are {', '.join(names)}")
     return sorted(found, key=lambda s: (s.student, s.sheet or "", str(s.path)))
 
 # %% ../../nbs/teach/grading.ipynb #c518d462
@@ -312,9 +315,9 @@ def grade_folder(
     for name, least, value in (("seconds", 1, seconds), ("memory", 512, memory), ("jobs", 1, jobs)):
         if not value >= least: raise MicaclError(f"--{name}: expected {least} or more, found {value}")
     if not works(enclosure):
-        raise MicaclError(f"micacl grade: expected the program {enclosure}, which encloses students' code, found none that "
-                          "works; on Linux install it (Debian: apt-get install bubblewrap); `micacl grade --help` tells "
-                          "about --enclosure")
+        raise MicaclError(f"micacl grade: expected the program {enclosure}, which encloses students' code, found none "
+                          "that works; on Linux install it (Debian: apt-get install bubblewrap); `micacl grade --help` "
+                          "tells about --enclosure")
     tell(f"{enclosure}: " + ", ".join(f"{what} {how}" for what, how in protection(enclosure).items()))
     say = lambda row: print(f"{row['student']} {row['sheet']}: {row['total']} of {row['out_of']}", flush=True)
     rows = grade(folder, variant, Bounds(seconds, memory), enclosure, jobs, say)

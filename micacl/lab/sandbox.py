@@ -8,9 +8,9 @@ Docs: https://micacl.github.io/micacl/teach/sandbox.html.md"""
 __all__ = ['KINDS', 'PACKAGE', 'OPEN', 'MB', 'NOBODY', 'ENCLOSURES', 'encode', 'decode', 'serve', 'Bounds', 'works', 'protection',
            'Ended', 'Sandbox']
 
-# %% ../../nbs/teach/sandbox.ipynb #c6e2c160
-import base64, importlib, inspect, json, linecache, math, os, shutil, signal, subprocess, sys, tempfile, threading
-import traceback
+# %% ../../nbs/teach/sandbox.ipynb #e8911a31
+import base64, importlib, inspect, json, linecache, math, os, shutil, signal, subprocess, sys, tempfile
+import threading, traceback
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +33,8 @@ def encode(value):
     if isinstance(value, dict): return {"dict": [[k, encode(v)] for k, v in value.items()]}
     torch = sys.modules.get("torch")
     try:
-        if torch is not None and isinstance(value, torch.Tensor): return {"tensor": _bytes(value.detach().cpu().numpy())}
+        if torch is not None and isinstance(value, torch.Tensor):
+            return {"tensor": _bytes(value.detach().cpu().numpy())}
         return {"array": _bytes(value)}
     except Exception: return {"other": type(value).__name__}
 
@@ -69,7 +70,7 @@ def _limit(memory, processes, file_bytes, cpu_seconds):
         if value is None or not hasattr(resource, name): continue
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
-        value = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+        if hard != resource.RLIM_INFINITY: value = min(value, hard)
         resource.setrlimit(kind, (value, value))
 
 class _Worker:
@@ -133,9 +134,7 @@ def serve():
 PACKAGE = Path(micacl.__file__).parent
 OPEN = ("__init__.py", "checker.py", "sandbox.py")      # of `micacl.lab`: what the worker may read, no answers in it
 MB, NOBODY = 2 ** 20, 65534
-
 def _root(): return hasattr(os, "geteuid") and os.geteuid() == 0
-
 @dataclass(frozen=True)
 class Bounds:
     "What a sheet may use."
@@ -178,8 +177,8 @@ ENCLOSURES = dict(bwrap=_bwrap, unshare=_unshare, plain=lambda bounds: [])      
 
 # %% ../../nbs/teach/sandbox.ipynb #3d8e9ab9
 def _environment(folder):
-    kept = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "LD_LIBRARY_PATH")
-            if k in os.environ}
+    system = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "LD_LIBRARY_PATH")
+    kept = {k: os.environ[k] for k in system if k in os.environ}
     return {**kept, **dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP", "USERPROFILE", "MPLCONFIGDIR"), folder),
             "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
             "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0"}
