@@ -109,17 +109,18 @@ class Mark:
 
 WORTH_LOADING = ("numpy", "torch", "micacl", "matplotlib", "ipywidgets", "scipy", "sklearn")
 
-def _imports(cells):
-    "Modules of the libraries that cells import: loading them is not on the student's time."
+def _imports(cells, exercises):
+    "Modules of the libraries that a sheet needs: loading them is not on the student's time."
     found = re.findall(r"^\s*(?:from|import) +([\w.]+)", "\n".join(source for _, source in cells), re.M)
-    return [m for m in dict.fromkeys(["numpy", *found])
+    tensors = any(isinstance(a, torch.Tensor) for ex in exercises for args in ex.cases.values() for a in args)
+    return [m for m in dict.fromkeys(["numpy", *["torch"] * tensors, *found])
             if m.split(".")[0] in WORTH_LOADING and not m.startswith("micacl.lab")]
 
 # %% ../../nbs/teach/grading.ipynb #e2d4c35b
 class _Sheet:
     "The cells of a sheet, and a worker in which they have been run; a new one where the last was ended."
-    def __init__(self, cells, bounds, enclosure):
-        self.cells, self.bounds, self.enclosure = cells, bounds, enclosure
+    def __init__(self, cells, exercises, bounds, enclosure):
+        self.cells, self.bounds, self.enclosure, self.imports = cells, bounds, enclosure, _imports(cells, exercises)
         self.box, self.left_out, self.wrong = None, {}, {}
         self.until = time.time() + 10 * bounds.seconds + 180
 
@@ -127,7 +128,7 @@ class _Sheet:
         "A worker with all cells that can be run."
         while self.box is None:
             answers = [ex.reference.__module__ for ex in EXERCISES.values()]
-            box = Sandbox(self.bounds, self.enclosure, _imports(self.cells), set(answers) - {"__main__"})
+            box = Sandbox(self.bounds, self.enclosure, self.imports, set(answers) - {"__main__"})
             self.box = box.__enter__()
             for k, source in self.cells:
                 if k in self.left_out: continue
@@ -167,7 +168,7 @@ def grade_sheet(
     enclosure: str | None = None, # see `Sandbox`
 ) -> list[Mark]:                  # one for each exercise
     "Run a sheet and mark its answers."
-    sheet = _Sheet(needed_cells(cells, [ex.name for ex in exercises]), bounds or Bounds(), enclosure)
+    sheet = _Sheet(needed_cells(cells, [ex.name for ex in exercises]), exercises, bounds or Bounds(), enclosure)
     marks = []
     try:
         for ex in exercises:
