@@ -110,7 +110,8 @@ class _Worker:
         import torch
         parts = self.out if isinstance(self.out, tuple) else (self.out,)
         pairs = [(o, decode(g)) for o, g in zip(parts, gradients) if g is not None]
-        found = torch.autograd.grad([o for o, _ in pairs], self.leaves, [g for _, g in pairs], allow_unused=True)
+        found = torch.autograd.grad([o for o, _ in pairs], self.leaves, [g for _, g in pairs], allow_unused=True,
+                                    retain_graph=True)
         return {"gradients": [encode(g) for g in found]}
 
 def _complaint(error):
