@@ -194,10 +194,10 @@ def show_quiz(
     except ImportError: pass
     else:
         with capture_output() as drawn: display_quiz(for_jupyterquiz(questions), shuffle_answers=False, max_width=800)
-        box, script = (next((o.data[kind] for o in drawn.outputs if kind in o.data), "")
-                       for kind in ("text/html", "application/javascript"))
-        if script: bundle["text/html"] = f"{box}</div><script>{script}</script>"     # none outside a notebook
+        found = {kind: data for o in drawn.outputs for kind, data in o.data.items()}     # empty outside a notebook
+        if "text/html" in found: bundle["text/html"] = found["text/html"]       # the box; the script fills it
     display(bundle, raw=True)
+    if "text/html" in bundle: display({k: found[k] for k in ("application/javascript", "text/plain")}, raw=True)
 
 # %% ../../nbs/teach/quiz.ipynb #quiz0025
 def _node(doc, parent, name, text=None, cdata=False, **attributes):
