@@ -6,7 +6,10 @@ network that names emotions says without any training on them. Nothing about a p
 FOLDER_OR_CSV is read as `micacl train` reads it: path,label and a column `group` that says who is seen in a clip.
 Faces have to fill the frame (`micacl faces` cuts them out). With a column `split` (train, test) the probe is trained on
 the one and tested on the other; without it, five folds by person, three times. Several data sets share a file: each run
-adds its own part, by name. `--weights` compares other weights of res_faces, a file for each seed of its training.
+adds its own part, by name. Zero-shot scores come as they are, and with the mean scores of the set subtracted, which
+needs a set and no labels. `--weights` compares other weights of res_faces, a file for each seed of its training.
+`--encoder face-expression DIR` adds a row for the network that `micacl get face-expression DIR` fetches; its author
+does not say on which public data sets he trained it, so its scores are upper limits.
 """
 import argparse
 import shlex
@@ -43,16 +46,34 @@ def small(seed=None):
     return build_backbone("r3d_small", seed is None).eval()
 
 
-def reader(path=None):
-    "res_faces: features, and behind them the scores of the emotions."
+def reader(path=None, several=False):
+    "res_faces: features, and behind them the scores of the emotions; `several`: means over six views of a picture."
     import torch
-    from micacl.train.encoder import load_reader
+    from micacl.train.encoder import load_reader, six_views
     network = load_reader(path).eval()
 
     def encode(x):
-        read = network(x[:, :, 0])
-        return torch.cat([read.features, read.emotion], 1)
+        x = x[:, :, 0]
+        read = network((six_views(x) if several else x[None]).flatten(0, 1))
+        return torch.cat([read.features, read.emotion], 1).unflatten(0, (-1, len(x))).mean(0)
     return encode
+
+
+def expression(folder):
+    "face-expression: features, and behind them the scores of the emotions."
+    import torch
+    from micacl.nn.expression import load_expression
+    network = load_expression(folder)
+
+    def encode(x):
+        features = network(x[:, :, 0])
+        return torch.cat([features, network.scores(features)], 1)
+    return encode
+
+
+FOREIGN = {"face-expression": expression}        # networks of other people, by name: folder -> encoder
+WARNING = ("trained by others on public data sets that they do not name, and on pictures from the web; "
+           "these clips may be among them")
 
 
 def pixels(x):
@@ -61,14 +82,16 @@ def pixels(x):
     return adaptive_avg_pool2d(x.mean(1)[:, 0], 32).flatten(1)
 
 
-def methods(weights=(), n=10**6):
-    "{name: Method}; `n`: clips, of which there have to be more than components."
+def methods(weights=(), n=10**6, foreign=()):
+    "{name: Method}; `n`: clips, of which there have to be more than components; `foreign`: pairs (name, folder)."
     from micacl.core import EMOTIONS
     from sklearn.decomposition import PCA
     return {REFERENCE: Method([small()], 4),
             "r3d_small, untrained": Method([small(seed) for seed in SEEDS], 4),
             "res_faces": Method([reader(w) for w in weights or [None]], named=len(EMOTIONS)),
-            "pixels": Method([pixels], before=PCA(min(40, n // 4), random_state=0))}
+            "res_faces, six views": Method([reader(w, True) for w in weights or [None]], named=len(EMOTIONS)),
+            "pixels": Method([pixels], before=PCA(min(40, n // 4), random_state=0)),
+            **{name: Method([FOREIGN[name](folder)], named=len(EMOTIONS)) for name, folder in foreign}}
 
 
 # ---- the data set
@@ -158,7 +181,7 @@ def rounded(x):
     return round(x, 4) if isinstance(x, float) else x
 
 
-def measure(data, weights=(), report=print):
+def measure(data, weights=(), report=print, foreign=()):
     "-> dict: what the data set is, `probe` and `zero_shot` by method, seconds of each."
     import numpy as np
     from micacl.core import EMOTIONS, MicaclError
@@ -170,25 +193,33 @@ def measure(data, weights=(), report=print):
         people, y, classes = np.array(people), table.labels, table.classes
         tested = np.arange(len(y)) if split is None else split[1]
         out = dict(about(table, people, unknown, split), probe={}, zero_shot={}, seconds={})
+        if foreign: out["foreign"] = {name: dict(sha256=sha256(folder), warning=WARNING) for name, folder in foreign}
         said = {}
-        for name, m in methods(weights, len(y) if split is None else len(split[0])).items():
+        for name, m in methods(weights, len(y) if split is None else len(split[0]), foreign).items():
             begin = time.perf_counter()
             x = np.stack([clip_features(table, cache, net, m.length, SIZE) for net in m.networks])       # (S,n,D)
             if m.named: x, scores = x[..., :-m.named], x[..., -m.named:]
-            both = [probed(f, y, people, split, m.before) for f in x]
-            said[name] = np.stack([p for p, _ in both])
+            found = [probed(f, y, people, split, m.before) for f in x]
+            said[name] = np.stack([p for p, _ in found])
             s = out["probe"][name] = scored(y[tested], said[name], people[tested], classes)
-            s.update(C=dict(Counter(str(c) for _, values in both for row in values for c in row)))
+            s.update(C=dict(Counter(str(c) for _, values in found for row in values for c in row)))
             if name != REFERENCE:
                 s["against"] = compared(y[tested], said[name], said[REFERENCE], people[tested], classes)
             if m.named:
-                try: out["zero_shot"][name] = named(scores[:, tested], y[tested], people[tested], classes)
+                scores = scores[:, tested]
+                both = {name: scores, f"{name}, mean of the set subtracted": scores - scores.mean(1, keepdims=True)}
+                try: out["zero_shot"] |= {k: named(s, y[tested], people[tested], classes) for k, s in both.items()}
                 except MicaclError as e: out["no_zero_shot"] = str(e)       # too few classes that both have
             out["seconds"][name] = round(time.perf_counter() - begin)
             report(line(name, s))
         for name, s in out["zero_shot"].items(): report(line(f"{name}, zero-shot", s))
     return rounded(dict(out, reference=REFERENCE, chance=1 / sum(n > 0 for n in out["clips_by_class"].values()),
                         emotions=EMOTIONS))
+
+
+def sha256(folder):
+    from micacl.nn.expression import read_expression_tensors
+    return read_expression_tensors(folder)[1]
 
 
 def line(name, s):
@@ -205,15 +236,20 @@ def main():
     p.add_argument("--name", required=True, help="the data set in words, as it stands in the file")
     p.add_argument("--out", type=Path, default=ROOT / "results" / "real-faces.json")
     p.add_argument("--weights", nargs="+", type=Path, default=[], help="of res_faces, one file a seed")
+    p.add_argument("--encoder", nargs=2, action="append", default=[], metavar=("NAME", "DIR"),
+                   help=f"one more network, {' or '.join(FOREIGN)}, from the folder that micacl get has filled")
     args = p.parse_args()
+    if unknown := [name for name, _ in args.encoder if name not in FOREIGN]:
+        p.error(f"--encoder: expected {' or '.join(FOREIGN)}, found {unknown[0]}")
     from micacl.core import read_json, write_json
-    found = measure(args.data, args.weights, partial(print, flush=True))
+    found = measure(args.data, args.weights, partial(print, flush=True), args.encoder)
     words = ["python", "benchmarks/real_faces.py", "FOLDER", "--name", args.name]
     words += ["--weights", *(f"SEED-{k}" for k in range(len(args.weights)))] if args.weights else []
+    words += [w for name, _ in args.encoder for w in ("--encoder", name, "DIR")]
     old = read_json(args.out)["sets"] if args.out.is_file() else {}
     part = dict(command=shlex.join(words), commit=commit(), machine=machine(), seeds=SEEDS, draws=DRAWS, **found)
-    write_json(args.out, dict(about="Linear probe and zero-shot reading of encoders trained on drawn faces, on real "
-                                    "clips; shares of 1, 95 % intervals over people",
+    write_json(args.out, dict(about="Linear probe and zero-shot reading of encoders trained on drawn faces (and, named "
+                                    "in `foreign`, by others), on real clips; shares of 1, 95 % intervals over people",
                               sets={**old, args.name: part}))
 
 

@@ -63,6 +63,9 @@ def run(path, save):
     for c in nb.cells:      # a widget's first picture stands in the cell before it already
         if c.cell_type == "code" and any(_is_widget(o) for o in c.outputs):
             c.outputs = [o for o in c.outputs if _is_widget(o) or o.output_type == "error"]
+    for data in (o.get("data", {}) for c in nb.cells if c.cell_type == "code" for o in c.outputs):
+        # of a quiz its text is kept; buttons are for a running notebook
+        if "text/markdown" in data and "<script>" in data.get("text/html", ""): del data["text/html"]
     for c in skipped: c.metadata.pop("tags", None)
     if save and not error:
         nb.metadata.pop("widgets", None)

@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/synfew/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['SHARES', 'SPREAD', 'Readings', 'FaceReader', 'emotion_loss', 'landmark_loss', 'reading_losses', 'learning_rate',
-           'fit_epoch', 'read_pictures', 'held_out_scores', 'new_reader', 'new_optimiser', 'train_encoder',
+           'fit_epoch', 'read_pictures', 'six_views', 'held_out_scores', 'new_reader', 'new_optimiser', 'train_encoder',
            'encoder_card', 'load_reader']
 
 # %% ../../nbs/synfew/encoder.ipynb #cc4b6501
@@ -142,6 +142,17 @@ def read_pictures(
         x = F.interpolate(part.permute(0, 3, 1, 2).float()/255, (size, size), mode="bilinear", antialias=True)
         with _autocast(precision): parts.append(model(x))
     return Readings(*(torch.cat(t).float() for t in zip(*parts)))
+
+# %% ../../nbs/synfew/encoder.ipynb #5402ca0a
+def six_views(
+    pictures: torch.Tensor, # (M,C,H,W)
+) -> torch.Tensor: # (6,M,C,H,W)
+    "Pictures whole, their middle 0.9 and 0.8, in the size that they had; each also mirrored."
+    H, W = pictures.shape[-2:]
+    middle = lambda share: [slice(round(n*(1 - share)/2), n - round(n*(1 - share)/2)) for n in (H, W)]
+    cut = lambda share: F.interpolate(pictures[..., middle(share)[0], middle(share)[1]], (H, W), mode="bilinear",
+                                      antialias=True)
+    return torch.stack([v for x in (pictures, cut(0.9), cut(0.8)) for v in (x, x.flip(-1))])
 
 # %% ../../nbs/synfew/encoder.ipynb #5305ce04
 def held_out_scores(
