@@ -58,7 +58,9 @@ class Prediction:
     @property
     def duration(self) -> float: "Seconds."; return float(self.spans[-1, 1])
     @property
-    def caveat(self) -> str: "What the scores are worth."; return caveat(self.about["dataset"], self.about.get("measured"))
+    def caveat(self) -> str:
+        "What the scores are worth."
+        return caveat(self.about["dataset"], self.about.get("measured"))
 
 # %% ../../nbs/library/prediction.ipynb #a6bae8cb
 def caveat(

@@ -15,7 +15,8 @@ from ..core import MicaclError, read_json
 from ..models import MODELS, BagModel
 from ..nn.cards import measured_text
 from micacl.nn.hub import (
-    DEFAULT, PACKAGED, check_classes, describe, empty_model, fetch, fill, finish, is_run, packaged, read_info, read_matching
+    DEFAULT, PACKAGED, check_classes, describe, empty_model, fetch, fill, finish, is_run, packaged, read_info,
+    read_matching
 )
 from ..train.config import config_from_dict
 from ..train.objective import build_model
@@ -77,7 +78,7 @@ def save_pretrained(
 # %% ../../nbs/library/sharing.ipynb #e51e7a4a
 def load_model(
     folder=None,     # of a run, or of a shared model, or the name of one of the package; None: the package's DEFAULT
-) -> tuple:          # (model in eval mode, Config, dict with classes, dataset, epoch, measured), much as from `load_run`
+) -> tuple:          # (model in eval mode, Config, dict with classes, dataset, epoch, measured), as from `load_run`
     "What prediction needs, from a folder of either kind."
     folder = PACKAGED / DEFAULT if folder is None else packaged(folder) or folder
     if not is_shared(folder): return load_run(folder)

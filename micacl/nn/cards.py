@@ -70,8 +70,8 @@ def measured_text(info) -> str | None:   # None: it was not measured on real pic
     c = t.get("calibration")
     fitted = "" if c is None else (f"; {len(c['biases'])} biases and a temperature were set on {c['n']:,} real "
                                    f"{c['what']} ({c['data']})")
-    return (f"trained on {t['dataset']}{fitted}. On other real pictures it is right in {' and '.join(parts)}, mean over "
-            f"classes, chance {_percent(1 / len(info['classes']))}")
+    return (f"trained on {t['dataset']}{fitted}. On other real pictures it is right in {' and '.join(parts)}, mean "
+            f"over classes, chance {_percent(1 / len(info['classes']))}")
 
 def calibration_text(info) -> str:   # "" without one
     "Probabilities before and after a temperature and a bias for each class were set on real pictures."
@@ -98,8 +98,8 @@ LIMITS = ("It tells which label annotators would give to a *face*, not what a pe
 DRAWINGS = ("synfew", "drawn faces")     # data sets in which there is no person
 DRAWN = ("It was trained on **drawn faces** and has never seen a person. Its scores are comparable with no score on "
          "real faces, and on a real video its answer means nothing.")
-MEASURED = ("It was trained on **drawn faces**. How often it is right on real ones was measured and stands in the tables "
-            "above, for the pictures named there. Yours are others: measure before you rely on it.")
+MEASURED = ("It was trained on **drawn faces**. How often it is right on real ones was measured and stands in the "
+            "tables above, for the pictures named there. Yours are others: measure before you rely on it.")
 TERMS = ("The data set's terms also bind what may be done with weights learned from it. No licence is given here; ask "
          "its authors.")
 

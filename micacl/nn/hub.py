@@ -7,8 +7,7 @@ Docs: https://micacl.github.io/micacl/library/hub.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'FILES', 'PACKAGED', 'DEFAULT', 'KEYS', 'MOST', 'WEIGHTS_MOST', 'TEXT_MOST', 'Made', 'made_with', 'input_of',
            'describe', 'read_info', 'is_run', 'read_description', 'check_values', 'check_classes', 'empty_model',
-           'described_model', 'read_matching', 'check_tensors', 'packaged', 'names_packaged', 'fetch', 'fill', 'finish',
-           'HubModel']
+           'described_model', 'read_matching', 'check_tensors', 'packaged', 'fetch', 'fill', 'finish', 'HubModel']
 
 # %% ../../nbs/library/hub.ipynb #344e11c4
 import hashlib, inspect, os, re, shutil
@@ -39,9 +38,8 @@ def made_with(model) -> dict:   # of a HubModel
         if p.kind is p.VAR_KEYWORD: named.update(named.pop(p.name))                  # **graph of MICACL
     if own := [k for k, v in named.items() if callable(v)] or ["head"] * (model.head_kind() is None):
         raise MicaclError(f"{type(model).__name__}: {', '.join(own)}: expected a name, found a module of one's "
-                          "own, which "
-                          "no description can hold; keep the weights with safetensors.torch.save_model(model, FILE), "
-                          "and read them with load_model into a model that your code builds")
+                          "own, which no description can hold; keep the weights with safetensors.torch.save_model("
+                          "model, FILE), and read them with load_model into a model that your code builds")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in named.items() if k not in ("pretrained", "head")}
 
 # %% ../../nbs/library/hub.ipynb #22f76ba5
@@ -101,8 +99,7 @@ def read_description(path) -> dict:
     unknown, lacking = sorted(set(info) - set(KEYS)), [k for k in KEYS if k not in info]
     if lacking or unknown:
         raise MicaclError(f"{path}: expected {', '.join(KEYS)}, found unknown: {', '.join(unknown) or 'none'}; "
-                          f"missing: {', '.join(lacking) or 'none'}. Is it of another library, or a newer "
-                          "micacl?"[:600])
+                          f"missing: {', '.join(lacking) or 'none'}. Is it of another library or a newer micacl?"[:600])
     if info["format"] != FORMAT:
         raise MicaclError(f"{path}: expected format {FORMAT}, found {str(info['format'])[:20]}; install a newer micacl")
     return info
@@ -178,16 +175,13 @@ def read_matching(path, model, digest=None) -> tuple:   # tensors by name, SHA-2
     except SafetensorError as e:
         raise MicaclError(f"{path}: expected safetensors, found something else ({e}); the file is damaged, or a pickle "
                           "under another name, which is never read") from None
-    tensors = _widened(tensors)
+    if {v.dtype for v in tensors.values() if v.is_floating_point()} == {torch.float16}:       # stored in 16 bits
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     check_tensors(path, type(model).__name__, want, tensors)
     if digest not in (None, found):
         raise MicaclError(f"{path}: expected the fingerprint {str(digest)[:12]}… of config.json, found {found[:12]}…; "
                           "the file was changed or is damaged, fetch it again")
     return tensors, found
-
-def _widened(state):     # in 32 bits, if all of it was stored in 16
-    kinds = {v.dtype for v in state.values() if v.is_floating_point()}
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()} if kinds == {torch.float16} else state
 
 def check_tensors(path, name, want, found):
     "`MicaclError` unless two state dicts have the same names, shapes and kinds of numbers."
@@ -199,24 +193,20 @@ def check_tensors(path, name, want, found):
 
 # %% ../../nbs/library/hub.ipynb #6085d1a5
 def packaged(where) -> Path | None:   # folder
-    "The folder of the package's model of that name, unless there is a model in a folder of one's own so called."
-    named = isinstance(where, str) and where in names_packaged() and not (Path(where) / "config.json").is_file()
-    return PACKAGED / where if named else None
-
-def names_packaged() -> list:
-    "Models of the package."
-    return sorted(p.parent.name for p in PACKAGED.glob("*/config.json"))
+    "The folder of the package's model of that name, unless a folder of one's own that holds a model is called so."
+    known = isinstance(where, str) and PACKAGED / where in (p.parent for p in PACKAGED.glob("*/config.json"))
+    return PACKAGED / where if known and not (Path(where) / "config.json").is_file() else None
 
 def fetch(where, **options) -> Path:   # folder; options of hf_hub_download, such as revision
     """A folder as it is. Other text, but no `Path`, is the name of a model of the package, or an id on the Hugging Face
     hub, from which two files are fetched."""
-    folder = Path(where)
+    folder, known = Path(where), sorted(p.parent.name for p in PACKAGED.glob("*/config.json"))
     if there := packaged(where): return there
     if folder.is_dir(): return folder
     is_id = isinstance(where, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", where, re.ASCII)
     if folder.exists() or not is_id:
-        raise MicaclError(f"{where}: expected a folder, a model of the package ({', '.join(names_packaged())}) or an id "
-                          "on the hub such as user/name, found none of them; check the path")
+        raise MicaclError(f"{where}: expected a folder, a model of the package ({', '.join(known)}) or an id on the "
+                          "hub such as user/name, found none of them; check the path")
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     try: return [Path(huggingface_hub.hf_hub_download(where, name, **options)) for name in FILES[:2]][-1].parent
@@ -247,14 +237,12 @@ def _write_folder(folder, info, weights):   # Path, description, bytes -> the fo
     finally: shutil.rmtree(new, ignore_errors=True)
 
 # %% ../../nbs/library/hub.ipynb #b2a6d01b
-def _stored(state):     # in 16 bits, half the bytes, where not one of the numbers changes by it
-    half = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
-    return half if all(torch.equal(half[k].to(v.dtype), v) for k, v in state.items()) else state
-
 def _write_model(folder, model, facts):   # Path, HubModel, classes and so on as for `describe` -> the folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MicaclError(f"{folder}: expected a new or empty folder, found something in it; choose another name")
-    weights = tensors_to_bytes(_stored({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    half = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
+    weights = tensors_to_bytes(half if all(torch.equal(half[k].to(v.dtype), v) for k, v in state.items()) else state)
     info = describe(model, weights, **facts)
     # what could not be loaded is not written
     check_tensors(folder, info["model"], described_model(info, folder, type(model)).state_dict(), model.state_dict())
@@ -272,12 +260,10 @@ def _read_model(folder, kind):   # Path, class that is expected -> model
 def fill(model, tensors):   # HubModel without memory, its state
     "Give a model its tensors. Buffers that are constants, which no file holds, are made as its constructor makes them."
     model.load_state_dict(tensors, assign=True)
-    lacking = [name for name, b in model.named_buffers() if b.is_meta]
-    if not lacking: return
-    args, options = model.made_with
-    with torch.random.fork_rng(devices=[]): fresh = type(model)(*args, **options)
-    for owner, _, name in (n.rpartition(".") for n in lacking):
-        setattr(model.get_submodule(owner), name, fresh.get_submodule(owner).get_buffer(name))
+    if lacking := [name for name, b in model.named_buffers() if b.is_meta]:
+        with torch.random.fork_rng(devices=[]): fresh = type(model)(*model.made_with[0], **model.made_with[1])
+        for owner, _, name in (n.rpartition(".") for n in lacking):
+            setattr(model.get_submodule(owner), name, fresh.get_submodule(owner).get_buffer(name))
 
 def finish(model, path, about):   # about() -> description
     "A loaded model with its description, in evaluation mode; `MicaclError` if no card can be made from it."
@@ -314,9 +300,8 @@ class HubModel(nn.Module):
         force_download: bool = False, local_files_only: bool = False,
     ) -> Made:                         # in evaluation mode, with its description as `.about`
         "A trained model. Nothing in the folder can run code."
-        folder = fetch(where, revision=revision, token=token, cache_dir=cache_dir, force_download=force_download,
-                       local_files_only=local_files_only)
-        return _read_model(folder, cls)
+        return _read_model(fetch(where, revision=revision, token=token, cache_dir=cache_dir,
+                                 force_download=force_download, local_files_only=local_files_only), cls)
 
     def save_pretrained(
         self,
@@ -340,6 +325,6 @@ class HubModel(nn.Module):
     ) -> str:                            # address of the commit
         "Put weights, description and card on the Hugging Face hub, in one commit."
         from huggingface_hub import ModelHubMixin
-        facts = dict(classes=classes, image_size=image_size, license=license)
         push: Any = ModelHubMixin.push_to_hub      # asks of a model only that it can save itself
-        return push(self, repo_id, model_card_kwargs=facts, **options)
+        return push(self, repo_id, model_card_kwargs=dict(classes=classes, image_size=image_size, license=license),
+                    **options)

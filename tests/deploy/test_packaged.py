@@ -161,7 +161,7 @@ def test_wrong_kinds_of_numbers_are_still_refused(tmp_path):
     state = load_file(folder / "model.safetensors")
     for kind in (torch.bfloat16, torch.float64, torch.int32):
         save_file({k: v.to(kind) if k == "fc.bias" else v for k, v in state.items()}, folder / "model.safetensors")
-        with pytest.raises(MicaclError, match="expected .* float32, found .*float16"): hub.read_matching(
+        with pytest.raises(MicaclError, match="expected .* float32, found"): hub.read_matching(
             folder / "model.safetensors", MICACL.from_pretrained("drawn"))
 
 
