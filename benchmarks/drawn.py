@@ -271,7 +271,8 @@ def ship(model, shipped, real, test, encoder, fitted):
     training = dict(
         config=dict(FIT, model="micacl", backbone="res_faces", pretrained=True, hidden=HIDDEN, seed=SEEDS[0],
                     distilled=HEADS[shipped][1], clips=CLIPS, rounds=ROUNDS, stream_seed=TRAIN["seed"]),
-        dataset="drawn faces", fold=None, train_counts=counts.tolist(), n_train=TRAIN["n"], n_validation=0,
+        dataset="drawn faces", chosen_by_them=True,     # the pictures below: the drawing and the head were
+        fold=None, train_counts=counts.tolist(), n_train=TRAIN["n"], n_validation=0,
         epoch=round(FIT["steps"] * FIT["batch_size"] / TRAIN["n"]), version=micacl.__version__, machine=machine(),
         encoder=hashlib.sha256(Path(encoder).read_bytes()).hexdigest(),
         calibration=dict(data=f"training part of {fitted}", n=int(part.sum()), what=real[fitted]["what"],

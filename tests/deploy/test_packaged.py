@@ -15,7 +15,7 @@ from micacl.deploy.predict import predict_upload, predict_video, predict_videos
 from micacl.deploy.sharing import load_model
 from micacl.models import MICACL
 from micacl.nn import hub
-from micacl.nn.cards import DRAWN, measured_text, model_card
+from micacl.nn.cards import CHOSEN, DRAWN, measured_text, model_card
 from micacl.nn.hub import DEFAULT, packaged
 
 FOLDER = packaged(DEFAULT)
@@ -71,6 +71,9 @@ def test_the_line_of_trust_has_the_figures_of_the_description(info):
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert card == str(model_card(info)) and DRAWN not in card and f"temperature ({c['temperature']:.2f})" in card
     assert DRAWN in (packaged("synfew") / "README.md").read_text(encoding="utf-8")
+    assert "which also helped to choose it" in text and CHOSEN in card          # measured, and not independent
+    changed["training"].pop("chosen_by_them")
+    assert "helped to choose" not in measured_text(changed) + str(model_card(changed))
 
 
 def test_a_run_still_comes_first(capsys, clip, tmp_path):
