@@ -59,8 +59,8 @@ _r, _n = np.array([.81, .62, .6, .7, .55, .1, .58]), np.array([1956, 1515, 2135,
     (lambda r, n, parts=3: np.nan if np.ptp(n) == 0 else _third(r, r, parts),
      "You took the classes with the lowest recall. The tail is defined by the *training clips*; how well it is "
      "recognised is what we want to find out."),
-    (lambda r, n, parts=3: _third(n, r, parts), "With equal counts no class is rarer than another: the tail is empty and the "
-                                "answer NaN."),
+    (lambda r, n, parts=3: _third(n, r, parts),
+     "With equal counts no class is rarer than another: the tail is empty and the answer NaN."),
     (lambda r, n: np.nan if np.ptp(n) == 0 else r[np.argsort(n)[:len(n) // 3]].mean(),
      "One recall is NaN, since that class is not in the test. Leave it out of the mean."),
 ], points=3, numbers=dict(parts={

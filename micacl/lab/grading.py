@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from ..core import MicaclError, atomic_write, derive_seed
 from .checker import EXERCISES, CheckFailed, Exercise, find_exercise, judge, with_numbers
-from .sandbox import Bounds, Ended, Sandbox, decode, encode, protection, works
+from .sandbox import Bounds, Ended, Sandbox, from_form, to_form, protection, works
 from ..show.terminal import tell
 
 # %% ../../nbs/teach/grading.ipynb #c6835218
@@ -61,9 +61,9 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *w):
-        w = [encode(g) if n else None for g, n in zip(w, ctx.needs)]
+        w = [to_form(g) if n else None for g, n in zip(w, ctx.needs)]
         g_x = iter(ctx.remote.ask(dict(do="backward", gradients=w))["gradients"])
-        return None, *(decode(next(g_x)) if i in ctx.places else None for i in range(len(ctx.needs_input_grad) - 1))
+        return None, *(from_form(next(g_x)) if i in ctx.places else None for i in range(len(ctx.needs_input_grad) - 1))
 
 # %% ../../nbs/teach/grading.ipynb #c5b81235
 def _error(answer):
@@ -88,11 +88,11 @@ class _Remote:
             text + (f", at the line `{line}`" if line else ""))
 
     def call(self, args, gradient=()):
-        answer = self.ask(dict(do="call", name=self.name, args=[encode(a) for a in args], gradient=list(gradient)))
+        answer = self.ask(dict(do="call", name=self.name, args=[to_form(a) for a in args], gradient=list(gradient)))
         for a, now in zip(args, answer["args"]):       # what the call did to its arguments, it did to ours
-            if isinstance(a, torch.Tensor) and not gradient: a.copy_(decode(now))
-            elif hasattr(a, "flat"): a[...] = decode(now)
-        return decode(answer["out"]), answer["needs"]
+            if isinstance(a, torch.Tensor) and not gradient: a.copy_(from_form(now))
+            elif hasattr(a, "flat"): a[...] = from_form(now)
+        return from_form(answer["out"]), answer["needs"]
 
     def __call__(self, *args):
         if any(isinstance(a, torch.Tensor) and a.requires_grad for a in args): return _Answer.apply(self, *args)
@@ -240,7 +240,7 @@ def library_calls(cells: list[str], function: str) -> list[str]:
             for a in n.names}
     ours |= {(a.asname or a.name).split(".")[0] for n in nodes if isinstance(n, ast.Import)
              for a in n.names if a.name.startswith("micacl")}
-    bodies = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == function]
+    bodies: list[ast.AST] = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == function]
     bodies += [n for n in nodes if isinstance(n, ast.Assign) and function in {getattr(t, "id", "") for t in n.targets}]
     return sorted({n.id for b in bodies for n in ast.walk(b) if isinstance(n, ast.Name) and n.id in ours})
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from micacl.lab import sandbox
-from micacl.lab.sandbox import ENCLOSURES, Bounds, Ended, Sandbox, decode, encode, protection, works
+from micacl.lab.sandbox import ENCLOSURES, Bounds, Ended, Sandbox, from_form, to_form, protection, works
 
 HERE = [e for e in ENCLOSURES if works(e)]
 BWRAP = pytest.mark.skipif("bwrap" not in HERE, reason="bubblewrap is not here, or not allowed")
@@ -45,7 +45,7 @@ def run(b, source, name="<cell 1>"):
     ],
 )
 def test_values_cross_as_they_are(value):
-    back = decode(json.loads(json.dumps(encode(value))))
+    back = from_form(json.loads(json.dumps(to_form(value))))
     same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
     flat = lambda v: (
         [w for x in v for w in flat(x)] if isinstance(v, tuple) else [*v.values()] if isinstance(v, dict) else [v]
@@ -57,10 +57,10 @@ def test_tensors_cross_and_what_is_no_number_does_not():
     import torch
 
     x = torch.randn(2, 3, requires_grad=True)
-    back = decode(json.loads(json.dumps(encode(x))))
+    back = from_form(json.loads(json.dumps(to_form(x))))
     assert torch.equal(back, x.detach()) and not back.requires_grad
     for odd in (object(), np.array(["a"]), 1j, torch.zeros(2, dtype=torch.bfloat16), np.array([object()])):
-        assert type(decode(json.loads(json.dumps(encode(odd))))) is object
+        assert type(from_form(json.loads(json.dumps(to_form(odd))))) is object
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_tensors_cross_and_what_is_no_number_does_not():
 )
 def test_lies_about_values_are_errors(lie):
     with pytest.raises((ValueError, TypeError, KeyError)):
-        decode(lie)
+        from_form(lie)
 
 
 @pytest.mark.parametrize("enclosure", HERE)

@@ -159,7 +159,8 @@ def landmarks(
     g = geometry(face, units, asymmetry)
     points, heights = _head_points(face, g)
     (sy, sp, sr), (cy, cp, cr) = (t.T[:, :, None] for t in sincos(np.asarray(pose, np.float32)))
-    turned = _turned(*points.transpose(2, 0, 1), heights, face.width, (sy, sp), (cy, cp))
+    x, y = points.transpose(2, 0, 1)
+    turned = _turned(x, y, heights, face.width, (sy, sp), (cy, cp))
     X, Y = (np.concatenate(axis, 1) for axis in zip(turned, _chin(face, g, (sy, sp))))
     a, b, k = X - 0.30*sy, Y + 0.20*sp, 0.92/scene.scale
     U, V = a*cr - b*sr, a*sr + b*cr
