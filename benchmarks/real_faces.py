@@ -6,7 +6,8 @@ network that names emotions says without any training on them. Nothing about a p
 FOLDER_OR_CSV is read as `micacl train` reads it: path,label and a column `group` that says who is seen in a clip.
 Faces have to fill the frame (`micacl faces` cuts them out). With a column `split` (train, test) the probe is trained on
 the one and tested on the other; without it, five folds by person, three times. Several data sets share a file: each run
-adds its own part, by name. `--weights` compares other weights of res_faces, a file for each seed of its training.
+adds its own part, by name. Zero-shot scores come as they are, and with the mean scores of the set subtracted, which
+needs a set and no labels. `--weights` compares other weights of res_faces, a file for each seed of its training.
 """
 import argparse
 import shlex
@@ -43,15 +44,16 @@ def small(seed=None):
     return build_backbone("r3d_small", seed is None).eval()
 
 
-def reader(path=None):
-    "res_faces: features, and behind them the scores of the emotions."
+def reader(path=None, several=False):
+    "res_faces: features, and behind them the scores of the emotions; `several`: means over six views of a picture."
     import torch
-    from micacl.train.encoder import load_reader
+    from micacl.train.encoder import load_reader, six_views
     network = load_reader(path).eval()
 
     def encode(x):
-        read = network(x[:, :, 0])
-        return torch.cat([read.features, read.emotion], 1)
+        x = x[:, :, 0]
+        read = network((six_views(x) if several else x[None]).flatten(0, 1))
+        return torch.cat([read.features, read.emotion], 1).unflatten(0, (-1, len(x))).mean(0)
     return encode
 
 
@@ -68,6 +70,7 @@ def methods(weights=(), n=10**6):
     return {REFERENCE: Method([small()], 4),
             "r3d_small, untrained": Method([small(seed) for seed in SEEDS], 4),
             "res_faces": Method([reader(w) for w in weights or [None]], named=len(EMOTIONS)),
+            "res_faces, six views": Method([reader(w, True) for w in weights or [None]], named=len(EMOTIONS)),
             "pixels": Method([pixels], before=PCA(min(40, n // 4), random_state=0))}
 
 
@@ -175,14 +178,16 @@ def measure(data, weights=(), report=print):
             begin = time.perf_counter()
             x = np.stack([clip_features(table, cache, net, m.length, SIZE) for net in m.networks])       # (S,n,D)
             if m.named: x, scores = x[..., :-m.named], x[..., -m.named:]
-            both = [probed(f, y, people, split, m.before) for f in x]
-            said[name] = np.stack([p for p, _ in both])
+            found = [probed(f, y, people, split, m.before) for f in x]
+            said[name] = np.stack([p for p, _ in found])
             s = out["probe"][name] = scored(y[tested], said[name], people[tested], classes)
-            s.update(C=dict(Counter(str(c) for _, values in both for row in values for c in row)))
+            s.update(C=dict(Counter(str(c) for _, values in found for row in values for c in row)))
             if name != REFERENCE:
                 s["against"] = compared(y[tested], said[name], said[REFERENCE], people[tested], classes)
             if m.named:
-                try: out["zero_shot"][name] = named(scores[:, tested], y[tested], people[tested], classes)
+                scores = scores[:, tested]
+                both = {name: scores, f"{name}, mean of the set subtracted": scores - scores.mean(1, keepdims=True)}
+                try: out["zero_shot"] |= {k: named(s, y[tested], people[tested], classes) for k, s in both.items()}
                 except MicaclError as e: out["no_zero_shot"] = str(e)       # too few classes that both have
             out["seconds"][name] = round(time.perf_counter() - begin)
             report(line(name, s))

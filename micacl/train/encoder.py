@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/synfew/encoder.html.md"""
 
 # %% auto #0
 __all__ = ['SHARES', 'SPREAD', 'Readings', 'FaceReader', 'emotion_loss', 'landmark_loss', 'reading_losses', 'learning_rate',
-           'fit_epoch', 'read_pictures', 'held_out_scores', 'new_reader', 'new_optimiser', 'train_encoder',
+           'fit_epoch', 'read_pictures', 'six_views', 'held_out_scores', 'new_reader', 'new_optimiser', 'train_encoder',
            'encoder_card', 'load_reader']
 
 # %% ../../nbs/synfew/encoder.ipynb #cc4b6501
@@ -73,10 +73,10 @@ def emotion_loss(
 # %% ../../nbs/synfew/encoder.ipynb #c59a571e
 def landmark_loss(
     predicted: torch.Tensor, # (M,24,2), -1..1 over the picture
-    landmarks: torch.Tensor, # (M,24,2), the truth; may lie outside the picture
+    landmarks: torch.Tensor, # (M,24,2), the truth; may lie outside the picture, and is NaN where a head hides it
 ) -> torch.Tensor: # scalar
     "Mean squared distance of the landmarks that are still in the picture, in units of SPREAD."
-    seen = (landmarks.abs() < 1.05).all(-1)
+    seen = (landmarks.abs() < 1.05).all(-1)          # a comparison with NaN is False, so hidden ones are left out
     off = torch.where(seen[..., None], predicted - landmarks, 0)
     return off.square().sum()/seen.sum().clamp(min=1)/SPREAD
 
@@ -143,6 +143,17 @@ def read_pictures(
         with _autocast(precision): parts.append(model(x))
     return Readings(*(torch.cat(t).float() for t in zip(*parts)))
 
+# %% ../../nbs/synfew/encoder.ipynb #5402ca0a
+def six_views(
+    pictures: torch.Tensor, # (M,C,H,W)
+) -> torch.Tensor: # (6,M,C,H,W)
+    "Pictures whole, their middle 0.9 and 0.8, in the size that they had; each also mirrored."
+    H, W = pictures.shape[-2:]
+    middle = lambda share: [slice(round(n*(1 - share)/2), n - round(n*(1 - share)/2)) for n in (H, W)]
+    cut = lambda share: F.interpolate(pictures[..., middle(share)[0], middle(share)[1]], (H, W), mode="bilinear",
+                                      antialias=True)
+    return torch.stack([v for x in (pictures, cut(0.9), cut(0.8)) for v in (x, x.flip(-1))])
+
 # %% ../../nbs/synfew/encoder.ipynb #5305ce04
 def held_out_scores(
     model: FaceReader, # as trained so far
@@ -152,7 +163,7 @@ def held_out_scores(
     "How well other drawn people are read: R², recall of seven emotions, distance of the landmarks."
     read = read_pictures(model, held_out.frames, precision)
     clear = (held_out.emotion >= 0) & (held_out.strength > 0.4)
-    inside = (held_out.landmarks.abs() < 1).all(-1)
+    inside = (held_out.landmarks.abs() < 1).all(-1)          # False for a hidden one, which is NaN
     recall = recalls(held_out.emotion[clear].numpy(), read.emotion[clear].argmax(1).numpy())
     distance = (read.landmarks - held_out.landmarks).norm(dim=-1)[inside].mean().item()
     return dict(r2=round(r_squared(read.units, held_out.units).mean().item(), 4),

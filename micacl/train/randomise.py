@@ -45,7 +45,7 @@ class Warp(NamedTuple):
         return torch.linalg.det(self.matrix[:, :, :2]) < 0
 
     def points(self,
-        landmarks: torch.Tensor,   # (M,24,2) in the old picture
+        landmarks: torch.Tensor,   # (M,24,2) in the old picture; NaN for a hidden one, which stays NaN
     ) -> torch.Tensor:             # (M,24,2) in the new one, left and right exchanged where it was mirrored
         "The landmarks, moved along."
         _check_landmarks(landmarks, len(self.matrix))

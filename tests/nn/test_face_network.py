@@ -1,4 +1,4 @@
-"The network for pictures against hand cases, torch's own norms and frames taken one by one."
+"The network for pictures against hand cases and frames taken one by one."
 import numpy as np
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from micacl.core import MicaclError
 from micacl.nn.backbone import face_backbone, save_weights
-from micacl.nn.faces import FaceNetwork, HalfInstanceNorm, PerFrame, Residual, Standardise
+from micacl.nn.faces import FaceNetwork, PerFrame, Residual, Standardise
 
 
 @pytest.fixture(autouse=True)
@@ -61,30 +61,14 @@ def test_other_input_is_refused(bad):
         assert "\n" not in str(e.value)
 
 
-# ---- norms and blocks
-@pytest.mark.parametrize("channels", [2, 5, 8])
-@pytest.mark.parametrize("training", [True, False])
-def test_half_instance_norm_against_torch(channels, training):
-    norm, half = HalfInstanceNorm(channels), channels//2
-    own, batch = nn.InstanceNorm2d(half, affine=True), nn.BatchNorm2d(channels - half)
-    for ours, theirs in ((norm.own, own), (norm.batch, batch)):
-        nn.init.uniform_(ours.weight); nn.init.uniform_(ours.bias); theirs.load_state_dict(ours.state_dict())
-    for m in (norm, own, batch): m.train(training)
-    for _ in range(2):                   # the second time with running statistics of the first
-        x = torch.randn(6, channels, 7, 9)*3 + 1
-        assert close(norm(x), torch.cat([own(x[:, :half]), batch(x[:, half:])], 1), 1e-6)
-    assert close(norm.batch.running_mean, batch.running_mean)
-
-
-def test_one_half_depends_on_the_picture_alone():
-    norm, x = HalfInstanceNorm(6), torch.randn(5, 6, 8, 8)
-    alone, among = norm(x[:1]), norm(x)[:1]
-    assert close(alone[:, :3], among[:, :3]) and not close(alone[:, 3:], among[:, 3:], 1e-3)
-
-
+# ---- blocks
 def test_too_few_channels_are_refused():
-    with pytest.raises(MicaclError, match="expected 2 channels or more, found 1"): HalfInstanceNorm(1)
     with pytest.raises(MicaclError, match="width: expected 2 channels or more, found 1"): FaceNetwork(1)
+
+
+def test_every_norm_is_batch_norm():
+    norms = [m for m in FaceNetwork(4).modules() if "Norm" in type(m).__name__]
+    assert len(norms) == 7 and all(type(m) is nn.BatchNorm2d for m in norms)
 
 
 def test_a_residual_block_that_changes_nothing_is_relu():
@@ -108,7 +92,7 @@ def test_every_parameter_learns():
 
 def test_the_names_of_its_tensors_are_those_of_the_weights_file():
     names = FaceNetwork(4).state_dict().keys()
-    assert {"1.0.weight", "1.1.own.weight", "1.1.batch.running_var", "5.change.0.weight", "12.weight"} <= names
+    assert {"1.0.weight", "1.1.weight", "1.1.running_var", "5.change.0.weight", "12.weight"} <= names
     assert not [n for n in names if n.startswith("0.")]            # the colours' weights are no parameters
     assert sum(v.numel() for v in FaceNetwork().state_dict().values())*4 < 5e6
 

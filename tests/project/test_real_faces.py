@@ -11,7 +11,7 @@ import real_faces as B
 from micacl.core import EMOTIONS, MicaclError
 from micacl.data.load import load_table
 from micacl.nn.backbone import save_weights
-from micacl.train.encoder import new_reader
+from micacl.train.encoder import new_reader, six_views
 
 PEOPLE, EACH = 8, 2          # of each of two classes
 NAMES = ["happiness", "contempt"]
@@ -78,8 +78,8 @@ def test_nothing_about_a_person_and_no_path_is_in_the_file(measured):
 @pytest.mark.parametrize("name, tested", [("by person", 32), ("as listed", 16)])
 def test_scores_of_every_encoder(measured, name, tested):
     found = json.loads(measured)["sets"][name]
-    assert list(found["probe"]) == ["r3d_small", "r3d_small, untrained", "res_faces", "pixels"]
-    for method, n in (("r3d_small", 1), ("r3d_small, untrained", 2), ("res_faces", 2), ("pixels", 1)):
+    assert list(found["probe"]) == ["r3d_small", "r3d_small, untrained", "res_faces", "res_faces, six views", "pixels"]
+    for method, n in zip(found["probe"], (1, 2, 2, 2, 1)):
         s = found["probe"][method]
         assert s["clips"] == tested and len(s["uar_by_network"]) == n and set(s["recall"]) == {"happy", "contempt"}
         assert s["uar"] == pytest.approx(np.mean(s["uar_by_network"]), abs=1e-3)
@@ -94,6 +94,33 @@ def test_clips_of_classes_without_a_score_are_named(measured):
     "Of happiness and contempt one class is left, and one is no choice."
     for s in json.loads(measured)["sets"].values():
         assert s["zero_shot"] == {} and "expected two or more classes that both have, found 1" in s["no_zero_shot"]
+
+
+def test_a_network_that_prefers_one_name_is_set_right_by_the_mean_of_the_set(tmp_path, monkeypatch):
+    "Scores that tell both classes apart, and ten more for one of them in every clip."
+    def encode(x):
+        left, right = x[:, :, 0, :20, :20].mean((1, 2, 3)), x[:, :, 0, :20, -28:].mean((1, 2, 3))
+        scores = torch.zeros(len(x), len(EMOTIONS))
+        scores[:, EMOTIONS.index("happy")], scores[:, EMOTIONS.index("sad")] = 10 + 30 * (left - right), 0
+        return torch.cat([torch.stack([left, right], 1), scores], 1)
+    monkeypatch.setattr(B, "methods", lambda *_: {B.REFERENCE: B.Method([encode], named=len(EMOTIONS))})
+    monkeypatch.setattr(B, "DRAWS", 50); monkeypatch.setattr(B, "SEEDS", (0,))
+    file = faces(tmp_path / "a") / "list.csv"
+    file.write_text(file.read_text().replace("contempt", "sad"))
+    found = B.measure(file.parent, report=lambda _: None)["zero_shot"]
+    assert list(found) == ["r3d_small", "r3d_small, mean of the set subtracted"]
+    assert [z["uar"] for z in found.values()] == [.5, 1]
+
+
+def test_six_views_of_a_picture():
+    x = torch.rand(3, 1, 64, 64)
+    views = six_views(x)
+    assert views.shape == (6, 3, 1, 64, 64) and torch.equal(views[0], x)
+    assert torch.equal(views[1::2], views[::2].flip(-1))                # each with its mirror image
+    pattern = torch.zeros(1, 1, 40, 40); pattern[..., 4:36, 4:36] = 1    # fills 0.8 of the picture
+    assert six_views(pattern)[4].min() == 1 and six_views(pattern)[2].min() == 0
+    a, b = (six_views(v).mean((0, 2)) for v in (x, x.flip(-1)))
+    assert a.mean(-1) == pytest.approx(b.mean(-1), abs=1e-6)            # the mean has no sides
 
 
 def test_readings_are_judged_on_clips_that_can_be_read():

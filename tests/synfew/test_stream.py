@@ -9,13 +9,15 @@ import micacl.data.synfew.faces as faces
 from micacl.core import EMOTIONS, MicaclError, Stream
 from micacl.data.synfew.acting import AU
 from micacl.data.synfew.faces import UNITS, Face, Scene, geometry, random_face, random_scene, render
-from micacl.data.synfew.stream import (LANDMARKS, MIRRORED, VARIANTS, WIDER, _head_points, draw_people, draw_person,
-                                       landmarks, varied_face, varied_scene, varied_units)
+from micacl.data.synfew.paint import bump, outline, ramp, sincos
+from micacl.data.synfew.stream import (LANDMARKS, MIRRORED, VARIANTS, WIDER, _head_points, _turned, draw_people,
+                                       draw_person, landmarks, varied_face, varied_scene, varied_units)
 
 REST, FRONT = np.zeros((1, len(UNITS)), np.float32), np.zeros((1, 3), np.float32)
 
 
-def equal(a, b): return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a, b))
+def same(x, y): return x.dtype == y.dtype and np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
+def equal(a, b): return all(map(same, a, b))
 
 
 def example(k, n=4, most=20):
@@ -53,7 +55,7 @@ def test_shapes_and_types():
         ((8, 40, 40, 3), np.uint8), ((8, 15), np.float32), ((8,), np.int64), ((8,), np.float32),
         ((8, 24, 2), np.float32)]
     assert draw_person(0, 0, size=16, n=1).landmarks.shape == (1, 24, 2)
-    assert np.array_equal(draw_person(0, 0, size=16).landmarks, draw_person(0, 0, size=64).landmarks)
+    assert same(draw_person(0, 0, size=16).landmarks, draw_person(0, 0, size=64).landmarks)
 
 
 @pytest.mark.parametrize("call, message", [
@@ -159,7 +161,7 @@ def test_landmarks_of_a_face_from_the_front_by_hand():
             "right brow outer end": (0.5175, -0.18), "right eye inner corner": (0.165, 0.012),
             "right eye outer corner": (0.465, -0.012), "right upper lid": (0.315, -1.08*0.058*1.15),
             "right lower lid": (0.315, 0.058*0.8), "right mouth corner": (0.27, 0.60), "right nose wing": (0.14, 0.35),
-            "upper lip top": (0, 0.60 - 0.055*0.85), "upper lip bottom": (0, 0.60), "lower lip top": (0, 0.60),
+            "upper lip top": (0, 0.60 - 0.72*0.055*0.85), "upper lip bottom": (0, 0.60), "lower lip top": (0, 0.60),
             "lower lip bottom": (0, 0.60 + 0.055*1.15), "nose tip": (0, 0.35), "chin": (0, 0.96)}
     for name, (x, y) in head.items():
         assert at(name, found) == pytest.approx((x/0.92, (y - 0.16)/0.92), abs=1e-6), name
@@ -182,17 +184,94 @@ def test_units_move_their_landmarks():
     assert moved(12, "left mouth corner", asymmetry=one_sided) == pytest.approx([0, 0], abs=1e-6)
 
 
+def shown_at(face, pose, scene, X, Y, monkeypatch):
+    "Head coordinates x, y that `render` shows at places of the picture, and the sines of yaw and pitch."
+    monkeypatch.setattr(faces, "grid", lambda size: (np.float32(X)[None, None], np.float32(Y)[None, None]))
+    *_, x, y, (sy, sp), _, _ = faces._head(face, np.float32([pose]), scene, 64)
+    return x[0, 0], y[0, 0], sy.item(), sp.item()
+
+
+@pytest.mark.parametrize("most", [15, 40])
 @pytest.mark.parametrize("k", range(6))
-def test_render_shows_a_landmark_where_it_is_said_to_be(k, monkeypatch):
-    "The renderer is asked which head coordinates it shows at the 24 places."
-    face, units, pose, scene, asymmetry = example(k)
-    places = landmarks(face, units, pose, scene, asymmetry)
-    points, height = _head_points(face, geometry(face, units, asymmetry))
+def test_render_shows_a_landmark_where_it_is_said_to_be(k, most, monkeypatch):
+    "The renderer is asked which head coordinates it shows at the 23 places that are on the head."
+    face, units, pose, scene, asymmetry = example(k, most=most)
+    places = landmarks(face, units, pose, scene, asymmetry)[:, :-1]
+    points, heights = _head_points(face, geometry(face, units, asymmetry))
+    assert not np.isnan(places).any() or most > 15
     for f, place in enumerate(places):
-        monkeypatch.setattr(faces, "grid", lambda size, place=place: (place[None, None, :, 0], place[None, None, :, 1]))
-        *_, x, y, (sy, sp), _, _ = faces._head(face, np.float32(pose[f:f + 1]), scene, 64)
-        shown = np.stack([x[0, 0] - height*sy[0, 0], y[0, 0] + height*sp[0, 0]], -1)      # of a part at this height
-        assert np.abs(shown - points[f]).max() < 0.01
+        x, y, sy, sp = shown_at(face, pose[f], scene, *place.T, monkeypatch)
+        off = np.stack([x - heights[:, 0]*sy, y + heights[:, 1]*sp], -1) - points[f]      # of a part at this height
+        assert np.nanmax(np.abs(off)) < 0.01 and (np.isnan(off) == np.isnan(place)).all()
+
+
+def outside(face, units, sy, X, Y):
+    "Whether places of an unturned picture lie outside the outline of the head, as `render` draws it."
+    jaw = geometry(face, units).jaw[0, 0]
+    low = Y - jaw*ramp(Y, 0.4, 1.1)
+    bone = 1 - 0.10*(face.cheek - 0.4)*bump((low - 0.36)*(low - 0.36)*4)
+    return outline((X - 0.30*sy*ramp(Y, -0.1, 1.0))*bone, low, face.width, face.length, 0.15 + 0.65*face.jaw,
+                   0.30 - 0.20*face.jaw) > 0
+
+
+def test_what_no_pixel_shows_is_left_out_and_little_else(monkeypatch):
+    """By brute force over a fine grid. What no place of the picture shows within 0.02 is NaN. What the head does
+    show is NaN only close to the horizon: there the depth changes so fast that twelve rounds are too few."""
+    scene, fine, hidden, left_out, still = Scene(), np.linspace(-1.4, 1.4, 201, dtype=np.float32), 0, 0, 0
+    X, Y = np.meshgrid(fine, fine)
+    for k in range(5):
+        face, units, pose, *_ = example(k, most=40)
+        pose[:, 2] = 0                                                     # a roll hides nothing
+        places = landmarks(face, units, pose, scene)[:, :-1, 0]
+        points, heights = _head_points(face, geometry(face, units))
+        for f in range(len(pose)):
+            sy, sp, _ = np.sin(np.deg2rad(pose[f]))
+            U, V = (X - 0.30*sy)/0.92, (Y + 0.20*sp - 0.16)/0.92          # the crop follows the face
+            x, y, sy, sp = shown_at(face, pose[f], scene, U, V, monkeypatch)
+            head = ~outside(face, units[f:f + 1], sy, X, Y)
+            off = np.stack([np.hypot(x - h*sy - px, y + v*sp - py) for (h, v), (px, py) in zip(heights, points[f])])
+            nan, shown = np.isnan(places[f]), off[:, head].min(1) < 0.02
+            assert nan[off.min((1, 2)) >= 0.02].all()
+            (s, c) = sincos(np.float32(pose[f:f + 1]))
+            later, _ = _turned(*points[f:f + 1].transpose(2, 0, 1), heights, face.width, s.T[:2, :, None],
+                               c.T[:2, :, None], 400)
+            hidden += (nan & ~shown).sum(); left_out += (nan & shown).sum(); still += (np.isnan(later[0]) & shown).sum()
+    assert hidden > 10 and left_out < 2*hidden and still < 0.2*left_out, (hidden, left_out, still)
+
+
+@pytest.mark.parametrize("pose", [(0, 0, 0), (30, 0, 0), (-20, 15, 0), (10, -12, 0)])
+@pytest.mark.parametrize("drop", [0, 1])
+def test_the_chin_is_at_the_lower_end_of_the_head_in_pixels(pose, drop):
+    "A pale bald head with a narrow chin in even light: neck and clothes are darker, so its outline can be seen."
+    units, size, scene = REST.copy(), 256, Scene(ambient=1.0, strength=0.0, scale=0.8)
+    units[0, AU[26]] = drop
+    face = replace(Face(), skin=(0.95, 0.9, 0.9), hair_style="bald", age=0.0, jaw=0.0)
+    pale = render(face, units, np.float32([pose]), scene, size)[0].astype(float).mean(-1) > 200
+    x, y = (at("chin", landmarks(face, units, [pose], scene)[0]) + 1)*size/2 - 0.5
+    row, column = round(float(y)), round(float(x))
+    assert pale[row, column] and not pale[row:, column].all()
+    below = pale[row:, column].argmin()                                    # pixels to the edge
+    assert abs(row + below - 0.5 - y - 0.04*0.8/0.92*size/2) < 2
+    left, right = pale[row, :column + 1][::-1].argmin(), pale[row, column:].argmin()
+    assert abs(right - left) < 6                                           # in the middle to three pixels
+    assert 5 < right + left < 60
+
+
+@pytest.mark.parametrize("height", [0.10, 0.32])
+def test_nostrils_move_with_the_wings_of_a_nose_in_pixels(height):
+    "The dark spots under the nose move to the side with the landmarks, further for a long nose than for a flat one."
+    face = replace(Face(), skin=(0.95, 0.9, 0.9), hair_style="bald", age=0.0, nose_height=height, nose_width=0.16)
+    size, found, told = 256, [], []
+    for yaw in (0.0, 20.0):
+        pose = np.float32([[yaw, 0, 0]])
+        picture = render(face, REST, pose, Scene(ambient=1.0, strength=0.0), size)[0].astype(float).mean(-1)
+        place = (landmarks(face, REST, pose, Scene())[0] + 1)*size/2 - 0.5
+        x, y = at("nose tip", place)
+        left, right = (int(at(f"{side} nose wing", place)[0]) for side in ("left", "right"))
+        box = picture[int(y) - 3:int(y) + 5, left:right + 1].mean(0)
+        weight = np.clip(np.median(box) - box, 0, None)
+        found.append((weight*np.arange(left, right + 1)).sum()/weight.sum()); told.append(x)
+    assert abs(found[0] - told[0]) < 1 and abs(found[1] - told[1]) < 3, (found, told)
 
 
 @pytest.mark.parametrize("pose", [(0, 0, 0), (20, 0, 0), (-18, 8, 10), (5, -12, -20)])

@@ -9,13 +9,14 @@ import torch
 import micacl.train.encoder as module
 from micacl.core import EMOTIONS, MicaclError, read_json
 from micacl.data.synfew.generate import UNITS
-from micacl.data.synfew.stream import draw_people
+from micacl.data.synfew.stream import LANDMARKS, MIRRORED, Pictures, draw_people
 from micacl.nn.backbone import build_backbone, read_weights, save_weights, weights_path
 from micacl.train.encoder import (
     SPREAD, emotion_loss, encoder_card, landmark_loss, learning_rate, load_reader, new_optimiser, new_reader,
     read_pictures, train_encoder)
 from micacl.train.machine import choose_arithmetic
 from micacl.train.pretrain import r_squared
+from micacl.train.randomise import random_warp
 
 SMALL = dict(n=24, n_held_out=4, batch_size=32, workers=1, quiet=True, mixed_precision="no")
 
@@ -43,6 +44,39 @@ def test_landmarks_outside_the_picture_do_not_count():
     assert loss.item() == pytest.approx(0.25/22/SPREAD)
     loss.backward()
     assert said.grad.isfinite().all() and (said.grad[0, 1:] == 0).all()
+
+
+def test_a_hidden_landmark_has_no_influence():
+    "NaN in the truth, also in a mirror: loss and gradient are finite, and the same whatever is said there."
+    people = draw_people(3, 3, size=16)
+    points, hidden = torch.from_numpy(people.landmarks), LANDMARKS.index("left brow outer end")
+    points[:, hidden] = torch.nan
+    warp = random_warp(len(points), torch.Generator().manual_seed(0))
+    assert 0 < warp.mirrored.sum() < len(points)
+    moved, place = warp.points(points), torch.where(warp.mirrored, MIRRORED[hidden], hidden)
+    rows = torch.arange(len(points))
+    assert moved[rows, place].isnan().all() and moved.isnan().sum() == points.isnan().sum()
+    results = []
+    for guess in (0.0, 7.0):
+        said = torch.zeros_like(moved); said[rows, place] = guess
+        loss = landmark_loss(said.requires_grad_(), moved)
+        loss.backward(); results.append((loss.item(), said.grad))
+    (a, grad), (b, other) = results
+    assert a == b > 0 and math.isfinite(a) and grad.isfinite().all() and torch.equal(grad, other)
+    assert (grad[rows, place] == 0).all() and (grad != 0).any()
+
+
+def test_scores_leave_a_hidden_landmark_out():
+    held_out = Pictures(*map(torch.from_numpy, draw_people(4, 2, size=64)))
+    model = new_reader(held_out.units, width=2)
+    whole = module.held_out_scores(model, held_out, "no")["landmark_distance"]
+    held_out.landmarks[:, 1:] = torch.nan                                  # only the first is left
+    read = read_pictures(model, held_out.frames).landmarks[:, 0]
+    first = held_out.landmarks[:, 0]
+    inside = (first.abs() < 1).all(-1)
+    by_hand = (read - first).norm(dim=-1)[inside].mean().item()
+    found = module.held_out_scores(model, held_out, "no")["landmark_distance"]
+    assert math.isfinite(whole) and found == pytest.approx(by_hand, abs=1e-4) and found != whole
 
 
 def test_biases_and_scales_are_not_decayed():

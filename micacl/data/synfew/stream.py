@@ -17,7 +17,7 @@ from ...core import EMOTIONS, MicaclError, Stream
 from .acting import AU, CORE, PROTOTYPES, draw_pose
 from .faces import UNITS, Face, Scene, geometry, random_face, random_scene, render
 from .generate import side_by_side
-from .paint import sincos
+from .paint import ramp, sincos
 
 # %% ../../../nbs/synfew/stream.ipynb #2c61ef7d
 # ranges of what makes a face, wider than in SynFEW-1.0, and of what SynFEW-1.0 keeps fixed
@@ -99,39 +99,51 @@ LANDMARKS = (*(f"{side} {name}" for side in ("left", "right") for name in (
 MIRRORED = (*range(9, 18), *range(9), *range(18, 24))     # the landmark that takes the place of each in a mirror
 
 # %% ../../../nbs/synfew/stream.ipynb #e7f67348
-def _side_points(face, g, s, side):   # -> nine (x, y, height) of one half, each a number or an (F,) array
+# how far a part stands out of the head, as it shifts with yaw and with pitch
+_FLAT, _EYE, _MOUTH = (0, 0), (-0.03, -0.03), (0.04, 0.04)
+
+def _nose(face): return 0.9*face.nose_height, 0.7*face.nose_height
+
+def _side_points(face, g, s, side):   # -> nine (x, y, heights) of one half, x and y a number or an (F,) array
     "Brow, eye, mouth corner and nose wing on the side s (0 left, 1 right), whose x has the sign `side`."
     outer, size, tilt = face.eye_x + 1.35*face.eye_size, face.eye_size, face.eye_tilt
     middle = 0.25*g.brow_in[s] + 0.5*g.brow_mid[s] + 0.25*g.brow_out[s]
-    return [(side*x, y, height) for x, y, height in (
-        (g.brow_x[s], g.brow_in[s], 0), ((g.brow_x[s] + outer)/2, middle, 0), (outer, g.brow_out[s], 0),
-        (face.eye_x - size, tilt, -0.03), (face.eye_x + size, -tilt, -0.03),
-        (face.eye_x, -1.08*g.lid_up[s], -0.03), (face.eye_x, g.lid_low[s], -0.03),
-        (g.mouth_w[s], g.corner[s], 0.04), (face.nose_width, face.nose_y - 0.04*g.mid9[s], 0.08))]
+    return [(side*x, y, heights) for x, y, heights in (
+        (g.brow_x[s], g.brow_in[s], _FLAT), ((g.brow_x[s] + outer)/2, middle, _FLAT), (outer, g.brow_out[s], _FLAT),
+        (face.eye_x - size, tilt, _EYE), (face.eye_x + size, -tilt, _EYE),
+        (face.eye_x, -1.08*g.lid_up[s], _EYE), (face.eye_x, g.lid_low[s], _EYE),
+        (g.mouth_w[s], g.corner[s], _MOUTH), (face.nose_width, face.nose_y - 0.04*g.mid9[s], _nose(face)))]
 
 # %% ../../../nbs/synfew/stream.ipynb #06e51a65
-def _head_points(face, g):   # -> (F,24,2) head coordinates, (24,) height of each above the head
-    "Landmarks on the head: nine on the left of the picture, nine on the right, six on the midline."
+def _head_points(face, g):   # -> (F,23,2) head coordinates, (23,2) how far each stands out
+    "Landmarks on the head, all but the chin: nine on the left of the picture, nine on the right, five on the midline."
     y, top, low = g.centre[0], g.gap_up[0], g.gap_low[0]
     points = [*_side_points(face, g, 0, -1), *_side_points(face, g, 1, 1),
-              (0, y - top - g.lip_up[0], 0.04), (0, y - top, 0.04), (0, y + low, 0.04),
-              (0, y + low + g.lip_low[0], 0.04), (0, face.nose_y - 0.04*g.mid9[0], 0.15),
-              (0, face.length + g.jaw[0] - 0.04, 0)]
+              (0, y - top - 0.72*g.lip_up[0], _MOUTH), (0, y - top, _MOUTH), (0, y + low, _MOUTH),
+              (0, y + low + g.lip_low[0], _MOUTH), (0, face.nose_y - 0.04*g.mid9[0], _nose(face))]
     zero = np.zeros(g.brow_in.shape[1], np.float32)           # a number becomes one value for each frame
     at = np.stack([np.stack([x + zero, y + zero], -1) for x, y, _ in points], 1)
-    return at, np.array([height for *_, height in points], np.float32)
+    return at, np.array([heights for *_, heights in points], np.float32)
 
 # %% ../../../nbs/synfew/stream.ipynb #fcf203d8
-def _turned(x, y, height, width, sin, cos, rounds=12):     # (F,K), (K,) -> X, Y (F,K)
-    "Where points of a head of half width `width` are after yaw and pitch; `sin` and `cos` of both, (F,1) each."
+def _turned(x, y, heights, width, sin, cos, rounds=12):     # (F,K), (K,2) -> X, Y (F,K)
+    """Where points of a head of half width `width` are after yaw and pitch; `sin` and `cos` of both, (F,1) each.
+    NaN where they do not come to rest: behind the horizon, or close before it."""
     (sy, sp), (cy, cp) = sin, cos
+    x, y = x + heights[:, 0]*sy, y - heights[:, 1]*sp
     X, Y = x.copy(), y.copy()
+    depth = lambda: 0.78*(1 - (r2 := X*X/(1.21*width**2) + Y*Y/1.32)*(0.5 + 0.15*r2))
     for _ in range(rounds):      # `render` asks which point of the head a pixel shows; this is the way back
-        r2 = X*X/(1.21*width**2) + Y*Y/1.32
-        z = 0.78*(1 - r2*(0.5 + 0.15*r2))
-        X = np.clip((x + height*sy + (z*cp - Y*sp)*sy)/cy, -1.4, 1.4)
-        Y = np.clip((y - height*sp - z*sp)/cp, -1.4, 1.4)
-    return X, Y
+        z = depth()
+        X = np.clip((x + (z*cp - Y*sp)*sy)/cy, -1.4, 1.4)
+        Y = np.clip((y - z*sp)/cp, -1.4, 1.4)
+    z = depth()
+    off = np.hypot(X*cy - (z*cp - Y*sp)*sy - x, Y*cp + z*sp - y)      # behind the horizon it never becomes small
+    return tuple(np.where(off < 0.01, axis, np.nan) for axis in (X, Y))
+
+def _chin(face, g, sin):     # -> X, Y (F,1): the outline of the head moves less than the face, and does not nod
+    Y = face.length + g.jaw[0]*ramp(face.length + g.jaw[0], 0.4, 1.1)
+    return 0.30*sin[0]*ramp(Y, -0.1, 1.0)[:, None], Y[:, None] - 0.04
 
 # %% ../../../nbs/synfew/stream.ipynb #3926ab78
 def landmarks(
@@ -141,12 +153,14 @@ def landmarks(
     scene: Scene,        # how it is filmed
     asymmetry=None,      # (15,) in -1..1, as for `render`
 ) -> np.ndarray:         # (F,24,2) float32: x to the right, y down, -1..1 over the picture
-    "Where the points of `LANDMARKS` are in the picture that `render` draws; beyond -1..1 they lie outside it."
+    """Where the points of `LANDMARKS` are in the picture that `render` draws; beyond -1..1 they lie outside it, and
+    NaN stands for what a turned head hides, or is close to hiding."""
     _check_shapes(units, pose)
-    points, height = _head_points(face, geometry(face, units, asymmetry))
+    g = geometry(face, units, asymmetry)
+    points, heights = _head_points(face, g)
     (sy, sp, sr), (cy, cp, cr) = (t.T[:, :, None] for t in sincos(np.asarray(pose, np.float32)))
-    x, y = points.transpose(2, 0, 1)
-    X, Y = _turned(x, y, height, face.width, (sy, sp), (cy, cp))
+    turned = _turned(*points.transpose(2, 0, 1), heights, face.width, (sy, sp), (cy, cp))
+    X, Y = (np.concatenate(axis, 1) for axis in zip(turned, _chin(face, g, (sy, sp))))
     a, b, k = X - 0.30*sy, Y + 0.20*sp, 0.92/scene.scale
     U, V = a*cr - b*sr, a*sr + b*cr
     return np.stack([U/k + scene.shift[0], (V - 0.16)/k + scene.shift[1]], -1).astype(np.float32)
@@ -167,7 +181,7 @@ class Pictures(NamedTuple):
     units: np.ndarray        # (n,15) float32, strengths in 0..1
     emotion: np.ndarray      # (n,) index in EMOTIONS, or -1
     strength: np.ndarray     # (n,) float32, of the emotion
-    landmarks: np.ndarray    # (n,24,2) float32, -1..1 over the picture
+    landmarks: np.ndarray    # (n,24,2) float32, -1..1 over the picture; NaN where a turned head hides one
 
 # %% ../../../nbs/synfew/stream.ipynb #3fd9fdf3
 def draw_person(
