@@ -45,7 +45,7 @@ REGIMES = {"r3d_small, frozen": Regime(dict(backbone="r3d_small", backbone_lr=0.
            "res_faces, frozen": Regime(dict(backbone="res_faces", backbone_lr=0.0)),
            "r3d_small, from scratch": Regime(dict(backbone="r3d_small", pretrained=False), CURVE_HEADS),
            "res_faces, fine-tuned": Regime(dict(backbone="res_faces"), CURVE_HEADS)}
-CLOSER = "r3d_small, fine-tuned"
+CLOSER = "r3d_small, frozen"
 
 
 # ---- one network
