@@ -69,15 +69,16 @@ def opened(data, work):
     from real_faces import parts, read
     table, cache, divided = read(data, Path(work) / "frames")
     split = parts(table) if divided else None
-    if split is None or "neutral" not in table.classes:
+    if split is None or "neutral" not in [table.classes[c] for c in set(table.labels)]:
         raise MicaclError(f"{data}: expected pictures with a column split (train, test) and a class neutral, found "
                           f"{', '.join(table.classes)}; add what is missing")
     base = Config(backbone="res_faces", backbone_lr=0.0, n_instances=1, instance_length=1, mixed_precision="no")
     train, test = (np.random.default_rng(0).permutation(p) for p in split)
-    cut = len(train) // 4
+    cut, there = len(train) // 4, np.flatnonzero(table.counts).tolist()      # classes that have pictures
+    labels, classes = np.searchsorted(there, table.labels), tuple(table.classes[c] for c in there)
     return Pictures(real_heads.features(real_heads.Data(table, cache, None, 0, None, ""), work, base).x[:, 0],
-                    table.labels, dict(tune=train[:cut], fit=train[cut:], train=train, test=test), table.classes,
-                    table.classes.index("neutral"), f"{derive_seed(fingerprint(cache, table)):016x}")
+                    labels, dict(tune=train[:cut], fit=train[cut:], train=train, test=test), classes,
+                    classes.index("neutral"), f"{derive_seed(fingerprint(cache, table)):016x}")
 
 
 def table_of(d, part, shown, told):
