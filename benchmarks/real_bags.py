@@ -21,7 +21,7 @@ from common import ROOT, commit, machine
 from real_heads import HEADS
 
 SEEDS, TUNE_SEED = (0, 1, 2), 0
-LRS, STEPS, BATCH = (0.001, 0.003, 0.01), 320, 32
+LRS, STEPS, BATCH = (0.003, 0.01, 0.03), 320, 32
 INSTANCES, SHOWN = 8, (1, 2, 4)      # N; how many of them show the emotion
 TOLD = "told which"                  # mean pooling of these alone: what perfect weights would give
 

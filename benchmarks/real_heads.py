@@ -23,7 +23,7 @@ from typing import NamedTuple
 from common import ROOT, commit, machine
 
 SEEDS, TUNE_SEED, FOLDS = (0, 1, 2), 0, 5      # of the networks; one cut into folds
-LRS, STEPS = (0.001, 0.003, 0.01), 320         # what is tried for every head; the steps of a training
+LRS, STEPS = (0.003, 0.01, 0.03), 320          # what is tried for every head; the steps of a training
 CURVE = (80, 160, 320, 640)                    # steps, in the regime that is looked at more closely
 BATCH = 16                                     # clips a step
 HEADS = {"MICACL": {}, "GEIIM + WIAN": dict(mccl_weight=0.0),
