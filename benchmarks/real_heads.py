@@ -45,7 +45,7 @@ REGIMES = {"r3d_small, frozen": Regime(dict(backbone="r3d_small", backbone_lr=0.
            "res_faces, frozen": Regime(dict(backbone="res_faces", backbone_lr=0.0)),
            "r3d_small, from scratch": Regime(dict(backbone="r3d_small", pretrained=False), CURVE_HEADS),
            "res_faces, fine-tuned": Regime(dict(backbone="res_faces"), CURVE_HEADS)}
-CLOSER = "r3d_small, frozen"
+CLOSER = "r3d_small, fine-tuned"
 
 
 # ---- one network
@@ -228,17 +228,14 @@ def measure_regime(d, run, name):
     return dict(out, seconds=round(sum(r["seconds"] for r in (*tried, *results)))), lrs
 
 
-def measure_steps(d, run, lrs):
-    "Some heads after fewer and more steps, each fold at the learning rate that was chosen for it."
-    found = {}
-    for steps in CURVE:
-        each = [(h, lrs[h][k], steps, s, (k,)) for h in CURVE_HEADS for s in SEEDS for k in range(FOLDS)]
-        found[str(steps)] = compared_heads(d, CURVE_HEADS, run(CLOSER, each))
-    return found
+def measure_steps(d, run, lrs, steps):
+    "Some heads after so many steps, each fold at the learning rate that was chosen for it."
+    each = [(h, lrs[h][k], steps, s, (k,)) for h in CURVE_HEADS for s in SEEDS for k in range(FOLDS)]
+    return compared_heads(d, CURVE_HEADS, run(CLOSER, each))
 
 
 def measure(data, work, instances=4, length=4, processes=None, say=print, keep=lambda found: None):
-    "-> dict: what the data set is, `regimes`, `steps`; `keep` is given what there is after each regime."
+    "-> dict: what the data set is, `regimes`, `steps`; `keep` is given what there is after each part of it."
     from micacl.core import read_json, write_json
     from micacl.train.machine import choose_arithmetic
     from real_faces import about, rounded
@@ -254,8 +251,10 @@ def measure(data, work, instances=4, length=4, processes=None, say=print, keep=l
         run = partial(points, data, work, processes, say, dict(shape, mixed_precision=half))
         out["mixed_precision"][name] = half
         out["regimes"][name], lrs = measure_regime(d, run, name)
-        if name == CLOSER: out["steps"] = measure_steps(d, run, lrs)
         keep(rounded(out))
+        for steps in CURVE if name == CLOSER else ():
+            out["steps"][str(steps)] = measure_steps(d, run, lrs, steps)
+            keep(rounded(out))
     return rounded(out)
 
 
