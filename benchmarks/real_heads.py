@@ -6,7 +6,7 @@ tuned alike, tested on people whom neither training nor tuning has seen. Nothing
 FOLDER_OR_CSV is read as `real_faces.py` reads it: path,label and a column `group` that says who is seen in a clip.
 Five folds by person. For the tuning two folds are left out at a time, and each of them is scored: so the learning rate
 for a test fold is chosen by clips of its training part alone, scored by networks that have seen neither. The chosen one
-is trained on the whole training part, with several seeds. In one regime two heads are also trained for fewer and for
+is trained on the whole training part, with several seeds. In two regimes two heads are also trained for fewer and for
 more steps, at the learning rate chosen for each fold. WORK keeps every run: stopped, the same command goes on.
 """
 import argparse
@@ -45,7 +45,7 @@ REGIMES = {"r3d_small, frozen": Regime(dict(backbone="r3d_small", backbone_lr=0.
            "res_faces, frozen": Regime(dict(backbone="res_faces", backbone_lr=0.0)),
            "r3d_small, from scratch": Regime(dict(backbone="r3d_small", pretrained=False), CURVE_HEADS),
            "res_faces, fine-tuned": Regime(dict(backbone="res_faces"), CURVE_HEADS)}
-CLOSER = "r3d_small, fine-tuned"
+CLOSER = ("r3d_small, frozen", "r3d_small, fine-tuned")      # where the steps are varied
 
 
 # ---- one network
@@ -228,10 +228,10 @@ def measure_regime(d, run, name):
     return dict(out, seconds=round(sum(r["seconds"] for r in (*tried, *results)))), lrs
 
 
-def measure_steps(d, run, lrs, steps):
+def measure_steps(d, run, name, lrs, steps):
     "Some heads after so many steps, each fold at the learning rate that was chosen for it."
     each = [(h, lrs[h][k], steps, s, (k,)) for h in CURVE_HEADS for s in SEEDS for k in range(FOLDS)]
-    return compared_heads(d, CURVE_HEADS, run(CLOSER, each))
+    return compared_heads(d, CURVE_HEADS, run(name, each))
 
 
 def measure(data, work, instances=4, length=4, processes=None, say=print, keep=lambda found: None):
@@ -252,8 +252,8 @@ def measure(data, work, instances=4, length=4, processes=None, say=print, keep=l
         out["mixed_precision"][name] = half
         out["regimes"][name], lrs = measure_regime(d, run, name)
         keep(rounded(out))
-        for steps in CURVE if name == CLOSER else ():
-            out["steps"][str(steps)] = measure_steps(d, run, lrs, steps)
+        for steps in CURVE if name in CLOSER else ():
+            out["steps"].setdefault(name, {})[str(steps)] = measure_steps(d, run, name, lrs, steps)
             keep(rounded(out))
     return rounded(out)
 
@@ -261,7 +261,8 @@ def measure(data, work, instances=4, length=4, processes=None, say=print, keep=l
 def lines(found):
     "The result as plain lines."
     box = lambda s: f"[{100 * s['interval'][0]:.1f}, {100 * s['interval'][1]:.1f}]"
-    for name, r in [*found["regimes"].items(), *((f"{n} steps", r) for n, r in found["steps"].items())]:
+    steps = ((f"{name}, {n} steps", r) for name, rs in found["steps"].items() for n, r in rs.items())
+    for name, r in [*found["regimes"].items(), *steps]:
         for head, s in r["heads"].items(): yield f"{name}: {head} {100 * s['uar']:.1f} {box(s)}"
         for head, s in r["differences"].items(): yield f"    {FIRST} - {head}: {100 * s['difference']:+.1f} {box(s)}"
 

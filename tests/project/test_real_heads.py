@@ -22,7 +22,7 @@ def small(monkeypatch):
     monkeypatch.setattr(B, "STEPS", 16); monkeypatch.setattr(B, "CURVE", (2, 16))
     name = "r3d_small, frozen"
     monkeypatch.setattr(B, "REGIMES", {name: B.REGIMES[name]._replace(heads=B.CURVE_HEADS)})
-    monkeypatch.setattr(B, "CLOSER", name)
+    monkeypatch.setattr(B, "CLOSER", (name,))
 
 
 def test_a_planted_signal_is_found_and_nothing_about_a_person_is_kept(small, tmp_path, monkeypatch):
@@ -35,12 +35,12 @@ def test_a_planted_signal_is_found_and_nothing_about_a_person_is_kept(small, tmp
     s = json.loads(text)["sets"]["drawn"]
     assert (s["clips"], s["people"], s["n_instances"], s["seeds"]) == (32, 8, 2, [0, 1])
     assert s["command"].startswith("python benchmarks/real_heads.py FOLDER WORK --name drawn")
-    r, few = s["regimes"]["r3d_small, frozen"], s["steps"]["2"]
+    r, few = s["regimes"]["r3d_small, frozen"], s["steps"]["r3d_small, frozen"]["2"]
     for h in B.CURVE_HEADS:
         assert r["heads"][h]["uar"] > .9 and set(r["heads"][h]["recall"]) == {"happy", "contempt"}
         assert len(r["heads"][h]["lrs"]) == B.FOLDS and set(r["heads"][h]["lrs"]) <= set(B.LRS)
         assert few["heads"][h]["steps"][0] < r["heads"][h]["steps"][0]
-    assert s["steps"]["16"]["heads"]["MICACL"]["uar"] == r["heads"]["MICACL"]["uar"]
+    assert s["steps"]["r3d_small, frozen"]["16"]["heads"]["MICACL"]["uar"] == r["heads"]["MICACL"]["uar"]
     d = r["differences"]["mean pooling"]["difference"]
     assert d == pytest.approx(r["heads"]["MICACL"]["uar"] - r["heads"]["mean pooling"]["uar"], abs=1e-3)
 
