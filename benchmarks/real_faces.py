@@ -8,6 +8,8 @@ Faces have to fill the frame (`micacl faces` cuts them out). With a column `spli
 the one and tested on the other; without it, five folds by person, three times. Several data sets share a file: each run
 adds its own part, by name. Zero-shot scores come as they are, and with the mean scores of the set subtracted, which
 needs a set and no labels. `--weights` compares other weights of res_faces, a file for each seed of its training.
+`--encoder face-expression DIR` adds a row for the network that `micacl get face-expression DIR` fetches; its author
+does not say on which public data sets he trained it, so its scores are upper limits.
 """
 import argparse
 import shlex
@@ -57,21 +59,39 @@ def reader(path=None, several=False):
     return encode
 
 
+def expression(folder):
+    "face-expression: features, and behind them the scores of the emotions."
+    import torch
+    from micacl.nn.expression import load_expression
+    network = load_expression(folder)
+
+    def encode(x):
+        features = network(x[:, :, 0])
+        return torch.cat([features, network.scores(features)], 1)
+    return encode
+
+
+FOREIGN = {"face-expression": expression}        # networks of other people, by name: folder -> encoder
+WARNING = ("trained by others on public data sets that they do not name, and on pictures from the web; "
+           "these clips may be among them")
+
+
 def pixels(x):
     "Grey pixels of 32 x 32."
     from torch.nn.functional import adaptive_avg_pool2d
     return adaptive_avg_pool2d(x.mean(1)[:, 0], 32).flatten(1)
 
 
-def methods(weights=(), n=10**6):
-    "{name: Method}; `n`: clips, of which there have to be more than components."
+def methods(weights=(), n=10**6, foreign=()):
+    "{name: Method}; `n`: clips, of which there have to be more than components; `foreign`: pairs (name, folder)."
     from micacl.core import EMOTIONS
     from sklearn.decomposition import PCA
     return {REFERENCE: Method([small()], 4),
             "r3d_small, untrained": Method([small(seed) for seed in SEEDS], 4),
             "res_faces": Method([reader(w) for w in weights or [None]], named=len(EMOTIONS)),
             "res_faces, six views": Method([reader(w, True) for w in weights or [None]], named=len(EMOTIONS)),
-            "pixels": Method([pixels], before=PCA(min(40, n // 4), random_state=0))}
+            "pixels": Method([pixels], before=PCA(min(40, n // 4), random_state=0)),
+            **{name: Method([FOREIGN[name](folder)], named=len(EMOTIONS)) for name, folder in foreign}}
 
 
 # ---- the data set
@@ -161,7 +181,7 @@ def rounded(x):
     return round(x, 4) if isinstance(x, float) else x
 
 
-def measure(data, weights=(), report=print):
+def measure(data, weights=(), report=print, foreign=()):
     "-> dict: what the data set is, `probe` and `zero_shot` by method, seconds of each."
     import numpy as np
     from micacl.core import EMOTIONS, MicaclError
@@ -173,8 +193,9 @@ def measure(data, weights=(), report=print):
         people, y, classes = np.array(people), table.labels, table.classes
         tested = np.arange(len(y)) if split is None else split[1]
         out = dict(about(table, people, unknown, split), probe={}, zero_shot={}, seconds={})
+        if foreign: out["foreign"] = {name: dict(sha256=sha256(folder), warning=WARNING) for name, folder in foreign}
         said = {}
-        for name, m in methods(weights, len(y) if split is None else len(split[0])).items():
+        for name, m in methods(weights, len(y) if split is None else len(split[0]), foreign).items():
             begin = time.perf_counter()
             x = np.stack([clip_features(table, cache, net, m.length, SIZE) for net in m.networks])       # (S,n,D)
             if m.named: x, scores = x[..., :-m.named], x[..., -m.named:]
@@ -196,6 +217,11 @@ def measure(data, weights=(), report=print):
                         emotions=EMOTIONS))
 
 
+def sha256(folder):
+    from micacl.nn.expression import read_expression_tensors
+    return read_expression_tensors(folder)[1]
+
+
 def line(name, s):
     box = "" if s["people"] < 2 else f" [{100 * s['interval'][0]:.1f}, {100 * s['interval'][1]:.1f}]"
     d = s.get("against")
@@ -210,15 +236,20 @@ def main():
     p.add_argument("--name", required=True, help="the data set in words, as it stands in the file")
     p.add_argument("--out", type=Path, default=ROOT / "results" / "real-faces.json")
     p.add_argument("--weights", nargs="+", type=Path, default=[], help="of res_faces, one file a seed")
+    p.add_argument("--encoder", nargs=2, action="append", default=[], metavar=("NAME", "DIR"),
+                   help=f"one more network, {' or '.join(FOREIGN)}, from the folder that micacl get has filled")
     args = p.parse_args()
+    if unknown := [name for name, _ in args.encoder if name not in FOREIGN]:
+        p.error(f"--encoder: expected {' or '.join(FOREIGN)}, found {unknown[0]}")
     from micacl.core import read_json, write_json
-    found = measure(args.data, args.weights, partial(print, flush=True))
+    found = measure(args.data, args.weights, partial(print, flush=True), args.encoder)
     words = ["python", "benchmarks/real_faces.py", "FOLDER", "--name", args.name]
     words += ["--weights", *(f"SEED-{k}" for k in range(len(args.weights)))] if args.weights else []
+    words += [w for name, _ in args.encoder for w in ("--encoder", name, "DIR")]
     old = read_json(args.out)["sets"] if args.out.is_file() else {}
     part = dict(command=shlex.join(words), commit=commit(), machine=machine(), seeds=SEEDS, draws=DRAWS, **found)
-    write_json(args.out, dict(about="Linear probe and zero-shot reading of encoders trained on drawn faces, on real "
-                                    "clips; shares of 1, 95 % intervals over people",
+    write_json(args.out, dict(about="Linear probe and zero-shot reading of encoders trained on drawn faces (and, named "
+                                    "in `foreign`, by others), on real clips; shares of 1, 95 % intervals over people",
                               sets={**old, args.name: part}))
 
 

@@ -1,8 +1,10 @@
 """What several test files need: small models in which every tensor counts, videos and masks for them, a job of two
 processes."""
+import json
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,6 +12,7 @@ import torch.multiprocessing as mp
 
 from micacl.core import EMOTIONS
 from micacl.models import MODELS
+from micacl.nn import expression
 
 CLASSES = list(EMOTIONS)
 # the processes of a job begin as copies of one that has imported what they need and computed nothing
@@ -92,3 +95,31 @@ def slow_supcon(z, y, tau):
         if partners:
             terms.append(-sum(math.log(math.exp(dot(z[i], z[p]) / tau) / below) for p in partners) / len(partners))
     return sum(terms) / len(terms) if terms else 0.
+
+
+# ---- weights in the format of TensorFlow.js, for `micacl.nn.expression`
+
+def draw_expression(seed=0):
+    "{name: float32 array}, small enough that sixteen layers keep their size."
+    rng = np.random.default_rng(seed)
+    return {n: (rng.normal(size=s)/math.sqrt(np.prod(s[:3]) if len(s) > 1 else 25)).astype(np.float32)
+            for n, s in expression.expected_tensors().items()}
+
+
+def write_expression(folder, tensors, kind="uint8"):
+    "As TensorFlow.js stores them -> the tensors as a reader has to find them."
+    block = f"{expression.NAME}.bin"
+    entries, data, found, levels = [], b"", {}, dict(uint8=255, uint16=65535).get(kind)
+    for name, w in tensors.items():
+        entry = dict(name=name, shape=list(w.shape), dtype="float32")
+        if levels is None or name.endswith("bias"): data += w.astype("<f4").tobytes(); found[name] = w
+        else:
+            least, scale = float(w.min()), float(w.max() - w.min())/levels
+            q = np.rint((w.astype(float) - least)/scale).astype(kind)
+            entry["quantization"] = dict(dtype=kind, scale=scale, min=least)
+            data += q.tobytes(); found[name] = q*scale + least
+        entries.append(entry)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder/f"{expression.NAME}-weights_manifest.json").write_text(json.dumps([dict(weights=entries, paths=[block])]))
+    (folder/block).write_bytes(data)
+    return found

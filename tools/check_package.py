@@ -19,7 +19,8 @@ def files(wheel, sdist):
             "micacl/nn/weights/__init__.py", "micacl/nn/weights/r3d_small.safetensors",
             "micacl/nn/weights/r3d_small.md", "micacl/nn/weights/res_faces.safetensors",
             "micacl/nn/weights/res_faces.md", "micacl/nn/weights/synfew/config.json",
-            "micacl/nn/weights/synfew/model.safetensors", "micacl/show/templates/report.html",
+            "micacl/nn/weights/synfew/model.safetensors", "micacl/nn/weights/drawn/config.json",
+            "micacl/nn/weights/drawn/model.safetensors", "micacl/show/templates/report.html",
             "micacl/show/templates/page.css"]
     missing = [n for n in need if n not in names]
     strange = [n for n in names if not n.startswith("micacl") or n.endswith(".ipynb")]

@@ -2,6 +2,9 @@
 
     python tools/lab.py                       # write nbs/lab/student/ from nbs/lab/
     python tools/lab.py --instructor FOLDER   # copies with solutions and teachers' notes
+    python tools/lab.py --variant STUDENTS.txt FOLDER   # FOLDER/STUDENT/: copies with numbers of the student's own
+    python tools/lab.py --nbgrader FOLDER     # the sheets as a course of nbgrader
+    python tools/lab.py --otter FOLDER        # the sheets as sources for `otter assign`
     python tools/lab.py --check               # what CI runs; writes nothing
 
 In a source, the lines between `### BEGIN SOLUTION` and `### END SOLUTION` are hidden from students, and so are
@@ -99,10 +102,32 @@ def hide(source, number):
     return "\n".join(lines)
 
 
-def make_copy(path, kind):
-    "The student's or the instructor's copy of a source, as a notebook."
+def heading(source): return (re.search(r"(?m)^### Exercise (\d+\.\d+) ", source) or [None, None])[1]
+
+
+def put_numbers(cell, mine):
+    "Write the numbers of a student, {exercise: {name: value}}, into a cell: into its question, or into its check."
+    from micacl.lab.checker import find_exercise
+    source = text(cell)
+    if (found := re.fullmatch(r'check\("(\d+\.\d+)", (\w+)\)', source.strip())) and mine.get(found[1]):
+        return source.rstrip()[:-1] + "".join(f", {k}={v}" for k, v in mine[found[1]].items()) + ")"
+    if cell["cell_type"] != "markdown" or heading(source) not in mine: return source
+    for name, value in mine[number := heading(source)].items():
+        plain, *_ = words = find_exercise(number).numbers[name]
+        before, _, question = source.rpartition(f"### Exercise {number} ")      # what stands above it is no part of it
+        for old, new in zip(words[plain], words[value]): question = question.replace(old, new)
+        source = before + f"### Exercise {number} " + question
+    return source
+
+
+def make_copy(path, kind, student=None):
+    "The student's or the instructor's copy of a source, as a notebook; with a name, with that student's numbers."
     nb = copy.deepcopy(load(path))
     solutions, cells = exercises(nb, path.name), []
+    if student is not None:
+        from micacl.lab.grading import find_exercise, numbers_of
+        mine = {n: numbers_of(find_exercise(n), student) for n in solutions.values()}
+        for cell in nb["cells"]: cell["source"] = put_numbers(cell, mine).splitlines(keepends=True)
     for i, cell in enumerate(nb["cells"]):
         source, marks = text(cell), directives(cell)
         if "default_exp" in marks: continue
@@ -124,6 +149,31 @@ def write(folder, kind, sheets=SHEETS):
     folder.mkdir(parents=True, exist_ok=True)
     for path in sources(sheets):
         (folder / path.name).write_text(dump(make_copy(path, kind)), encoding="utf-8", newline="\n")
+
+
+def write_variants(folder, names, sheets=SHEETS):
+    "Copies for each student of a list, with numbers of their own."
+    for name in names:
+        if not re.fullmatch(r"[^\W_][\w .@+-]*", name):
+            raise LabError(f"{name!r}: expected a name that a folder can have, of letters, digits, spaces, . @ + - _")
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in sources(sheets):
+            mine = dump(make_copy(path, "student", name))
+            (folder / name / path.name).write_text(mine, encoding="utf-8", newline="\n")
+
+
+def headings_out_of_step(path):
+    "What the questions of a source say otherwise than their exercises: points, and words that stand for numbers."
+    from micacl.lab.checker import find_exercise
+    wrong, said = [], {heading(text(c)): text(c) for c in load(path)["cells"] if c["cell_type"] == "markdown"}
+    for number in exercises(load(path), path.name).values():
+        ex, question = find_exercise(number), said.get(number, "").rpartition(f"### Exercise {number} ")[2]
+        line = re.match(r".*\n\n\*\((easy|medium|hard), \d+ min, (\d+) points?\)\*\n", question)
+        if not line or int(line[2]) != ex.points:
+            wrong.append(f"exercise {number}: expected (easy, 5 min, {ex.points} points) or the like under its heading")
+        wrong += [f"exercise {number}: its question lacks {w!r}, which stands for {name}" for name, words
+                  in ex.numbers.items() for w in words[next(iter(words))] if w not in question]
+    return wrong
 
 
 def out_of_step(sheets=SHEETS):
@@ -187,12 +237,15 @@ def check(sheets=SHEETS, at_once=2):
                       for n in out_of_step(sheets)], []
     for path in sources(sheets):
         wrong += [f"{path.name}: students can read {s!r}" for s in leaks(path)]
+        wrong += [f"{path.name}: {s}" for s in headings_out_of_step(path)]
         numbers += exercises(load(path), path.name).values()
     mistakes = 0
     for number in numbers:
         try:
             prove(number)
             mistakes += len(find_exercise(number).mistakes)
+            for name, values in find_exercise(number).numbers.items():
+                for value in values: prove(number, **{name: value})
         except Exception as e: wrong.append(f"exercise {number}: {e}")
     print(f"{len(sources(sheets))} sheets, {len(numbers)} exercises: references pass, stubs and {mistakes} typical "
           "mistakes are refused with the right words", flush=True)
@@ -208,6 +261,10 @@ def check(sheets=SHEETS, at_once=2):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--instructor", type=Path, metavar="FOLDER", help="write teachers' copies there")
+    p.add_argument("--variant", nargs=2, type=Path, metavar=("STUDENTS", "FOLDER"),
+                   help="write copies for the students of a list, a name a line, with numbers of their own")
+    p.add_argument("--nbgrader", type=Path, metavar="FOLDER", help="write a course of nbgrader there")
+    p.add_argument("--otter", type=Path, metavar="FOLDER", help="write sources for `otter assign` there")
     p.add_argument("--check", action="store_true", help="prove that sources, copies and checks work; writes nothing")
     p.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="copies at a time (default: 2)")
     args = p.parse_args()
@@ -217,7 +274,14 @@ def main():
             for s in wrong: print("lab:", s)
             print(f"lab: {len(wrong)} complaints" if wrong else "lab: all is well")
             sys.exit(bool(wrong))
-        if args.instructor: write(args.instructor, "instructor")
+        if args.nbgrader or args.otter:
+            from lab_forms import write_nbgrader, write_otter
+            if args.nbgrader: write_nbgrader(args.nbgrader, sources())
+            if args.otter: write_otter(args.otter, sources())
+        elif args.variant:
+            names = args.variant[0].read_text(encoding="utf-8").splitlines()
+            write_variants(args.variant[1], [n.strip() for n in names if n.strip()])
+        elif args.instructor: write(args.instructor, "instructor")
         else: write(SHEETS / "student", "student")
     except LabError as e: sys.exit(f"lab: {e}")
 

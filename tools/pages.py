@@ -63,6 +63,11 @@ def run(path, save):
     for c in nb.cells:      # a widget's first picture stands in the cell before it already
         if c.cell_type == "code" and any(_is_widget(o) for o in c.outputs):
             c.outputs = [o for o in c.outputs if _is_widget(o) or o.output_type == "error"]
+    for c in nb.cells:      # of a quiz its text is kept; the buttons are for a running notebook
+        if c.cell_type != "code": continue
+        c.outputs = [o for o in c.outputs if "application/javascript" not in o.get("data", {})]
+        for data in (o.get("data", {}) for o in c.outputs):
+            if "text/markdown" in data and "data-shufflequestions" in data.get("text/html", ""): del data["text/html"]
     for c in skipped: c.metadata.pop("tags", None)
     if save and not error:
         nb.metadata.pop("widgets", None)
@@ -78,11 +83,13 @@ def keep_times(seconds, command):
     now, here = commit(parts=("micacl", "nbs")), machine()
     before = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else dict(machine=here, pages={})
     same = all(before["machine"].get(k) == here.get(k) for k in ("processor", "cpu_cores"))
-    pages = before["pages"] if same else {}      # times of two machines do not go together
-    pages |= {p.relative_to(ROOT).as_posix(): dict(seconds=round(s, 1), commit=now) for p, s in seconds.items()}
+    other = {} if same else dict(machine=here)      # a time that is not of the file's machine says of which
+    pages = before["pages"] | {p.relative_to(ROOT).as_posix(): dict(seconds=round(s, 1), commit=now, **other)
+                               for p, s in seconds.items()}
     there = {name: pages[name] for name in sorted(pages) if (ROOT / name).exists()}
-    TIMES.write_text(json.dumps(dict(command=command, commit=now, machine=here, pages=there), indent=1) + "\n",
-                     encoding="utf-8", newline="\n")
+    about = dict(command=command, commit=now, machine=here) if same else {k: before[k] for k in ("command", "commit",
+                                                                                                 "machine")}
+    TIMES.write_text(json.dumps(dict(about, pages=there), indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def main():

@@ -45,6 +45,7 @@ def imports(path):
 
 def tests_of(module):
     "Test files of a module: the ones named after it, or else those that import it, or else those of its folder."
+    if module == "micacl.lab.quiz": return [ROOT / "tests/lab/test_quiz.py"]
     if module.startswith("micacl.lab."): return [ROOT / "tests/lab/test_sheets.py"]
     named = sorted((ROOT / "tests").rglob(f"test_{module.split('.')[-1]}.py"))
     folder = next((ROOT / "tests" / x for x in module.split(".")[-2::-1] if (ROOT / "tests" / x).is_dir()), None)
@@ -63,6 +64,7 @@ def tests_for(name):
     path, top = ROOT / name, name.split("/")[0]
     if top == "tests": return [path] if path.name.startswith("test_") and path.suffix == ".py" else []
     if name.startswith("tools/sitekit/"): return [ROOT / "tests/project/test_site.py"]
+    if name.startswith("nbs/teach/quiz/"): return [ROOT / "tests/lab/test_quiz.py"]
     if top == "nbs" and path.suffix in (".md", ".bib"): return [ROOT / t for t in BOOK]
     if top == "nbs" and path.suffix == ".ipynb":
         module = exported(path)

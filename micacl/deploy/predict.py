@@ -14,13 +14,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from ..core import MicaclError
+from ..core import EMOTIONS, MicaclError
 from ..data.load import Problem
 from ..data.frames import ClipError
 from ..data.bags import frame_indices
+from ..nn.expression import ExpressionNet, load_expression
+from ..nn.hub import DEFAULT
 from .sharing import load_model
 from .filenames import FreeNames
-from .prediction import Prediction, plot_prediction, prediction_text, save_plot, write_prediction, _ENDINGS
+from .prediction import Prediction, SecondOpinion, agreement, plot_prediction, prediction_text, save_plot
+from .prediction import write_prediction, _ENDINGS
 from micacl.deploy.tracking import (
     cut_face, dlib_detector, find_faces, fit_picture, follow_face, one_thread, slide, stream_frames, work_ahead
 )
@@ -54,17 +57,20 @@ def _take(window, config):
             np.stack([crops[t] for t, *_ in taken]))
 
 @torch.inference_mode()
-def _score(model, crops, device):
-    "Probabilities (C,) and weights (N,) in a row, for each of n windows of crops (T,S,S,3)."
+def _score(model, second, crops, device):
+    """Probabilities (C,), weights (N,) and the second network's probabilities (7,), if there is one, in a row, for
+    each of n windows of crops (T,S,S,3)."""
     if not crops: return []
-    out = model(torch.from_numpy(np.stack(crops)).permute(0, 1, 4, 2, 3).to(device))          # (n,T,3,S,S)
-    return torch.cat([out.logits.float().softmax(1), out.weights.float()], 1).cpu().numpy()
+    x = torch.from_numpy(np.stack(crops)).permute(0, 1, 4, 2, 3).to(device)          # (n,T,3,S,S)
+    out = model(x)
+    parts = [out.logits.float().softmax(1), out.weights.float(), *([second.opinion(x)] if second else ())]
+    return torch.cat(parts, 1).cpu().numpy()
 
-def _scored(windows, model, config, device, batch, threads):
+def _scored(windows, model, second, config, device, batch, threads):
     "(numbers of a window, a crop with its time to show), in order; without a face 3 numbers and no crop."
     taken, middle = (_take(w, config) for w in windows), config.n_frames // 2
     parts = iter(lambda: list(itertools.islice(taken, batch)), [])
-    def job(part): return partial(_score, model, [crops for *_, crops in part if crops is not None], device)
+    def job(part): return partial(_score, model, second, [crops for *_, crops in part if crops is not None], device)
     for part, scores in work_ahead(((part, job(part)) for part in parts), threads):
         scores = iter(scores)
         for a, b, share, seen, crops in part:
@@ -73,7 +79,7 @@ def _scored(windows, model, config, device, batch, threads):
 
 # %% ../../nbs/library/predict.ipynb #049b25a8
 def predict_video(
-    run,                            # run folder or folder of a shared model, or what `load_run` returned
+    run,                            # run folder, folder or name of a shared model, what `load_model` returned, or None
     video,                          # video file, folder of pictures, or picture
     crop: bool = True,              # find the face and cut it out; False: the pictures are faces already
     window: float = 2.5,            # W, seconds; 0 = the whole video as one clip (held in memory)
@@ -82,13 +88,15 @@ def predict_video(
     every: float = 0.25,            # seconds between two looks for the face
     device: str = "cpu",            # where the model runs
     batch: int | None = None,       # windows that it scores at a time; None = 1 on a CPU, else 16
+    second=None,                    # folder that `micacl get face-expression` filled, or its network: a second opinion
 ) -> Prediction:
-    "Score a video, window by window, in memory that does not grow with the frames."
-    model, config, info = load_model(run) if isinstance(run, (str, os.PathLike)) else run
+    "Score a video, window by window, in memory that does not grow with the frames. Run None: the package's own model."
+    (model, config, info), second = _loaded(run), _second(second, device)
     window, stride = _windows(window, stride, every, batch)
     if crop and detect is find_faces: dlib_detector()                      # say early that it is missing
     model, notes, seen, n, rows, pictures, keep, k = model.eval().to(device), [], {}, [0], array("d"), [], 1, 0
-    sizes = [2, 1, len(info["classes"]), config.n_instances, config.n_frames, 3 * config.n_frames]
+    sizes = [2, 1, len(info["classes"]), config.n_instances, len(EMOTIONS) if second else 0, config.n_frames,
+             3 * config.n_frames]
     def counted():
         for frame in stream_frames(video, notes): n[0] += 1; yield frame
     on_cpu = str(device) == "cpu"
@@ -97,16 +105,26 @@ def predict_video(
         follow = partial(follow_face, detect=detect, every=every, seen=seen,
                          threads=threads if detect is find_faces else 1)
         windows = slide(_cut(counted(), config.image_size, crop, follow, window), window, stride)
-        for row, picture in _scored(windows, model, config, device, batch or (1 if on_cpu else 16),
+        for row, picture in _scored(windows, model, second, config, device, batch or (1 if on_cpu else 16),
                                     threads if on_cpu else 1):
             rows.extend(row + [np.nan] * (sum(sizes) - len(row))); k += 1
             if picture and k % keep == 0: pictures.append(picture)
             if len(pictures) > 32: pictures, keep = pictures[::2], 2 * keep    # never more than 32
-    about = dict(run=str(run) if isinstance(run, (str, os.PathLike)) else None, dataset=info["dataset"],
-                 model=config.model, epoch=info["epoch"], window=window, stride=stride, crop=crop)
-    spans, share, p, w, times, boxes = np.split(np.array(rows).reshape(k, -1), np.cumsum(sizes)[:-1], axis=1)
-    return Prediction(str(video), list(info["classes"]), spans, p, w, times, boxes.reshape(k, -1, 3), share[:, 0],
-                      pictures, n[0], about, notes + _about_faces(seen, p))
+    about = dict(run=_name(run), dataset=info["dataset"], measured=info.get("measured"), model=config.model,
+                 epoch=info["epoch"], window=window, stride=stride, crop=crop)
+    spans, share, p, w, q, times, boxes = np.split(np.array(rows).reshape(k, -1), np.cumsum(sizes)[:-1], axis=1)
+    found = Prediction(str(video), list(info["classes"]), spans, p, w, times, boxes.reshape(k, -1, 3), share[:, 0],
+                       pictures, n[0], about, notes + _about_faces(seen, p))
+    if second:
+        found.second = SecondOpinion("face-expression", second.sha256, list(EMOTIONS), q)
+        found.notes.append(agreement(found, found.second))
+    return found
+
+def _loaded(run): return load_model(run) if run is None or isinstance(run, (str, os.PathLike)) else run
+def _second(network, device="cpu"):     # a folder, the network, or None -> the network, or None
+    if network is None: return None
+    return (network if isinstance(network, ExpressionNet) else load_expression(network)).eval().to(device)
+def _name(run): return DEFAULT if run is None else str(run) if isinstance(run, (str, os.PathLike)) else None
 
 def _windows(window=2.5, stride=None, every=0.25, batch=None, **others):
     window = window or math.inf
@@ -160,7 +178,7 @@ def _check_plot(plot, videos, out):
 
 # %% ../../nbs/library/predict.ipynb #a5508550
 def predict_videos(
-    run,                   # run folder, or folder of a shared model
+    run,                   # run folder, folder or name of a shared model, or None: the package's own
     videos,                # video files
     out="predictions",     # folder for the files
     quiet: bool = False,   # print nothing
@@ -168,15 +186,16 @@ def predict_videos(
     **options,             # of `predict_video`
 ) -> tuple:                # ([Prediction], [Problem]): a video is in one of the two
     "Predict and write many videos with one model; one that cannot be read or written does not stop the others."
-    loaded, videos, done, problems = load_model(run), [*map(Path, videos)], [], []
+    loaded, videos, done, problems = _loaded(run), [*map(Path, videos)], [], []
     _windows(**options); _writable(out)
+    options["second"] = _second(options.get("second"))
     if plot is not None: _check_plot(plot, videos, out)
     if options.get("crop", True) and options.get("detect", find_faces) is find_faces: dlib_detector()
     names = FreeNames(out, _ENDINGS, videos)
     for video in videos:
         try:
             p = predict_video(loaded, video, **options)
-            p.about["run"] = str(run)
+            p.about["run"] = _name(run)
             name, why = names.of(video)
             if why: p.notes.append(f"the files are named {name}: the video's own name is {why}")
             files = write_prediction(p, out, name)
@@ -188,7 +207,7 @@ def predict_videos(
 
 # %% ../../nbs/library/predict.ipynb #d012aeed
 def predict_upload(
-    run,         # run folder, folder of a shared model, or what `load_model` returned
+    run,         # as for `predict_video`
     upload,      # one item of a FileUpload's value, of ipywidgets 8 or 7: name and content
     **options,   # of `predict_video`
 ) -> Prediction:
@@ -202,7 +221,7 @@ def predict_upload(
         except ClipError as e: raise MicaclError(str(e).replace(str(path), name)) from None
 
 def upload_widget(
-    run,         # run folder, folder of a shared model, or what `load_model` returned
+    run=None,    # as for `predict_video`
     **options,   # of `predict_video`
 ):               # a widget
     "A button for a video and the picture of its scores (needs ipywidgets)."
@@ -210,7 +229,7 @@ def upload_widget(
     except ImportError: raise MicaclError("upload_widget: expected ipywidgets 8 (7.5 or later will do), found none; "
                                           "pip install 'micacl[notebooks]'") from None
     from IPython.display import display
-    loaded = load_model(run) if isinstance(run, (str, os.PathLike)) else run
+    loaded = _loaded(run)
     button, place = FileUpload(accept="video/*", multiple=False), Output()
     def show(change):
         place.clear_output()

@@ -13,7 +13,11 @@ from pathlib import Path
 from safetensors.torch import save as tensors_to_bytes
 from ..core import MicaclError, read_json
 from ..models import MODELS, BagModel
-from ..nn.hub import check_classes, describe, empty_model, fetch, finish, is_run, read_info, read_matching
+from ..nn.cards import measured_text
+from micacl.nn.hub import (
+    DEFAULT, PACKAGED, check_classes, describe, empty_model, fetch, fill, finish, is_run, packaged, read_info,
+    read_matching
+)
 from ..train.config import config_from_dict
 from ..train.objective import build_model
 from ..train.checkpoint import find_checkpoint
@@ -54,7 +58,7 @@ def _of_run(run, info, kind):
     if source is None:
         raise MicaclError(f"{run}: expected trained weights, found none; the run has not finished an epoch, resume it")
     tensors, digest = read_matching(source / "model.safetensors", model)
-    model.load_state_dict(tensors, assign=True)
+    fill(model, tensors)
     def about():
         training, results = history_of(run, info)
         model.about = dict(training=training, results=results, classes=info["classes"], sha256=digest, changed=False)
@@ -73,9 +77,10 @@ def save_pretrained(
 
 # %% ../../nbs/library/sharing.ipynb #e51e7a4a
 def load_model(
-    folder,     # of a run, or of a shared model
-) -> tuple:     # (model in eval mode, Config, dict with classes, dataset, epoch), as from `load_run`
+    folder=None,     # of a run, or of a shared model, or the name of one of the package; None: the package's DEFAULT
+) -> tuple:          # (model in eval mode, Config, dict with classes, dataset, epoch, measured), as from `load_run`
     "What prediction needs, from a folder of either kind."
+    folder = PACKAGED / DEFAULT if folder is None else packaged(folder) or folder
     if not is_shared(folder): return load_run(folder)
     model = from_pretrained(Path(folder))
     about, training, size = model.about, model.about["training"] or {}, model.about["input"]["image_size"]
@@ -84,4 +89,5 @@ def load_model(
     name = next(k for k, made in MODELS.items() if made.__name__ == about["model"])
     config = config_from_dict(dict(model=name, pretrained=False, n_instances=model.n_instances,
                                    instance_length=model.instance_length, image_size=size))
-    return model, config, dict(classes=about["classes"], dataset=training.get("dataset"), epoch=training.get("epoch"))
+    return model, config, dict(classes=about["classes"], dataset=training.get("dataset"), epoch=training.get("epoch"),
+                               measured=measured_text(about))

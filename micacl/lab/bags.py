@@ -29,7 +29,7 @@ _nan = torch.where(_m, _s, torch.nan)
                                               "instead: `masked_fill`."),
     (lambda s, m: (e := s.exp().masked_fill(~m, 0)) / e.sum(-1, keepdim=True),
      "exp of a large score is infinite. `softmax` subtracts the largest score first; mask the scores and let it."),
-], gradient=[0])
+], gradient=[0], points=4)
 def softmax_over_real(scores, mask): return masked_softmax(scores, mask)
 
 # %% ../../nbs/lab/4_bags.ipynb #3bb3d7f3
@@ -48,7 +48,7 @@ def _pool(x, w): return (w[..., None] * x).sum(1), w
      "The scores are used as weights. A softmax over the instances makes them positive, with the sum 1."),
     (lambda x, V, U, a: (x.mean(1), (((x @ V.T).tanh() * (x @ U.T).sigmoid()) @ a).softmax(1)),
      "The weights are right and you did not use them: the bag is the plain mean."),
-], gradient=[0, 1, 2, 3])
+], gradient=[0, 1, 2, 3], points=3)
 def gated_attention(x, V, U, a):
     pool = GatedAttentionPool(x.shape[-1], len(a))
     weights = {"V.weight": V, "U.weight": U, "a.weight": a[None], "V.bias": 0 * a, "U.bias": 0 * a}
@@ -67,7 +67,7 @@ _E1, _E2 = torch.randn(4, 4, generator=_dice), torch.randn(4, 4, generator=_dice
      "You divided by the sum without the exponential. A row of zeros then gives nan; softmax gives equal shares."),
     (lambda E1, E2: (E1 @ E2).T.relu().softmax(-1), "The product is transposed: E1 belongs to the listener, which is "
                                                     "the row."),
-], gradient=[0, 1])
+], gradient=[0, 1], points=1)
 def adaptive_adjacency(E1, E2): return geiim.learned_adjacency(E1, E2)
 
 # %% ../../nbs/lab/4_bags.ipynb #b47b8fcb
@@ -79,5 +79,5 @@ _A = geiim.learned_adjacency(2 * _E1, _E2)
     (lambda x, A, t: A @ x, "The own feature is lost. Keep the share alpha of it."),
     (lambda x, A, t: x + (1 - t) * (A @ x), "The shares no longer sum to 1, so a feature that is the same everywhere "
                                             "would grow. Multiply x by alpha."),
-], gradient=[0, 1])
+], gradient=[0, 1], points=2)
 def step(x, A, alpha): return geiim.propagate(x, A, alpha)[1]

@@ -23,8 +23,11 @@ def _uar(y, p, C):      # as metrics.uar, without its checks of each of the many
     return (np.bincount(y[y == p], minlength=C)[n > 0] / n[n > 0]).mean()
 def _uars(y, p, rows, C): return np.array([_uar(y[r], p[r], C) for r in rows])
 
+def _ends(level): return [.5 - level / 200, .5 + level / 200]
+_levels = {95: "[0.025, 0.975]", 90: "[0.05, 0.95]", 80: "[0.1, 0.9]", 50: "[0.25, 0.75]"}
+
 @exercise("6.1", {"20 draws": (_y, _a, _rows, 3), "7 draws": (_y, _b, _few, 3)}, [
-    (lambda y, p, rows, C: np.quantile([(y[r] == p[r]).mean() for r in rows], [.025, .975]),
+    (lambda y, p, rows, C, level=95: np.quantile([(y[r] == p[r]).mean() for r in rows], _ends(level)),
      "These are the ends for the accuracy. Compute UAR on each drawn test set."),
     (lambda y, p, rows, C: np.quantile(_uars(y, p, rows, C), [.05, .95]),
      "Between the 5 % and the 95 % quantile lie 90 % of the draws. For 95 % leave 2.5 % out at each end."),
@@ -33,13 +36,14 @@ def _uars(y, p, rows, C): return np.array([_uar(y[r], p[r], C) for r in rows])
     (lambda y, p, rows, C: _uars(y, p, rows, C).mean() + np.array([-1.96, 1.96]) * _uars(y, p, rows, C).std(),
      "This is the normal approximation. It is close, but here the quantiles of the draws are asked for, which need no "
      "bell curve."),
-    (lambda y, p, rows, C: np.quantile([_uar(y, p[r], C) for r in rows], [.025, .975]),
+    (lambda y, p, rows, C, level=95: np.quantile([_uar(y, p[r], C) for r in rows], _ends(level)),
      "You drew the predictions without their labels. A drawn clip keeps both: `y[row], predicted[row]`."),
-])
-def interval(y, predicted, rows, n_classes): return np.quantile(_uars(y, predicted, rows, n_classes), [.025, .975])
+], points=3, numbers=dict(level={n: (f"the middle {n} %", ends) for n, ends in _levels.items()}))
+def interval(y, predicted, rows, n_classes, *, level=95):
+    return np.quantile(_uars(y, predicted, rows, n_classes), _ends(level))
 
 # %% ../../nbs/lab/6_comparison.ipynb #2d3683aa
-_q = lambda v: np.quantile(v, [.025, .975])
+_q = lambda v, level=95: np.quantile(v, _ends(level))
 @exercise("6.2", {"20 draws": (_y, _a, _b, _rows, 3), "the same method twice": (_y, _a, _a, _few, 3),
                   "the other way round": (_y, _b, _a, _few, 3)}, [
     (lambda y, a, b, rows, C: _q(_uars(y, a, rows, C)) - _q(_uars(y, b, rows, C)),
@@ -49,11 +53,12 @@ _q = lambda v: np.quantile(v, [.025, .975])
      "must be [0, 0]: subtract within each draw."),
     (lambda y, a, b, rows, C: _q(_uars(y, a, rows, C) - _uars(y, b, rows[::-1], C)),
      "A and B were drawn differently. Both must see the same clips in each draw."),
-    (lambda y, a, b, rows, C: _q(_uars(y, b, rows, C) - _uars(y, a, rows, C)), "This is B minus A."),
-    (lambda y, a, b, rows, C: _q([(a[r] == y[r]).mean() - (b[r] == y[r]).mean() for r in rows]),
+    (lambda y, a, b, rows, C, level=95: _q(_uars(y, b, rows, C) - _uars(y, a, rows, C), level), "This is B minus A."),
+    (lambda y, a, b, rows, C, level=95: _q([(a[r] == y[r]).mean() - (b[r] == y[r]).mean() for r in rows], level),
      "This is the difference in accuracy. UAR is asked for."),
-])
-def paired_interval(y, a, b, rows, n_classes): return _q(_uars(y, a, rows, n_classes) - _uars(y, b, rows, n_classes))
+], points=2, numbers=dict(level={n: (f"the middle {n} %",) for n in _levels}))
+def paired_interval(y, a, b, rows, n_classes, *, level=95):
+    return _q(_uars(y, a, rows, n_classes) - _uars(y, b, rows, n_classes), level)
 
 # %% ../../nbs/lab/6_comparison.ipynb #e5bcf11b
 _f = _rng.normal(size=(200, 3)); _t = np.array([_rng.choice(3, p=np.exp(f) / np.exp(f).sum()) for f in _f])
@@ -75,7 +80,7 @@ def _gaps(y, p, bins, confidence=None): # of the bins that have clips: share, ac
     (lambda y, p, M: abs((p.argmax(1) == y).mean() - p.max(1).mean()),
      "This is one gap for all clips together, a single bin. Look at each bin on its own."),
     (lambda y, p, M: (g := _gaps(y, p, M))[0] @ g[1] ** 2, "You squared the gaps. ECE takes their absolute value."),
-])
+], points=3)
 def calibration_error(y, p, bins): return metrics.ece(y, p, bins)
 
 # %% ../../nbs/lab/6_comparison.ipynb #062b8edd
@@ -90,5 +95,5 @@ _v, _s = _rng.normal(.6, .03, (2, 50, 8))
                                                  "that validation liked best."),
     (lambda v, t: t.max() - t.flat[v.argmax()], "Each repetition chooses for itself: work row by row, then take "
                                                 "the mean."),
-])
+], points=2)
 def optimism(validation, test): return (test.max(1) - test[np.arange(len(test)), validation.argmax(1)]).mean()

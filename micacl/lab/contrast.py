@@ -30,7 +30,7 @@ _eye = lambda y: torch.eye(len(y), dtype=torch.bool)
                                                        "conversion."),
     (lambda y: ((y[:, None] == y) & ~_eye(y)).triu(), "Only half of the pairs are marked. A clip that comes later in "
                                                       "the batch has partners that came earlier."),
-])
+], points=1)
 def partners(y): return contrast.pairs(y)[0]
 
 # %% ../../nbs/lab/5_contrast.ipynb #695ffb64
@@ -65,7 +65,7 @@ def _log_of_mean(z, y, tau):
                    "the one with the logarithm inside."),
     (lambda z, y, t: _con(z, y, 1 / t), "You multiplied by the temperature. A small temperature makes differences "
                                         "*larger*: divide."),
-], gradient=[0])
+], gradient=[0], points=4)
 def supervised_contrast(z, y, tau): return contrast.supcon(z, y, tau)
 
 # %% ../../nbs/lab/5_contrast.ipynb #1f88f51b
@@ -80,7 +80,7 @@ def _has(y): return contrast.pairs(y)[0].any(1)
     (lambda z, y, t, W: _con(z, y, t, weight=1 / W[y]), "You divided by the weight, so rare classes count less."),
     (lambda z, y, t, W: _con(z, y, t, weight=W[y], over="batch"),
      "You divided by the whole batch. Divide by the anchors that have partners."),
-], gradient=[0])
+], gradient=[0], points=2)
 def weighted_contrast(z, y, tau, W):
     P, A = contrast.pairs(y)
     return contrast.log_form(z @ z.T / tau, P, A, W[y])
@@ -98,7 +98,7 @@ _loud = _x * torch.tensor([10., 10, 1, 1, 1, 1, .1, .1])
      "Your groups take every s-th number. A group is made of neighbours: (B, s, D/s)."),
     (lambda x, s: F.normalize(x.unflatten(1, (s, -1)), dim=1).flatten(1) / (x.shape[1] / s) ** .5,
      "You normalised across the groups. The axis inside a group is the last one."),
-], gradient=[0])
+], gradient=[0], points=1)
 def grouped(x, s): return mccl.unit_groups(x, s)
 
 # %% ../../nbs/lab/5_contrast.ipynb #2e1fad64
@@ -118,5 +118,5 @@ def _with_centres(y, C): return contrast.pairs(y, _columns(y, C))
      "pushes a clip away from them."),
     (lambda y, C: (torch.cat([torch.arange(C), y]) == y[:, None], torch.ones(len(y), C + len(y)).bool()),
      "The centres come *behind* the clips, and a clip is not compared with itself."),
-])
+], points=2)
 def pairs_with_centres(y, n_classes): return _with_centres(y, n_classes)

@@ -28,7 +28,7 @@ def _hits(y, p, C): return np.bincount(y[y == p], minlength=C)
     (lambda y, p, C: np.nan_to_num(recalls(y, p, C)), "A class without test clips got the recall 0, as if all of its "
                                                       "clips had been missed. There were none: answer NaN."),
     (lambda y, p, C: _hits(y, p, C) / len(y), "You divided by all clips. Divide each class by its own."),
-])
+], points=2)
 def class_recalls(y, predicted, n_classes): return recalls(y, predicted, n_classes)
 
 # %% ../../nbs/lab/1_counting.ipynb #0feab700
@@ -39,12 +39,12 @@ def class_recalls(y, predicted, n_classes): return recalls(y, predicted, n_class
      "A class without clips went into the mean as 0. Leave it out of the mean."),
     (lambda y, p, C: recalls(y, p, C).mean(), "A class without clips has the recall NaN, and one NaN makes the mean "
                                               "NaN. Leave it out: `np.nanmean`."),
-])
+], points=1)
 def mean_recall(y, predicted, n_classes): return uar(y, predicted, n_classes)
 
 # %% ../../nbs/lab/1_counting.ipynb #316ac941
-def _third(key, recall):   # mean recall of the third of the classes with the smallest keys
-    r = recall[np.argsort(key)[:len(key) // 3]]
+def _third(key, recall, parts=3):   # mean recall of the third of the classes with the smallest keys
+    r = recall[np.argsort(key)[:len(key) // parts]]
     return r[np.isfinite(r)].mean() if np.isfinite(r).any() else np.nan
 
 _r, _n = np.array([.81, .62, .6, .7, .55, .1, .58]), np.array([1956, 1515, 2135, 1738, 1175, 116, 721])
@@ -54,17 +54,21 @@ _r, _n = np.array([.81, .62, .6, .7, .55, .1, .58]), np.array([1956, 1515, 2135,
     (lambda r, n: r[n < 20].mean() if (n < 20).any() else np.nan,
      "A fixed threshold of 20 clips was made for another data set: here it leaves the tail empty, or takes too few. "
      "Take the rarest third, whatever their counts."),
-    (lambda r, n: np.nan if np.ptp(n) == 0 else _third(-n, r),
+    (lambda r, n, parts=3: np.nan if np.ptp(n) == 0 else _third(-n, r, parts),
      "These are the most frequent classes, the head. `np.argsort` sorts from small to large: the tail comes first."),
-    (lambda r, n: np.nan if np.ptp(n) == 0 else _third(r, r),
+    (lambda r, n, parts=3: np.nan if np.ptp(n) == 0 else _third(r, r, parts),
      "You took the classes with the lowest recall. The tail is defined by the *training clips*; how well it is "
      "recognised is what we want to find out."),
-    (lambda r, n: _third(n, r), "With equal counts no class is rarer than another: the tail is empty and the "
+    (lambda r, n, parts=3: _third(n, r, parts), "With equal counts no class is rarer than another: the tail is empty and the "
                                 "answer NaN."),
     (lambda r, n: np.nan if np.ptp(n) == 0 else r[np.argsort(n)[:len(n) // 3]].mean(),
      "One recall is NaN, since that class is not in the test. Leave it out of the mean."),
-])
-def tail_recall(recall, n_c): return group_recall(recall, n_c)["tail"]
+], points=3, numbers=dict(parts={
+    k: (f"the rarest {word} of them, $\\lfloor C/{k} \\rfloor$ classes", f"// {k}")
+    for k, word in ((3, "third"), (2, "half"), (4, "quarter"))}))
+def tail_recall(recall, n_c, *, parts=3):
+    if parts == 3: return group_recall(recall, n_c)["tail"]
+    return np.nan if np.ptp(n_c) == 0 else _third(n_c, recall, parts)
 
 # %% ../../nbs/lab/1_counting.ipynb #b9ec7a89
 @exercise("1.4", {"two classes": (np.array([.9, .4]),), "seven classes": (_r,),
@@ -77,7 +81,7 @@ def tail_recall(recall, n_c): return group_recall(recall, n_c)["tail"]
     (lambda r: np.nanprod(r), "This is the product without its root. It gets smaller with every class, even if all "
                               "recalls are the same."),
     (lambda r: np.nanprod(r) ** (1 / len(r)), "You left NaN out of the product but counted its class in the root."),
-])
+], points=2)
 def geometric_mean(recall):
     r = recall[np.isfinite(recall)]
     return r.prod() ** (1 / len(r))
@@ -90,5 +94,5 @@ def geometric_mean(recall):
     (lambda r, p: (p / p.sum() * r).sum(), "0 times NaN is NaN. A class that does not come must contribute nothing: "
                                            "`np.nansum`."),
     (lambda r, p: np.nanmean(r), "You ignored the shares: this is UAR, the accuracy under equal shares."),
-])
+], points=2)
 def accuracy_under(recall, shares): return np.nansum(shares / shares.sum() * recall)

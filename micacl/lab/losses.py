@@ -34,7 +34,7 @@ _sum_to_classes = lambda n, w: w * (n > 0).sum() / w.sum()
     (lambda n, b: (w := (1 - b) / (1 - b ** n.double())) * len(n) / w.sum(),
      "A class without clips makes its weight infinite (its effective number is 0), and the sum with it. Set that "
      "weight to 0 before you normalise."),
-])
+], points=3)
 def effective_weights(n_c, beta): return category_weights(n_c, "effective", beta)
 
 # %% ../../nbs/lab/2_losses.ipynb #d78fbcfa
@@ -56,7 +56,7 @@ _ce = lambda f, y: F.cross_entropy(f, y, reduction="none")
      "The logarithm of a softmax that has rounded to 0 is minus infinity. `log_softmax` and `cross_entropy` never form "
      "that 0."),
     (lambda f, y, w: _ce(f * w, y).mean(), "You multiplied the scores. The weight belongs to the loss of a clip."),
-], gradient=[0])
+], gradient=[0], points=2)
 def weighted_ce(logits, y, w): return (w[y] * _ce(logits, y)).mean()
 
 # %% ../../nbs/lab/2_losses.ipynb #d06a26a2
@@ -73,7 +73,7 @@ _adjust = {"tau 1": (_f, _y, _counts, 1.), "tau 2": (_f, _y, _counts, 2.), "tau 
      "tau multiplies the prior alone; you multiplied the scores too."),
     (lambda f, y, n, t: F.cross_entropy(f, y) + t * _log_pi(n)[y].mean(),
      "You added the prior to the loss. There it is a constant that moves nothing; add it to the scores."),
-], gradient=[0])
+], gradient=[0], points=3)
 def logit_adjusted(logits, y, n_c, tau): return LogitAdjusted(n_c, tau=tau)(logits, y)
 
 # %% ../../nbs/lab/2_losses.ipynb #3c507c04
@@ -85,5 +85,5 @@ def logit_adjusted(logits, y, n_c, tau): return LogitAdjusted(n_c, tau=tau)(logi
     (lambda n, m: m * n ** -.25, "The largest margin must be max_margin; divide by the largest n^(-1/4)."),
     (lambda n, m: m * n ** -.25 / (n ** -.25).sum(), "You divided by the sum. Divide by the largest, so that the "
                                                      "rarest class gets max_margin."),
-])
+], points=2)
 def margins(n_c, max_margin): return LDAM(n_c, max_margin=max_margin).margins

@@ -25,7 +25,7 @@ _drawn = {"natural": (_n, 1.), "square root": (_n, .5), "balanced": (_n, 0.),
      "This is the probability of one *clip* of the class, n_c^(q-1). The class has n_c of them."),
     (lambda n, q: (p := torch.where(n > 0, n.double() ** (1 - q), 0.)) / p.sum(),
      "The exponent is turned round: q = 1 must be the natural order and q = 0 the balanced one."),
-])
+], points=2)
 def class_probability(n_c, q):
     p = torch.where(n_c > 0, n_c.double() ** q, 0.)
     return p / p.sum()
@@ -40,7 +40,7 @@ def class_probability(n_c, q):
                                                          "`n_c.clamp(min=1)`."),
     (lambda n, q: len(n) * class_probability(n, q) / n.clamp(min=1),
      "You multiplied by the number of classes. An epoch has as many draws as the set has clips."),
-])
+], points=3)
 def expected_repeats(n_c, q): return n_c.sum() * class_probability(n_c, q) / n_c.clamp(min=1)
 
 # %% ../../nbs/lab/3_sampling.ipynb #5b54ae02
@@ -61,7 +61,7 @@ _mu = lambda x, y, C: torch.stack([x[y == c].mean(0) for c in range(C)])
      "You took the length of mu. The distance holds its square."),
     (lambda x, y, C: (2 * (m := torch.stack([x[y == c].sum(0) for c in range(C)])), -m.square().sum(1)),
      "You summed the features of a class. The mean divides by its clips; without that a frequent class lies far out."),
-])
+], points=3)
 def mean_head(x, y, n_classes): return nearest_mean(x, y, n_classes)
 
 # %% ../../nbs/lab/3_sampling.ipynb #e45b3d48
@@ -77,5 +77,5 @@ _W = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)) * torch.tenso
      "You divided by the square of the length. At tau = 1 every row must have the length 1."),
     (lambda W, t: W / W.norm(dim=1) ** t, "The lengths have the shape (C,), so broadcasting divides *columns* by them. "
                                           "`keepdim=True` makes them (C,1)."),
-], gradient=[0])
+], gradient=[0], points=2)
 def shorten(W, tau): return tau_normalise(W, tau)[0]

@@ -76,7 +76,7 @@ def test_every_command_has_help_for_every_option(capsys, name):
     assert " ".join(first.split()) in " ".join(out.split())
     for field in cli.COMMANDS[name].__dataclass_fields__:
         if field not in ("clips", "network", "loss", "training", "computing", "data", "run_folder", "spec", "runs",
-                         "videos") and not (field == "out" and name in ("synfew", "pretrain", "export", "get",
+                         "videos", "folder") and not (field == "out" and name in ("synfew", "pretrain", "export", "get",
                                                                         "faces")):
             assert "--" + field.replace("_", "-") in out
     text = re.sub(r"[│╭╰─╮╯]", " ", out)

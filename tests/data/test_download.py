@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import sys
+import tarfile
 import threading
 import time
 import zipfile
@@ -440,15 +441,100 @@ def test_unpack_takes_what_is_wanted(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["1.mp4", "A", "mine.txt"]
 
 
+# ---------------------------------------------------------------- a network out of an npm package
+
+NETWORK = {"package/model/face_expression_model.bin": b"weights" * 999, "package/LICENSE": b"MIT"}
+
+
+def package(server, monkeypatch, members=None, path="face-api.tgz"):
+    "An archive with other files and traps beside those that are wanted."
+    f = io.BytesIO()
+    with tarfile.open(fileobj=f, mode="w:gz") as t:
+        for name, content in [("../stolen.txt", b"outside"), *(NETWORK if members is None else members).items(),
+                              ("package/model/face_recognition_model.bin", b"other")]:
+            m = tarfile.TarInfo(name)
+            m.size = len(content)
+            t.addfile(m, io.BytesIO(content))
+        link = tarfile.TarInfo("package/LICENSE/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        t.addfile(link)
+    r = server.put(path, f.getvalue())
+    monkeypatch.setattr(download, "expression_remote", lambda: r)
+    monkeypatch.setattr(download, "EXPRESSION_FILES", {n: (len(c), hashlib.sha256(c).hexdigest())
+                                                       for n, c in NETWORK.items()})
+    return r
+
+
+def names(folder): return sorted(p.name for p in folder.rglob("*"))
+
+
+def test_three_files_are_kept_of_the_package_and_fetched_once(server, tmp_path, monkeypatch):
+    r, folder = package(server, monkeypatch), tmp_path / "net"
+    for _ in range(2): assert get_set("face-expression", folder, accepted=True, **QUICK) == 2
+    assert server.asked == [r.path] and names(folder) == ["LICENSE", "face_expression_model.bin"]
+    assert (folder / "face_expression_model.bin").read_bytes() == b"weights" * 999
+    assert names(tmp_path) == ["LICENSE", "face_expression_model.bin", "net"]              # and nothing outside
+    (folder / "face_expression_model.bin").write_bytes(b"weights" * 998 + b"weighty")
+    get_set("face-expression", folder, accepted=True, **QUICK)               # damaged: fetched again
+    assert len(server.asked) == 2 and (folder / "face_expression_model.bin").read_bytes() == b"weights" * 999
+
+
+@pytest.mark.parametrize("members, words", [
+    ({}, "holds package/model/face_expression_model.bin, found none of that name and size"),
+    ({**NETWORK, "package/LICENSE": b"MIX"}, "holds package/LICENSE, found other bytes"),
+    ({**NETWORK, "package/LICENSE": b"longer"}, "holds package/LICENSE, found none of that name and size")])
+def test_a_package_with_other_files_leaves_nothing(server, tmp_path, monkeypatch, members, words):
+    package(server, monkeypatch, members)
+    with pytest.raises(MicaclError, match=words) as e:
+        get_set("face-expression", tmp_path / "{x}", accepted=True, **QUICK)
+    assert "\n" not in str(e.value) and names(tmp_path / "{x}") == ["face-api.tgz"]
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:200], lambda c: b"", lambda c: b"text",
+                                    lambda c: c[:100] + bytes(60) + c[160:]])
+def test_a_damaged_package_is_one_line(server, tmp_path, monkeypatch, damage):
+    r = package(server, monkeypatch)
+    server.put(r.path, damage(server.files[r.path]))
+    monkeypatch.setattr(download, "expression_remote", lambda: remote(r.path, server.files[r.path], server))
+    with pytest.raises(MicaclError, match="expected a whole .tgz file") as e:
+        get_set("face-expression", tmp_path / "x", accepted=True, **QUICK)
+    assert "\n" not in str(e.value) and names(tmp_path / "x") == ["face-api.tgz"]
+
+
+def test_other_bytes_than_the_package_was_published_with(server, tmp_path, monkeypatch):
+    r = package(server, monkeypatch)
+    server.faults[r.path] = "wrong"
+    with pytest.raises(MicaclError, match="other bytes than were published"):
+        get_set("face-expression", tmp_path / "x", accepted=True, **QUICK)
+    assert names(tmp_path / "x") == []
+
+
+def test_where_the_network_is_asked_for():
+    r = download.expression_remote()
+    assert r.urls == ("https://registry.npmjs.org/@vladmandic/face-api/-/face-api-1.7.15.tgz",)
+    assert (r.size, r.hash[:15]) == (12_677_476, "sha256:0d77fffe")
+    assert {n.rpartition("/")[2] for n in download.EXPRESSION_FILES} == {
+        "face_expression_model.bin", "face_expression_model-weights_manifest.json", "LICENSE"}
+
+
+def test_the_command_for_the_network_says_what_to_do_with_it(server, tmp_path, monkeypatch, capsys):
+    package(server, monkeypatch)
+    assert main(["get", "face-expression", str(tmp_path / "net"), "--accept-licence"]) == 0
+    said = capsys.readouterr().out
+    assert "MIT" in said and "scraped from\nthe web" in said and f"--second {tmp_path / 'net'}" in said
+
+
 # ---------------------------------------------------------------- the licence, and the command
 
 class Terminal(io.StringIO):
     def isatty(self): return True
 
 
-@pytest.mark.parametrize("name,words", [("crema-d", "Open Database License"), ("ravdess", "NonCommercial")])
+@pytest.mark.parametrize("name,words", [("crema-d", "Open Database License"), ("ravdess", "NonCommercial"),
+                                        ("face-expression", "MIT")])
 def test_the_licence_is_shown_and_nothing_is_fetched_without_it(server, tmp_path, monkeypatch, capsys, name, words):
     monkeypatch.setattr(download, "crema_remotes", lambda: [one(server)])
+    monkeypatch.setattr(download, "expression_remote", lambda: one(server))
     how = dict(record=f"{server.url}/record", **QUICK)
     monkeypatch.setattr(sys, "stdin", Terminal())
     for answer in ("", "no", "y"):
@@ -507,4 +593,5 @@ def test_without_the_extra_it_names_the_extra(tmp_path, monkeypatch, name):
 
 
 def test_an_unknown_set_is_an_error(tmp_path):
-    with pytest.raises(MicaclError, match="expected crema-d or ravdess, found 'dfew'"): get_set("dfew", tmp_path)
+    with pytest.raises(MicaclError, match="expected one of crema-d, ravdess, face-expression; found 'dfew'"):
+        get_set("dfew", tmp_path)

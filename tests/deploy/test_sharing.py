@@ -112,6 +112,16 @@ def test_saving_what_was_loaded_gives_the_same_files(tmp_path):
     for name in FILES: assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+def test_an_encoder_with_a_constant_that_no_file_holds_comes_back(tmp_path):
+    "The weights with which res_faces mixes colours are no part of its state."
+    a = make(backbone="res_faces")
+    torch.manual_seed(5); before = torch.rand(3)
+    torch.manual_seed(5); b = MICACL.from_pretrained(a.save_pretrained(tmp_path / "m"))
+    assert same(a, b) and torch.equal(torch.rand(3), before) and not any(v.is_meta for v in b.buffers())
+    c = from_pretrained(make_run(tmp_path / "run", backbone="res_faces", pretrained=False))
+    assert not any(v.is_meta for v in c.buffers()) and c(movie()).logits.isfinite().all()
+
+
 def test_loading_leaves_the_random_numbers_alone(shared):
     torch.manual_seed(5); before = torch.rand(3)
     torch.manual_seed(5); MICACL.from_pretrained(shared)
@@ -202,7 +212,7 @@ def test_a_folder_of_the_first_edition_loads(tmp_path):
     again = read_json(b.save_pretrained(tmp_path / "again") / "config.json")
     assert {k: again[k] for k in FIRST if k != "version"} == {k: v for k, v in FIRST.items() if k != "version"}
     _, config, known = load_model(folder)
-    assert config.image_size == 64 and known == dict(classes=CLASSES, dataset="synfew", epoch=3)
+    assert config.image_size == 64 and known == dict(classes=CLASSES, dataset="synfew", epoch=3, measured=None)
     torch.manual_seed(0)
     a = MeanMIL(3, "r3d_small", 2, 8).change_head("cosine").eval()
     b = BagModel.from_pretrained(first_edition(tmp_path / "mean", FIRST_MEAN, a))

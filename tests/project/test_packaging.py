@@ -68,6 +68,7 @@ def test_a_build_is_quiet_and_holds_weights_and_templates(tmp_path):
     kinds = (".py", ".safetensors", ".md", ".json", ".typed", ".html", ".css", ".gz")
     there = {p.relative_to(tmp_path).as_posix() for p in (tmp_path / "micacl").rglob("*") if p.suffix in kinds}
     assert names == there and {"micacl/nn/weights/r3d_small.safetensors", "micacl/nn/weights/synfew/config.json",
+                               "micacl/nn/weights/drawn/config.json", "micacl/nn/weights/drawn/model.safetensors",
                                "micacl/data/crema_d.csv.gz",
                                "micacl/show/templates/report.html"} <= names
 

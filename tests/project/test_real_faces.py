@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 import real_faces as B
+from helpers import draw_expression, write_expression
 from micacl.core import EMOTIONS, MicaclError
 from micacl.data.load import load_table
 from micacl.nn.backbone import save_weights
+from micacl.nn.expression import load_expression
 from micacl.train.encoder import new_reader, six_views
 
 PEOPLE, EACH = 8, 2          # of each of two classes
@@ -164,3 +166,30 @@ def test_classes_of_few_people_and_without_clips_are_named(tmp_path):
 def test_too_few_people_for_the_folds_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(B, "methods", lambda *_: {B.REFERENCE: B.Method([B.pixels])})
     with pytest.raises(MicaclError, match="at least 5 people"): B.measure(faces(tmp_path / "a", people=4))
+
+
+def test_a_network_of_others_has_its_row_and_its_warning(tmp_path, monkeypatch):
+    write_expression(tmp_path / "net", draw_expression())
+    data, out, full = faces(tmp_path / "faces"), tmp_path / "out.json", B.methods
+    monkeypatch.setattr(B, "DRAWS", 50); monkeypatch.setattr(B, "SEEDS", (0,))
+    keep = ("pixels", "face-expression")
+    monkeypatch.setattr(B, "methods", lambda *a: {k: m for k, m in full(*a).items() if k in keep})
+    monkeypatch.setattr(B, "REFERENCE", "pixels")
+    argv = ["real_faces.py", str(data), "--name", "a", "--out", str(out), "--encoder"]
+    monkeypatch.setattr(sys, "argv", [*argv, "face-expression", str(tmp_path / "net")])
+    B.main()
+    text = out.read_text()
+    a = json.loads(text)["sets"]["a"]
+    assert a["command"] == "python benchmarks/real_faces.py FOLDER --name a --encoder face-expression DIR"
+    assert list(a["probe"]) == list(keep) and a["probe"]["face-expression"]["against"] and str(tmp_path) not in text
+    assert len(a["foreign"]["face-expression"]["sha256"]) == 64
+    assert "these clips may be among them" in a["foreign"]["face-expression"]["warning"]
+    monkeypatch.setattr(sys, "argv", [*argv, "facenet", "x"])
+    with pytest.raises(SystemExit): B.main()
+
+
+def test_features_and_scores_of_a_network_of_others(tmp_path):
+    write_expression(tmp_path, draw_expression())
+    x, net = torch.rand(2, 3, 1, 64, 64), load_expression(tmp_path)
+    with torch.no_grad(): y, f = B.expression(tmp_path)(x), net(x[:, :, 0])
+    torch.testing.assert_close(y, torch.cat([f, net.scores(f)], 1))
