@@ -2,6 +2,7 @@
 
     python benchmarks/experiment.py ablations WORK       # benchmarks/ablations.json -> results/ablations.json
     python benchmarks/experiment.py end-to-end WORK
+    python benchmarks/experiment.py protocols/crema-d WORK
 
 The same experiments without the bookkeeping: `micacl experiment benchmarks/ablations.json --out WORK`. Stopped, both go
 on where they were.
@@ -17,5 +18,6 @@ if __name__ == "__main__":
     name, work = sys.argv[1], Path(sys.argv[2])
     before = commit()
     summary = run_experiment(ROOT / "benchmarks" / f"{name}.json", work)
-    write_json(ROOT / "results" / f"{name}.json", dict(command=f"python benchmarks/experiment.py {name} WORK",
+    (made := ROOT / "results" / f"{name}.json").parent.mkdir(exist_ok=True)      # protocols/NAME
+    write_json(made, dict(command=f"python benchmarks/experiment.py {name} WORK",
                                                        commit=before, **summary))
