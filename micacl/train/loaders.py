@@ -76,8 +76,10 @@ def plain_error(
 def encoder_hash(
     encoder: torch.nn.Module,    # any
 ) -> str:                        # 16 hexadecimal digits
-    "Which encoder: its weights, and its description: the numbers of a Normalize are settings and no weights."
-    found = hashlib.blake2b(repr(encoder).encode(), digest_size=8)
+    """Which encoder: its weights, and its description: the numbers of a Normalize are settings and no weights. Batch
+    norm is the same encoder in one process and in several, where its class is another one."""
+    described = re.sub(r"\w*BatchNorm\w*", "BatchNorm", repr(encoder))
+    found = hashlib.blake2b(described.encode(), digest_size=8)
     for name, v in sorted(encoder.state_dict().items()):
         found.update(name.encode() + v.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

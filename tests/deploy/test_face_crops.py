@@ -83,7 +83,8 @@ def test_training_sees_what_predict_shows_to_the_model(rooms, monkeypatch):
     config, shown = Config(model="mean", pretrained=False), []
     run = build_model(config, 7).eval(), config, dict(classes=CLASSES, dataset="csv", epoch=1)
     score = P._score
-    monkeypatch.setattr(P, "_score", lambda model, crops, device: shown.extend(crops) or score(model, crops, device))
+    monkeypatch.setattr(P, "_score", lambda model, second, crops, device:
+                        shown.extend(crops) or score(model, second, crops, device))
     for detect in (inside, lambda p: [(40, 60, 60, 60), (150, 20, 90, 90)]):
         shown.clear()
         P.predict_video(run, rooms / "Clip 2.mp4", window=0, detect=detect)
