@@ -23,13 +23,21 @@ def inlined(drawing, alt):
     return drawing.strip().replace(' role="img"', f' role="img" aria-label="{html.escape(alt)}"', 1)
 
 
+def webp(im, **how):
+    "A picture as bytes."
+    buffer = io.BytesIO()
+    im.save(buffer, "WEBP", **how)
+    return buffer.getvalue()
+
+
 class Assets:
     def __init__(self, out):
         self.folder, self.sizes = out / "img", {}
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, data, kind):
-        "Bytes -> (url from the root of the site, width, height); a PNG becomes a lossless WebP where that is smaller."
+        """Bytes -> (url from the root of the site, width, height). A PNG becomes a lossless WebP where that is smaller; a
+        large one that is mostly shaded faces a lossy one, which is less than half as large."""
         key = hashlib.sha256(data).hexdigest()[:12]
         if key in self.sizes: return self.sizes[key]
         size, ext = (None, None), KINDS[kind]
@@ -37,10 +45,10 @@ class Assets:
             im = Image.open(io.BytesIO(data))
             size = im.size
             if ext == "png" and not getattr(im, "is_animated", False):
-                buffer = io.BytesIO()
-                im.convert("RGBA" if "A" in im.getbands() or "transparency" in im.info else "RGB").save(buffer, "WEBP",
-                    lossless=True, quality=50, method=3)
-                if len(buffer.getvalue()) < len(data): data, ext = buffer.getvalue(), "webp"
+                im = im.convert("RGBA" if "A" in im.getbands() or "transparency" in im.info else "RGB")
+                small = webp(im, lossless=True, quality=50, method=3)
+                if len(small) > 2**15 and len(lossy := webp(im, quality=90, method=4)) < len(small)/2: small = lossy
+                if len(small) < len(data): data, ext = small, "webp"
         name = f"{key}.{ext}"
         (self.folder / name).write_bytes(data)
         self.sizes[key] = (f"img/{name}", *size)
