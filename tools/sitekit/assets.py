@@ -36,8 +36,8 @@ class Assets:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, data, kind):
-        """Bytes -> (url from the root of the site, width, height). A PNG becomes a lossless WebP where that is smaller; a
-        large one that is mostly shaded faces a lossy one, which is less than half as large."""
+        """Bytes -> (url from the root of the site, width, height). A PNG becomes a lossless WebP where that is smaller;
+        a large one that is mostly shaded faces a lossy one, which is less than half as large."""
         key = hashlib.sha256(data).hexdigest()[:12]
         if key in self.sizes: return self.sizes[key]
         size, ext = (None, None), KINDS[kind]
