@@ -73,6 +73,7 @@ def _limit(memory, processes, file_bytes, cpu_seconds):
         if hard != resource.RLIM_INFINITY: value = min(value, hard)
         resource.setrlimit(kind, (value, value))
 
+# %% ../../nbs/teach/sandbox.ipynb #ca664a10
 class _Worker:
     "What the process inside does with a request."
     def __init__(self): self.names, self.out = {"__name__": "__main__"}, None
@@ -114,6 +115,7 @@ class _Worker:
                                     retain_graph=True)
         return {"gradients": [to_form(g) for g in found]}
 
+# %% ../../nbs/teach/sandbox.ipynb #57f4c7c1
 def _complaint(error):
     "Name, text and line of an error of the student's code."
     lines = [f.line for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<cell") and f.line]

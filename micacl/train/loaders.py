@@ -84,6 +84,7 @@ def encoder_hash(
         found.update(name.encode() + v.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
+# %% ../../nbs/library/loaders.ipynb #761ee890
 class InstanceFeatures:
     "Features of a frozen backbone for every clip of a table, computed once and kept in a folder."
     def __init__(self,
