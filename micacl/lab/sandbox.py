@@ -183,8 +183,7 @@ def _environment(folder):
     system = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "LD_LIBRARY_PATH")
     kept = {k: os.environ[k] for k in system if k in os.environ}
     return {**kept, **dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP", "USERPROFILE", "MPLCONFIGDIR"), folder),
-            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-            "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0"}
+            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONHASHSEED": "0"}
 
 def _spawn(enclosure, bounds, code, folder, **pipes):
     inside = "/tmp/sheet" if enclosure == "bwrap" else folder
@@ -197,8 +196,8 @@ def works(enclosure: str) -> bool:
     if enclosure == "plain": return True
     if sys.platform != "linux" or shutil.which(enclosure) is None: return False
     with tempfile.TemporaryDirectory(prefix="micacl-") as folder:
-        try: return _spawn(enclosure, Bounds(), "import ctypes, json, socket", folder, stdin=subprocess.DEVNULL,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(60) == 0
+        none = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        try: return _spawn(enclosure, Bounds(), "import ctypes, json, socket", folder, **none).wait(60) == 0
         except (OSError, subprocess.SubprocessError): return False
 
 def protection(enclosure: str, platform: str = sys.platform) -> dict:
@@ -257,8 +256,8 @@ class _Enclosed:
         self.folder = tempfile.mkdtemp(prefix="micacl-sheet-")
         path = [str(PACKAGE.parent), *(p for p in sys.path if p)]
         code = f"import sys; sys.path[:] = {path!r}\nfrom micacl.lab.sandbox import serve; serve()"
-        self.process = _spawn(enclosure, bounds, code, self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.process = _spawn(enclosure, bounds, code, self.folder, **pipes)
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()
 
@@ -311,8 +310,7 @@ class Sandbox:
         "The worker's answer to a request; `Ended` if none comes in time."
         if self.inside.why: raise Ended(self.inside.why)
         seconds, lines = seconds or self.bounds.seconds, []
-        thread = threading.Thread(target=self._talk, args=(self.inside.process, request, lines), daemon=True)
-        thread.start()
+        (thread := threading.Thread(target=self._talk, args=(self.inside.process, request, lines), daemon=True)).start()
         thread.join(seconds)
         if thread.is_alive(): self.inside.stop(f"took more than {seconds:g} s")
         elif len(lines[0]) >= self.answer_bytes: self.inside.stop("gave an answer that is far too long")
