@@ -88,7 +88,8 @@ class Scales(nn.Module):
         super().__init__()
         n_c = check_counts(class_counts)
         self.n_classes, self.dim, self.scales, self.out_dim = len(n_c), dim, tuple(scales), out_dim
-        self.register_buffer("classes", torch.as_tensor(n_c).nonzero()[:, 0], persistent=False)  # those that occur
+        seen = [c for c, n in enumerate(n_c) if n > 0]
+        self.register_buffer("classes", torch.tensor(seen, dtype=torch.long), persistent=False)
         if out_dim is not None:
             self.projections = nn.ModuleDict({str(s): nn.Conv1d(dim, out_dim, 1, groups=s, bias=False)
                                               for s in self.scales})
@@ -103,15 +104,20 @@ class Scales(nn.Module):
         if self.out_dim is not None: bag = self.projections[str(s)](bag[:, :, None])[:, :, 0]
         return unit_groups(bag, s)
 
+    def near(self,
+             bag: torch.Tensor,  # (B, D)
+             ) -> torch.Tensor:  # (B, C), mean cosine over the scales
+        "How near each bag is to the centre of each class. Not in the paper."
+        if not self.centres: raise MicaclError("MCCL: expected class centres, found none; build it with centres=True")
+        return sum((self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales),
+                   bag.new_zeros(())) / len(self.scales)
+
     @torch.no_grad()
     def nearest(self,
                 bag: torch.Tensor,  # (B, D)
-                ) -> torch.Tensor:  # (B, C), mean cosine over the scales; -1 for a class that never occurred
-        """How near each bag is to the centre of each class: a classifier without a preference for frequent classes.
-        Not in the paper."""
-        if not self.centres: raise MicaclError("MCCL: expected class centres, found none; build it with centres=True")
-        near = sum((self.project(bag, s) @ unit_groups(self.centres[str(s)], s).T for s in self.scales),
-                   bag.new_zeros(())) / len(self.scales)
+                ) -> torch.Tensor:  # (B, C), as `near`; -1 for a class that never occurred
+        "Scores of a classifier without a preference for frequent classes, after training."
+        near = self.near(bag)
         return torch.full_like(near, -1).index_copy(1, self.classes, near[:, self.classes])
 
 # %% ../nbs/10_mccl.ipynb #50fde694

@@ -8,8 +8,9 @@ Docs: https://micacl.github.io/micacl/longtail/anybody.html.md"""
 __all__ = ['long_tailed', 'class_groups', 'g_mean', 'reversed_shares', 'shifted_accuracy', 'mean_angles', 'simplex_angle',
            'alignment', 'uniformity', 'MCCL', 'LOSSES', 'BalancedSoftmax', 'ClassBalanced', 'CrossEntropy', 'Focal',
            'LDAM', 'LogitAdjusted', 'WeightedCE', 'adjust_logits', 'build_loss', 'log_prior', 'BCL', 'CONTRASTS',
-           'SupCon', 'HEADS', 'STAGES', 'CosineLinear', 'learn_scales', 'nearest_mean', 'retrain', 'second_stage',
-           'tau_normalise', 'ece', 'group_recall', 'recalls', 'reliability', 'uar', 'war', 'SAMPLERS', 'EpochOrder']
+           'SupCon', 'HEADS', 'STAGES', 'CentreHead', 'CosineLinear', 'learn_scales', 'nearest_mean', 'retrain',
+           'second_stage', 'tau_normalise', 'ece', 'group_recall', 'recalls', 'reliability', 'uar', 'war', 'SAMPLERS',
+           'EpochOrder']
 
 # %% ../../nbs/longtail/anybody.ipynb #b89495bc
 import numpy as np
@@ -22,16 +23,16 @@ from .losses import (LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal
                                     WeightedCE, adjust_logits, build_loss, log_prior)
 from .bcl import BCL, CONTRASTS
 from ..nn.contrast import SupCon
-from .classifiers import (HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage,
-                                         tau_normalise)
+from .classifiers import (HEADS, STAGES, CentreHead, CosineLinear, learn_scales, nearest_mean, retrain,
+                                         second_stage, tau_normalise)
 from ..metrics import ece, group_recall, recalls, reliability, uar, war
 from .samplers import SAMPLERS, EpochOrder
 
 # %% ../../nbs/longtail/anybody.ipynb #604742a0
 _all_ = ["MCCL", "LOSSES", "BalancedSoftmax", "ClassBalanced", "CrossEntropy", "Focal", "LDAM", "LogitAdjusted",
          "WeightedCE", "adjust_logits", "build_loss", "log_prior",
-         "BCL", "CONTRASTS", "SupCon", "HEADS", "STAGES", "CosineLinear", "learn_scales", "nearest_mean", "retrain",
-         "second_stage", "tau_normalise",
+         "BCL", "CONTRASTS", "SupCon", "HEADS", "STAGES", "CentreHead", "CosineLinear", "learn_scales", "nearest_mean",
+         "retrain", "second_stage", "tau_normalise",
          "ece", "group_recall", "recalls", "reliability", "uar", "war", "SAMPLERS", "EpochOrder"]
 
 # %% ../../nbs/longtail/anybody.ipynb #2939937a

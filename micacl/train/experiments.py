@@ -136,7 +136,7 @@ def cost(
 @memory_kept()
 def _step_seconds(config, n_classes, steps):
     model = build_model(config, n_classes).train()
-    objective = Objective(config, [10] * n_classes, model.bag_dim, model.backbone.dim)
+    objective = Objective(config, [10] * n_classes, model.bag_dim, model.backbone.dim, head=model.fc)
     optimizer = make_optimizer(model, objective, config)
     video, y = torch.randint(0, 256, (config.batch_size, config.n_frames, 3, config.image_size, config.image_size),
                              dtype=torch.uint8), torch.arange(config.batch_size) % n_classes

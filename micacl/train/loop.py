@@ -157,7 +157,7 @@ class _Run:
         seed_everything(derive_seed(config.seed, "weights"))
         check_batch(config.batch_size, self.accelerator.num_processes, len(d.train))
         model = sync_norms(build_model(config, len(d.train.classes)), self.accelerator.device)
-        objective = Objective(config, d.train.counts, model.bag_dim, model.backbone.dim)
+        objective = Objective(config, d.train.counts, model.bag_dim, model.backbone.dim, head=model.fc)
         self.features = features and InstanceFeatures(features, model, config, d.cache, self.accelerator.device)
         loaders = (make_loader(table, config, train, d.cache, self.features) for table,
                    train in ((d.train, True), (d.validation, False)))

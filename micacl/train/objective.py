@@ -16,6 +16,7 @@ from ..core import MicaclError
 from .config import Config
 from ..longtail.losses import build_loss
 from ..longtail.bcl import CONTRASTS
+from ..longtail.classifiers import CentreHead
 from ..models import MODELS, BagModel
 
 # %% ../../nbs/library/objective.ipynb #b71d0de1
@@ -41,7 +42,8 @@ class Objective(nn.Module):
                  bag_dim: int,      # length of the bag feature
                  instance_dim: int | None = None,    # of an instance feature, where MCCL looks at those
                  ce: nn.Module | None = None,        # (logits, y) -> scalar, in place of the loss that config names
-                 contrast: nn.Module | None = None):   # (feature, y) -> scalar, in place of config's contrast
+                 contrast: nn.Module | None = None,    # (feature, y) -> scalar, in place of config's contrast
+                 head: nn.Module | None = None):       # the model's last layer; a `CentreHead` shares MCCL's centres
         super().__init__()
         self.ce = build_loss(config.loss, class_counts, config.label_smoothing) if ce is None else ce
         self.weight, self.on = config.mccl_weight, config.mccl.on
@@ -51,6 +53,7 @@ class Objective(nn.Module):
             arguments = arguments if config.contrast == "mccl" else {}
             contrast = CONTRASTS[config.contrast](class_counts, dim, **arguments)
         self.mccl = contrast if self.weight else None
+        if isinstance(head, CentreHead) and self.mccl is not None: head.share(self.mccl)
 
     def forward(self, out, y, ramp=1.0):   # BagOutput, (B,), share of lambda -> {"loss", "ce", "mccl"}, scalars
         "The loss of a batch and its two parts."
@@ -66,7 +69,8 @@ def make_optimizer(
     config: Config,         # lr, backbone_lr, weight_decay
 ) -> torch.optim.AdamW:     # groups: backbone and the rest, each with and without decay
     "AdamW; vectors (biases, norms) have no weight decay, and the backbone learns at its own share of the rate."
-    named = [(n, p) for m in (model, objective) for n, p in m.named_parameters() if p.requires_grad]
+    both = nn.ModuleList([model, objective])       # a parameter that they share is named once
+    named = [(n.split(".", 1)[1], p) for n, p in both.named_parameters() if p.requires_grad]
     groups = []
     for backbone, scale in ((True, config.backbone_lr), (False, 1.0)):
         mine = [p for n, p in named if n.startswith("backbone.") == backbone]

@@ -138,11 +138,17 @@ def read_config(
                           "damaged or was made by another version, train again") from None
 
 # %% ../../nbs/library/run.ipynb #4bd4c702
+def _shared(c):
+    if c.head != "centres" or c.contrast != "mccl" or not c.mccl_weight: return
+    for name, value in (("scales", (1, 2, 4)), ("out_dim", 128), ("centres", True), ("on", "bag")):
+        yield "head centres", "shares what MCCL learns", name, value
+
 def _needs(c):   # of a Config -> choice, why, setting, the value that this setting must have
     "What a choice needs of other settings."
     if c.loss in ("ldam", "ldam_drw"): yield f"loss {c.loss}", "has margins between cosines", "head", "cosine"
     if c.loss == "focal": yield "loss focal", "is defined for one true class", "label_smoothing", 0.0
     if c.stage2 != "none": yield f"stage2 {c.stage2}", "changes a linear layer", "head", "linear"
+    yield from _shared(c)
     for name in ("min_lr", "warmup_lr"):
         if getattr(c.optim, name) > c.lr: yield f"lr {c.lr:g}", "is the highest rate", name, c.lr
     if c.backbone in ("mc3_18", "r2plus1d_18", "swin3d_t") and c.image_size == Config.image_size:

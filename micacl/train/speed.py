@@ -100,7 +100,7 @@ class Trainee:
     def __init__(self, config, counts, accelerator):
         seed_everything(config.seed)
         model = build_model(config, len(counts))
-        objective = Objective(config, counts, model.bag_dim, model.backbone.dim)
+        objective = Objective(config, counts, model.bag_dim, model.backbone.dim, head=model.fc)
         self.config, self.accelerator, self.raw = config, accelerator, (model, objective)
         self.model, self.objective, self.optimizer = accelerator.prepare(model, objective,
             make_optimizer(model, objective, config))

@@ -8,8 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 from micacl.core import MicaclError
-from micacl.longtail.classifiers import (HEADS, STAGES, CosineLinear, learn_scales, nearest_mean, retrain, second_stage,
-                                         tau_normalise)
+from micacl.longtail.classifiers import (HEADS, STAGES, CentreHead, CosineLinear, learn_scales, nearest_mean, retrain,
+                                         second_stage, tau_normalise)
+from micacl.mccl import MCCL
 from micacl.longtail.losses import adjust_logits
 
 COUNTS = [300, 80, 20]
@@ -48,8 +49,8 @@ def test_cosine_head_starts_as_a_linear_one_and_has_no_bias():
     torch.manual_seed(3); a = CosineLinear(6, 4)
     torch.manual_seed(3); b = nn.Linear(6, 4)
     assert torch.equal(a.weight, b.weight) and list(a.state_dict()) == ["weight"] and a.scale == 30
-    assert HEADS == dict(linear=nn.Linear, cosine=CosineLinear)
-    assert all(kind(6, 4)(torch.randn(2, 6)).shape == (2, 4) for kind in HEADS.values())
+    assert HEADS == dict(linear=nn.Linear, cosine=CosineLinear, centres=CentreHead)
+    assert all(kind(8, 4)(torch.randn(2, 8)).shape == (2, 4) for kind in HEADS.values())
 
 def test_cosine_head_gradient():
     torch.manual_seed(0)
@@ -62,6 +63,43 @@ def test_cosine_head_gradient():
 @pytest.mark.parametrize("scale", [0., -1., float("nan")])
 def test_cosine_head_errors(scale):
     with pytest.raises(MicaclError, match="scale: expected a number"): CosineLinear(4, 3, scale=scale)
+
+# ---- class centres
+
+def test_centres_are_mean_cosines_by_hand():
+    torch.manual_seed(0)
+    head, x = CentreHead(8, 3, scale=7.).double(), torch.randn(5, 8, dtype=torch.float64)
+    want = 0
+    for s in (1, 2, 4):
+        z = head.projections[str(s)](x[:, :, None])[:, :, 0].unflatten(1, (s, -1))      # (B, s, 128/s)
+        mu = head.centres[str(s)].unflatten(1, (s, -1))                                 # (C, s, 128/s)
+        want = want + F.cosine_similarity(z[:, None], mu[None], dim=3).mean(2) / 3
+    assert torch.allclose(head(x), 7 * want) and head(x).abs().max() <= 7
+    assert torch.allclose(head(x * torch.rand(5, 1).double().add(.1)), 7 * want)        # length of a feature
+    assert torch.autograd.gradcheck(head, (torch.randn(2, 8, dtype=torch.float64, requires_grad=True),))
+
+def test_a_shared_centre_is_one_parameter():
+    head, loss = CentreHead(8, 3), MCCL([9, 5, 2], 8)
+    head.share(loss)
+    assert {id(p) for p in loss.parameters()} < {id(p) for p in head.parameters()}
+    assert [n for n, _ in nn.ModuleList([head, loss]).named_parameters() if n.startswith("1.")] == []
+    x = torch.randn(4, 8)
+    assert torch.allclose(head(x).argsort(1), loss.nearest(x).argsort(1))
+    head.share(other := nn.Linear(8, 3))                                                # no loss of centres: as it was
+    assert isinstance(other, nn.Linear)
+
+def test_every_head_can_be_made_without_memory():
+    with torch.device("meta"): made = [kind(8, 3) for kind in HEADS.values()]
+    assert all(p.is_meta for head in made for p in head.parameters())
+
+@pytest.mark.parametrize("made, text", [
+    (lambda: CentreHead(6, 3), "centres: expected features whose length 4 divides, found 6"),
+    (lambda: CentreHead(8, 0), "centres: n_classes: expected"),
+    (lambda: CentreHead(8, 3, scale=0), "centres: scale: expected a number"),
+    *((lambda kw=kw: CentreHead(8, 3).share(MCCL([2, 2, 2], 8, **kw)), "head centres: expected MCCL with its own")
+      for kw in (dict(scales=(1, 2)), dict(out_dim=64), dict(out_dim=None), dict(centres=False)))])
+def test_centre_head_errors(made, text):
+    with pytest.raises(MicaclError, match=text): made()
 
 # ---- nearest mean
 

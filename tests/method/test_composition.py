@@ -186,7 +186,7 @@ def test_a_head_that_equals_the_named_one(name, make):
     assert same(passed(x), named(x)) and (name == "linear" or same(changed(x), named(x)))     # linear: drawn again
     for m in (changed, passed): assert type(m.fc) is HEADS[name]
     assert type(by_class.fc) is HEADS[name] and by_class(x).logits.shape == (3, 7)
-    with pytest.raises(MicaclError, match="head: expected one of linear, cosine"): build_head("x", 4, 2)
+    with pytest.raises(MicaclError, match="head: expected one of linear, cosine, centres"): build_head("x", 4, 2)
 
 
 def test_a_head_without_weights_and_one_of_layers():

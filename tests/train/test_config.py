@@ -546,12 +546,17 @@ def test_what_is_settled_can_be_built_and_what_is_refused_could_not():
             if "geiim" in str(e) or "wian" in str(e) or "graph_over" in str(e):
                 with pytest.raises(MicaclError), torch.device("meta"):
                     build_model(config, 7)
+            elif "head centres" in str(e):
+                with pytest.raises(MicaclError):       # or another choice is refused first
+                    with torch.device("meta"):
+                        model = build_model(config, 7)
+                    Objective(config, [5, 4, 3, 2, 1, 1, 1], model.bag_dim, model.backbone.dim, head=model.fc)
             else:
-                assert "stage2" in str(e)
+                assert "stage2" in str(e) or "found centres" in str(e)
             continue
         with torch.device("meta"):
             model = build_model(config, 7)
-        objective = Objective(config, [5, 4, 3, 2, 1, 1, 1], model.bag_dim, model.backbone.dim)
+        objective = Objective(config, [5, 4, 3, 2, 1, 1, 1], model.bag_dim, model.backbone.dim, head=model.fc)
         assert (
             FEATURES[config.backbone] == model.backbone.dim
             and (type(objective.ce) is LDAM) <= (config.head == "cosine")

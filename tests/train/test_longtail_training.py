@@ -40,6 +40,10 @@ def test_what_can_be_chosen_is_what_exists():
     (dict(loss="ldam_drw", head="linear"), "expected head cosine"),
     (dict(loss="focal", label_smoothing=.1), "label_smoothing 0"),
     (dict(stage2="crt", head="cosine"), "expected head linear"),
+    (dict(stage2="crt", head="centres"), "expected head linear"),
+    (dict(head="centres", mccl_args=dict(out_dim=16)), "head centres shares what MCCL learns: expected out_dim 128"),
+    (dict(head="centres", mccl_args=dict(on="instances")), "expected on bag"),
+    (dict(head="centres", mccl_args=dict(centres=False)), "expected centres True"),
     (dict(loss="hinge"), "expected one of ce"), (dict(sampler="x"), "natural, sqrt")])
 def test_what_does_not_go_together_is_refused(bad, says):
     with pytest.raises(MicaclError, match=says): settle(dataclasses.replace(TINY, **bad), asked=bad)
@@ -105,8 +109,9 @@ def test_a_missing_class_is_no_trouble():
 
 
 @pytest.mark.parametrize("own", [dict(loss="ldam_drw", head="cosine", sampler="progressive", contrast="bcl",
-                                      mccl_weight=1.), dict(stage2="crt", mccl_weight=0., sampler="per_class")],
-                                      ids=["late losses", "second stage"])
+                                      mccl_weight=1.), dict(stage2="crt", mccl_weight=0., sampler="per_class"),
+                                 dict(head="centres", mccl_weight=1., mccl_args={})],
+                                      ids=["late losses", "second stage", "shared centres"])
 def test_interrupted_and_resumed_to_the_bit(data, tmp_path, own):
     config = dataclasses.replace(TINY, **own)
     whole = train(data, tmp_path / "whole", config, quiet=True, features=tmp_path / "features")
