@@ -38,6 +38,7 @@ extras["dev"] = extras["notebooks"] + extras["dev"]
 setup(
     version=version,
     author=cfg["author"],
+    author_email=cfg["author_email"],
     license_expression=cfg["license"],
     license_files=["LICENSE"],
     keywords=words("keywords"),

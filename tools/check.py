@@ -51,9 +51,13 @@ def sync():
 
 
 def lint():
-    "Ruff finds nothing, and no package imports from a later one (pyproject.toml states the order)."
+    """Ruff finds nothing, no package imports from a later one (pyproject.toml states the order), no word is misspelt,
+    and the workflows are sound."""
     sh("ruff", "check", ".")
     sh("lint-imports", "--no-logo", "--no-cache")
+    sh("codespell", "micacl", "tests", "tools", "benchmarks", "setup.py", "settings.ini", "README.md", "CONTRIBUTING.md",
+       "CHANGELOG.md")
+    sh("zizmor", "--offline", "--quiet", ".github")
 
 
 def types():

@@ -20,11 +20,11 @@ from ..metrics import frequency_groups
 
 # %% ../../nbs/library/plots.ipynb #5d473481
 OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73",
-                 yellow="#F0E442", blue="#0072B2", vermillion="#D55E00", purple="#CC79A7")
+                 yellow="#F0E442", blue="#0072B2", vermilion="#D55E00", purple="#CC79A7")
 INK, MUTED = "#1b1b1f", "#77787f"    # text and lines; hints such as grids and chance
-SERIES = tuple(OKABE_ITO[c] for c in ("blue", "vermillion", "green", "orange", "purple", "sky"))
+SERIES = tuple(OKABE_ITO[c] for c in ("blue", "vermilion", "green", "orange", "purple", "sky"))
 MARKERS = ("o", "s", "D", "^", "v", "P")     # a second cue beside the colour
-GROUPS = dict(head=OKABE_ITO["blue"], medium=OKABE_ITO["sky"], tail=OKABE_ITO["vermillion"])
+GROUPS = dict(head=OKABE_ITO["blue"], medium=OKABE_ITO["sky"], tail=OKABE_ITO["vermilion"])
 
 # %% ../../nbs/library/plots.ipynb #c12b8015
 STYLE: dict = {"figure.dpi": 80, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
@@ -272,7 +272,7 @@ def _apex_band(ax, apex):
     "A thick line under the bars wherever the apex is."
     edges = np.flatnonzero(np.diff(np.r_[0, apex.astype(int), 0]))
     for k, (a, b) in enumerate(zip(edges[::2], edges[1::2])):
-        ax.plot([a + .1, b - .1], [-.06, -.06], color=OKABE_ITO["vermillion"], lw=5, solid_capstyle="butt",
+        ax.plot([a + .1, b - .1], [-.06, -.06], color=OKABE_ITO["vermilion"], lw=5, solid_capstyle="butt",
                 label=None if k else "true apex")
 
 # %% ../../nbs/library/plots.ipynb #f6d7aac9

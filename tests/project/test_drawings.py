@@ -75,7 +75,7 @@ def contrast_of(a, b):
 @pytest.mark.parametrize("theme", [pen.LIGHT, pen.DARK], ids=["light", "dark"])
 def test_words_and_marks_can_be_seen(theme):
     assert contrast_of(theme["ink"], theme["paper"]) > 10 and contrast_of(theme["soft"], theme["paper"]) > 4.5
-    for mark in ("blue", "vermillion", "green"): assert contrast_of(pen.COLOURS[mark], theme["paper"]) > 3, mark
+    for mark in ("blue", "vermilion", "green"): assert contrast_of(pen.COLOURS[mark], theme["paper"]) > 3, mark
 
 
 # --- words

@@ -29,7 +29,7 @@ def pair_table(d, x, y, size, columns):
         for k, sign in enumerate(row):
             m, mid, r = place(k) + size / 2, y + size * (i + .5), size * .2
             if not sign: slash(d, m, mid, r); continue
-            look = f"tint {('blue', 'vermillion', 'green')[BATCH[i]]}" if sign > 0 else "line pale"
+            look = f"tint {('blue', 'vermilion', 'green')[BATCH[i]]}" if sign > 0 else "line pale"
             d.box(place(k) + 1, y + size * i + 1, size - 2, size - 2, look, 3)
             minus, bar = f"M{m - r:.1f} {mid}h{2 * r:.1f}", f"M{m} {mid - r:.1f}v{2 * r:.1f}"
             if sign > 0: d.stroke(minus + bar, "line ink", 2)

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from micacl.show.plots import INK, MUTED, OKABE_ITO
 
 WIDTH, SHOWN = 360, 420            # units of a drawing; pixels at which a wide page shows it
-COLOURS = {k: OKABE_ITO[k] for k in ("blue", "vermillion", "green", "sky", "purple")}
+COLOURS = {k: OKABE_ITO[k] for k in ("blue", "vermilion", "green", "sky", "purple")}
 LIGHT = dict(paper="#ffffff", ink=INK, soft="#59616c", pale="#c6c8ce")
 DARK = dict(paper="#15181c", ink="#dcdfe4", soft="#a3abb6", pale="#4b525c")
 SIZES = dict(text=13, head=14.5, math=16, small=12.5)     # units; 12.2 is 11 px in a column of 325 px
@@ -146,7 +146,7 @@ class Drawing:
         lines += "".join(f"M{xy((x + j * w, y))}v{number(rows * h)}" for j in range(cols + 1))
         self.stroke(lines, f"line {look}", 1)
 
-    def bars(self, x, y, values, w, gap, height, look="vermillion"):
+    def bars(self, x, y, values, w, gap, height, look="vermilion"):
         "Bars that stand on the line y."
         for k, v in enumerate(values):
             self.put("rect", f"solid {look}", x=x + k * (w + gap), y=y - v * height, width=w, height=v * height)
@@ -162,7 +162,7 @@ class Drawing:
 
     def mark(self, x, y, kind, r=6, look="solid"):
         "The sign of a class: colour and shape, as in the figures of the book."
-        colour = ("blue", "vermillion", "green")[kind]
+        colour = ("blue", "vermilion", "green")[kind]
         if kind == 0: return self.ring(x, y, r, f"{look} {colour}")
         a = r * (.9 if kind == 1 else 1.25)
         path = f"M{xy((x - a, y - a))}h{number(2 * a)}v{number(2 * a)}h{number(-2 * a)}Z" if kind == 1 else \

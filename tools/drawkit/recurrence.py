@@ -14,7 +14,7 @@ def cell(d, top, importance):
     "An LSTM cell; with the importance gate, WIAN's. What both have in common is drawn by the same lines."
     f, i, c, s, o = 78, 136, 182, 228, 282
     line, product, gates, bus = top + 34, top + 92, top + 128, top + 174
-    new = "vermillion" if importance else "grey"
+    new = "vermilion" if importance else "grey"
     d.box(46, top, 270, 196, "line grey", 12)
     d.text(8, line - 8, "$c_{t−1}$"); d.text(324, line - 8, "$c_t$"); d.text(324, product - 8, "$h_t$")
     d.text(8, bus - 8, "$x_t$"); d.text(8, bus + 17, "$h_{t−1}$")
@@ -83,7 +83,7 @@ def wian_layer():
     for n, (x, w) in enumerate(zip(at, WEIGHTS)):
         d.box(x - 35, 136, 70, 82, "tint soft", 7)
         d.text(x - 29, 158, f"$x_{n + 1}$"); d.table(x - 2, 146, [made_up(21 + n, 4)], 7.5, 15)
-        d.put("rect", "solid vermillion", x=x - 27, y=170, width=27 * N * w, height=10)
+        d.put("rect", "solid vermilion", x=x - 27, y=170, width=27 * N * w, height=10)
         d.stroke(f"M{x} 166v18", "line ink dash", 1.2)
         d.text(x - 29, 206, f"$N w_{n + 1}$")
         d.text(x + 32, 206, two(N * w) if w * N < 1 else f"{N * w:.1f}", "small", "end")
@@ -124,7 +124,7 @@ def tail():
     for n in range(4): d.text(x0 - 8, y + 14 + h * n, f"$ĥ_{n + 1}$", at="end")
     d.table(x0, y, [made_up(80 + n, cols, 2 * wn) for n, wn in enumerate(WEIGHTS)], w, h)
     for n, wn in enumerate(WEIGHTS):
-        d.put("rect", "solid vermillion", x=250, y=y + 4 + h * n, width=42 * N * wn, height=12)
+        d.put("rect", "solid vermilion", x=250, y=y + 4 + h * n, width=42 * N * wn, height=12)
     d.text(240.5, y + 45, "$×$", at="middle"); d.text(250, y - 5, "$N w_n$")
     d.box(x0 + 3 * w, y - 2, 3 * w, 4 * h + 4, "frame sky", 3)
     y = 400
