@@ -188,12 +188,14 @@ class Deck:
         if m["what"] == "code":
             lines = [s for s in cell.source.splitlines() if not s.startswith("#|")]
             return block("code", between(lines, m, where)), None
+        table = next((joined(o["data"]["text/markdown"]) for o in cell.outputs if "text/markdown" in o.get("data", {})),
+                     "")
         said = "".join(joined(o["text"]) if o["output_type"] == "stream" else
                        "" if "text/markdown" in o.get("data", {}) else joined(o.get("data", {}).get("text/plain", ""))
                        for o in cell.outputs if o.get("name") != "stderr")
-        table = next((joined(o["data"]["text/markdown"]) for o in cell.outputs if "text/markdown" in o.get("data", {})),
-                     "")
-        if table: return Words(page, self.assets).render(table), None
+        if table:
+            head, rows = table.splitlines()[:2], table.splitlines()[2:]
+            return Words(page, self.assets).render("\n".join(head + between(rows, m, where))), None
         if not said.strip(): raise SlidesError(f"{where} has printed nothing")
         return block("output", between(said.strip("\n").splitlines(), m, where)), None
 

@@ -37,8 +37,8 @@ WRONG = """() => {
   for (const i of slide.querySelectorAll('img')) {
     const r = i.getBoundingClientRect();
     if (!i.complete || !i.naturalWidth) found.push('picture not loaded');
-    else if (Math.min(r.width / i.naturalWidth, r.height / i.naturalHeight) < 1)
-      found.push('picture smaller than on its page: ' + Math.round(r.width) + ' x ' + Math.round(r.height));
+    else if (Math.min(r.width / i.naturalWidth, r.height / i.naturalHeight) < .7)
+      found.push('picture much smaller than on its page: ' + Math.round(r.width) + ' x ' + Math.round(r.height));
     if (!i.alt) found.push('picture without words');
   }
   if (!slide.querySelector('.content').textContent.trim() && !slide.querySelector('img, svg')) found.push('empty');
