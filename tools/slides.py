@@ -117,6 +117,7 @@ def between(lines, m, where):
 def block(kind, lines):
     "Lines of code or of output, as large as they fit."
     lines = textwrap.dedent("\n".join(lines)).splitlines()
+    if kind == "code": lines = [re.sub(r"(?<=\S) {3,}#", "  #", s) for s in lines]      # comments need not be aligned
     size = next(px for px, long, many in ((24, 77, 9), (20, 92, 18), (18, 103, 22), (16, 999, 99))
                 if max(map(len, lines)) <= long and len(lines) <= many)
     text = "\n".join(lines)
@@ -229,7 +230,7 @@ class Deck:
         self.slides.append(dict(
             title=text.line(slide.title), kind=kind or ("predict" if slide.title.startswith("Predict") else ""),
             body="\n".join(parts), layout="beside" if beside else "two" if len(pictures) == 2 else
-            "stack" if len(parts) > 1 or pictures else "words",
+            "stack" if len(parts) > 1 or pictures else "words" if len(slide.lines) < 6 or kind != "discuss" else "many",
             notes=text.render("\n".join([told, "", *slide.notes])), **{"from": origin}))
 
     def build(self):
