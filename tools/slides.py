@@ -6,7 +6,8 @@ the pages. Nothing is run.
 
 A session's deck: an opening, the slides of its pages, the lab sheet or exercises, questions to discuss. In a source,
 
-    exercises: 1 3                        the exercises of the page for class, where the session has no sheet
+    exercises: 1 3, alone 4               the exercises of the page for class, where the session has no sheet; those
+                                          behind `alone` where it has no other page
     ## Title {2 min}                      a slide, and how long one speaks to it
     ## Title {2 min, 1 page}              only in sessions of at most one page
     @figure CELL                          the picture of a cell, with its alt text (and: beside or below the text)
@@ -20,15 +21,12 @@ The rest is markdown; links and equations are written as on the pages. A cell th
 without words, is an error.
 """
 import argparse
-import ast
 import functools
 import html
-import json
 import re
 import shutil
 import sys
 import textwrap
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -39,70 +37,17 @@ from sitekit.book import DOCS, NBS, ROOT, address, read_page
 from sitekit.cells import joined, read_stills
 from sitekit.stills import VIEW, index_of
 from sitekit.text import Text, code_html
+from slidekit.source import SOURCES, Slide, SlidesError, deck_of, in_class, plans, read_source, words
 
-SOURCES, KIT = NBS / "teach" / "slides", Path(__file__).parent / "slidekit"
-HEAD = re.compile(r"^## (?P<title>.*?) \{(?P<minutes>\d+) min(?:, (?P<most>\d) pages?)?\}$")
+KIT = Path(__file__).parent / "slidekit"
 COMMAND = re.compile(r'^@(?P<what>figure|drawing|code|output) (?P<name>\S+)(?: "(?P<begin>[^"]+)" "(?P<end>[^"]+)")?'
                      r"(?: (?P<place>beside|below))?$")
-EXERCISE = re.compile(r"^(\d+)\. \((\w+), (\d+) min\) (.*)$", re.M)
-TASK = re.compile(r"^### Exercise ([\d.]+) (.*)\n+\*\((\w+), (\d+) min, (\d+) points?\)\*", re.M)
+TALL = .8           # one narrower than this takes the whole height of the slide
 BESIDE = 1.8        # a picture narrower than this (width by height) stands beside the text
-
-
-class SlidesError(ValueError):
-    "A source asks for something that is not there."
-
-
-@dataclass
-class Slide:
-    title: str                          # markdown
-    lines: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
-    minutes: int = 0
-    most: int = 9                       # shown in sessions of at most so many pages
-
-
-@dataclass
-class Source:
-    page: str                           # "06_pooling"
-    slides: list = field(default_factory=list)
-    discuss: Slide = None
-    exercises: list = field(default_factory=list)
-
-
-def plans():
-    "{number of sessions: [(title, pages, sheet)]}, as the teacher's page has them."
-    cells = json.loads((NBS / "teach" / "index.ipynb").read_text(encoding="utf-8"))["cells"]
-    source = next(s for c in cells if (s := "".join(c["source"])) and re.search(r"^PLANS = ", s, re.M))
-    tree = next(n for n in ast.parse(source).body if isinstance(n, ast.Assign) and n.targets[0].id == "PLANS")
-    return ast.literal_eval(tree.value)
-
-
-def read_source(path):
-    "nbs/teach/slides/PAGE.md as slides."
-    page = path.relative_to(SOURCES).with_suffix("").as_posix()
-    found, slide, notes = Source(page), None, False
-    for k, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if m := re.match(r"exercises: ([\d ]+)$", line): found.exercises = [int(x) for x in m[1].split()]
-        elif line == "# Discuss": slide, notes = Slide("Questions to discuss"), False; found.discuss = slide
-        elif line.startswith("#"):
-            m = HEAD.match(line)
-            if not m: raise SlidesError(f"{path.name}, line {k}: expected '## Title {{2 min}}', found {line!r}")
-            slide, notes = Slide(m["title"], minutes=int(m["minutes"]), most=int(m["most"] or 9)), False
-            found.slides.append(slide)
-        elif line == "???": notes = True
-        elif slide: (slide.notes if notes else slide.lines).append(line)
-        elif line.strip(): raise SlidesError(f"{path.name}, line {k}: expected a slide first, found {line!r}")
-    if found.discuss is None: raise SlidesError(f"{path.name}: expected a last section '# Discuss', found none")
-    return found
 
 
 @functools.lru_cache(None)
 def notebook(page): return read_page(NBS / f"{page}.ipynb", f"{page}.html")
-
-
-@functools.lru_cache(None)
-def words(page): return "\n\n".join(c.source for c in notebook(page).cells if c.kind == "markdown")
 
 
 def between(lines, m, where):
@@ -118,7 +63,8 @@ def block(kind, lines):
     "Lines of code or of output, as large as they fit."
     lines = textwrap.dedent("\n".join(lines)).splitlines()
     if kind == "code": lines = [re.sub(r"(?<=\S) {3,}#", "  #", s) for s in lines]      # comments need not be aligned
-    size = next(px for px, long, many in ((24, 77, 9), (20, 92, 18), (18, 103, 22), (16, 999, 99))
+    smallest = 16 if kind == "code" else 18      # what is printed may be wrapped
+    size = next(px for px, long, many in ((24, 77, 9), (20, 92, 18), (18, 103, 22), (smallest, 999, 99))
                 if max(map(len, lines)) <= long and len(lines) <= many)
     text = "\n".join(lines)
     inside = f"<code>{code_html(text)}</code>" if kind == "code" else f"<samp>{html.escape(text)}</samp>"
@@ -144,8 +90,8 @@ class Deck:
     def __init__(self, title, pages, sheet, assets):
         self.title, self.pages, self.sheet, self.assets = title, pages, sheet, assets
         self.sources = [read_source(SOURCES / f"{p}.md") for p in pages]
-        self.file = "-".join(re.sub(r"^\d+_", "", p.split("/")[-1]) for p in pages) + ".html"
-        self.slides, self.minutes = [], 0
+        self.file = deck_of(pages)
+        self.slides, self.minutes, self.lab = [], 0, 0     # minutes of the talk, of the work in pairs
 
     # --- what a line with @ stands for: HTML, width by height (or None)
     def cell(self, page, name):
@@ -192,7 +138,8 @@ class Deck:
         table = next((joined(o["data"]["text/markdown"]) for o in cell.outputs if "text/markdown" in o.get("data", {})),
                      "")
         said = "".join(joined(o["text"]) if o["output_type"] == "stream" else
-                       "" if "text/markdown" in o.get("data", {}) else joined(o.get("data", {}).get("text/plain", ""))
+                       "" if {"text/markdown", *KINDS} & o.get("data", {}).keys() else
+                       joined(o.get("data", {}).get("text/plain", ""))
                        for o in cell.outputs if o.get("name") != "stderr")
         if table:
             head, rows = table.splitlines()[:2], table.splitlines()[2:]
@@ -220,16 +167,17 @@ class Deck:
         others = [p for p in parts if not p.startswith('<div class="figure">')]
         narrow = len(pictures) == 1 and pictures[0] < BESIDE and len(others) == 1 and others[0].startswith("<div")
         beside = len(pictures) == 1 and others and (place or ("beside" if narrow else "")) == "beside"
+        first = beside and parts[0].startswith('<div class="figure">')
         if beside:      # everything but the picture in one column
             column = f'<div class="column">{"".join(others)}</div>'
-            first = parts[0].startswith('<div class="figure">')
             parts = [p for p in parts if p not in others]
             parts.insert(len(parts) if first else 0, column)
         self.minutes += slide.minutes
         told = f"**{slide.minutes} min**, to minute {self.minutes}" if slide.minutes else ""
         self.slides.append(dict(
             title=text.line(slide.title), kind=kind or ("predict" if slide.title.startswith("Predict") else ""),
-            body="\n".join(parts), layout="beside" if beside else "two" if len(pictures) == 2 else
+            body="\n".join(parts), layout="tall" if beside and pictures[0] < TALL else
+            "beside" + " as-first" * first if beside else "two" if len(pictures) == 2 else
             "stack" if len(parts) > 1 or pictures else "words" if len(slide.lines) < 6 or kind != "discuss" else "many",
             notes=text.render("\n".join([told, "", *slide.notes])), **{"from": origin}))
 
@@ -244,7 +192,7 @@ class Deck:
         for source, name in zip(self.sources, names):
             for slide in source.slides:
                 if len(self.pages) <= slide.most: self.add(source.page, slide, origin=name)
-        lines, notes = in_class(self.pages, self.sheet, self.sources)
+        self.lab, lines, notes = in_class(self.pages, self.sheet, self.sources)
         self.add(self.pages[0], Slide(f"In pairs: sheet {self.sheet[0]}" if self.sheet else "In pairs: exercises", lines,
                                       notes), "lab")
         questions, notes = [], []
@@ -254,26 +202,6 @@ class Deck:
 
     @staticmethod
     def up(page): return "../" * page.count("/")
-
-
-def in_class(pages, sheet, sources):
-    "Lines and notes of the slide about the lab sheet, or about the exercises that the sources choose."
-    if sheet:
-        text = [c for c in json.loads((NBS / "lab" / f"{sheet}.ipynb").read_text(encoding="utf-8"))["cells"]]
-        text = ["".join(c["source"]) for c in text if c["cell_type"] == "markdown"]
-        tasks = TASK.findall("\n".join(text))
-        rows = [f"| {n} | {name} | {level} | {m} min | {p} |" for n, name, level, m, p in tasks]
-        notes = [t.replace("<!-- instructor -->", "").strip() + "\n" for t in text if t.startswith("<!-- instructor")]
-        return [f"`nbs/lab/student/{sheet}.ipynb`", "", "| | exercise | level | time | points |", "|--|--|--|--|--|",
-                *rows, "", "Wait five minutes before you open the first hint."], notes
-    lines = []
-    for page, source in zip(pages, sources):
-        there = {int(n): (level, m, t) for n, level, m, t in EXERCISE.findall(words(page))}
-        for n in source.exercises:
-            if n not in there: raise SlidesError(f"slides of {page}: the page has no exercise {n}")
-            level, m, t = there[n]
-            lines.append(f"- **{notebook(page).title} {n}** ({level}, {m} min) {t}")
-    return lines, ["The solutions stand on the site under each exercise, and in `nbs/solutions`."]
 
 
 def decks(assets):

@@ -17,14 +17,15 @@ from site_browser import ROOT, served
 VIEW = dict(width=1280, height=720)
 # what sticks out of its slide, what is cut off or covered, what is too small to read from the last row
 WRONG = """() => {
-  const slide = document.querySelector('section.present'), found = [], frame = slide.getBoundingClientRect();
+  const slide = document.querySelector('section.present .slide'), found = [], frame = slide.getBoundingClientRect();
   const name = e => e.tagName.toLowerCase() + ' ' + (e.textContent || e.alt || '').trim().slice(0, 40);
   const shown = [...slide.querySelectorAll('header, .content, .content *')].filter(
-    e => !e.closest('math') && !e.closest('svg') && !e.closest('aside'));
+    e => !e.closest('math') && !e.closest('svg'));
   for (const e of shown) {
     const r = e.getBoundingClientRect();
     if (r.right > frame.right - 20 || r.bottom > frame.bottom - 8) found.push('sticks out: ' + name(e));
-    if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline') found.push('too wide: ' + name(e));
+    if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline')
+      found.push('too wide: ' + name(e));
   }
   const parts = [...slide.querySelectorAll('.content > *')];
   parts.forEach((a, i) => parts.slice(i + 1).forEach(b => {
@@ -69,7 +70,9 @@ def as_pdf(page, address, file, folder):
     page.goto(f"{address}{file}?print-pdf", wait_until="load")
     page.wait_for_function("window.Reveal && Reveal.isReady() && document.querySelector('.pdf-page')")
     page.wait_for_function("[...document.querySelectorAll('img')].every(i => i.complete)")
+    pages = page.evaluate("document.querySelectorAll('.pdf-page').length")
     page.pdf(path=folder / f"{Path(file).stem}.pdf", prefer_css_page_size=True, print_background=True)
+    return pages
 
 
 def main():
@@ -90,7 +93,8 @@ def main():
         for file in files:
             page = browser.new_page(viewport=VIEW)
             n, wrong = look(page, address, file, args.shots)
-            if args.pdf: as_pdf(page, address, file, args.pdf)
+            if args.pdf and (pages := as_pdf(page, address, file, args.pdf)) != n:
+                wrong.append(f"the PDF has {pages} pages for {n} slides")
             page.close()
             print(f"{'FAILED' if wrong else 'ok    '} {file}: {n} slides", *wrong, sep="\n  " if wrong else "")
             failed += bool(wrong)
