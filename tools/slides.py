@@ -37,7 +37,7 @@ from sitekit.book import DOCS, NBS, ROOT, address, read_page
 from sitekit.cells import joined, read_stills
 from sitekit.stills import VIEW, index_of
 from sitekit.text import Text, code_html
-from slidekit.source import SOURCES, Slide, SlidesError, deck_of, in_class, plans, read_source, words
+from slidekit.source import Slide, SlidesError, deck_of, in_class, plans, read_source, source_of, words
 
 KIT = Path(__file__).parent / "slidekit"
 COMMAND = re.compile(r'^@(?P<what>figure|drawing|code|output) (?P<name>\S+)(?: "(?P<begin>[^"]+)" "(?P<end>[^"]+)")?'
@@ -71,6 +71,18 @@ def block(kind, lines):
     return f'<pre class="{kind}" style="font-size:{size}px">{inside}</pre>'
 
 
+def printed(cell):
+    "What a cell printed, and the value that it ends in."
+    return "".join(joined(o["text"]) if o["output_type"] == "stream" else
+                   "" if {"text/markdown", *KINDS} & o.get("data", {}).keys() else
+                   joined(o.get("data", {}).get("text/plain", ""))
+                   for o in cell.outputs if o.get("name") != "stderr")
+
+
+def table_of(cell):
+    return next((joined(o["data"]["text/markdown"]) for o in cell.outputs if "text/markdown" in o.get("data", {})), "")
+
+
 class Words(Text):
     "Markdown of slides: links lead to the published book, names in backquotes are code."
     def __init__(self, page, assets): super().__init__(notebook(page), None, assets, "")
@@ -89,7 +101,7 @@ class Words(Text):
 class Deck:
     def __init__(self, title, pages, sheet, assets):
         self.title, self.pages, self.sheet, self.assets = title, pages, sheet, assets
-        self.sources = [read_source(SOURCES / f"{p}.md") for p in pages]
+        self.sources = [read_source(p) for p in pages]
         self.file = deck_of(pages)
         self.slides, self.minutes, self.lab = [], 0, 0     # minutes of the talk, of the work in pairs
 
@@ -115,7 +127,8 @@ class Deck:
                 size = re.search(r'width="(\d+)" height="(\d+)"', h)
                 h = self.assets.move_data_uris(h, "").replace('<source media="', '<source media="print, ')
                 return f'<div class="figure">{h}</div>', int(size[1]) / int(size[2]) if size else 1
-        raise SlidesError(f"slides of {page}: cell {name} has no saved picture; run its page with tools/pages.py --save")
+        raise SlidesError(f"slides of {page}: cell {name} has no saved picture; run python tools/pages.py --save "
+                          f"nbs/{page}.ipynb")
 
     def picture(self, asset, alt):
         url, w, h = asset
@@ -135,12 +148,8 @@ class Deck:
         if m["what"] == "code":
             lines = [s for s in cell.source.splitlines() if not s.startswith("#|")]
             return block("code", between(lines, m, where)), None
-        table = next((joined(o["data"]["text/markdown"]) for o in cell.outputs if "text/markdown" in o.get("data", {})),
-                     "")
-        said = "".join(joined(o["text"]) if o["output_type"] == "stream" else
-                       "" if {"text/markdown", *KINDS} & o.get("data", {}).keys() else
-                       joined(o.get("data", {}).get("text/plain", ""))
-                       for o in cell.outputs if o.get("name") != "stderr")
+        table = table_of(cell)
+        said = printed(cell)
         if table:
             head, rows = table.splitlines()[:2], table.splitlines()[2:]
             return Words(page, self.assets).render("\n".join(head + between(rows, m, where))), None
@@ -193,8 +202,8 @@ class Deck:
             for slide in source.slides:
                 if len(self.pages) <= slide.most: self.add(source.page, slide, origin=name)
         self.lab, lines, notes = in_class(self.pages, self.sheet, self.sources)
-        self.add(self.pages[0], Slide(f"In pairs: sheet {self.sheet[0]}" if self.sheet else "In pairs: exercises", lines,
-                                      notes), "lab")
+        what = f"sheet {self.sheet[0]}" if self.sheet else "exercises"
+        self.add(self.pages[0], Slide(f"In pairs: {what}", lines, notes), "lab")
         questions, notes = [], []
         for s in self.sources: questions += s.discuss.lines; notes += s.discuss.notes
         self.add(self.pages[0], Slide("Questions to discuss", questions, notes), "discuss")
@@ -209,7 +218,7 @@ def decks(assets):
     found = {}
     for sessions in plans().values():
         for title, pages, sheet in sessions:
-            if all((SOURCES / f"{p}.md").exists() for p in pages):
+            if all(source_of(p).exists() for p in pages):
                 deck = Deck(title, pages, sheet, assets)
                 if deck.file in found and found[deck.file].sheet != sheet:
                     raise SlidesError(f"two sessions have the pages {', '.join(pages)} and different sheets")

@@ -1,5 +1,5 @@
-"""What the sessions of the plans consist of: their pages, slides, sheets and minutes. Reads files only, with nothing but
-Python itself, so that the teacher's page may import it too."""
+"""What the sessions of the plans consist of: pages, slides, sheets and minutes. Reads files, and needs nothing but
+Python, so that the teacher's page can import it too."""
 import ast
 import functools
 import json
@@ -45,10 +45,12 @@ def plans():
     return ast.literal_eval(tree.value)
 
 
-def read_source(path):
+def source_of(page): return SOURCES / f"{page}.md"
+
+
+def read_source(page):
     "nbs/teach/slides/PAGE.md as slides."
-    page = path.relative_to(SOURCES).with_suffix("").as_posix()
-    found, slide, notes = Source(page), None, False
+    path, found, slide, notes = source_of(page), Source(page), None, False
     for k, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if m := re.match(r"exercises: ([\d ]+)(?:, alone ([\d ]+))?$", line):
             found.exercises, found.alone = ([int(x) for x in (part or "").split()] for part in m.groups())
@@ -90,8 +92,9 @@ def in_class(pages, sheet, sources):
         notes = [t.strip() + "\n" for t in re.findall(r"^<!-- instructor -->(.*?)(?=\n\n#|\n\n<!--|\Z)", text,
                                                         re.S | re.M)]
         minutes = sum(int(m) for *_, m, _ in tasks)
-        return minutes, [f"`nbs/lab/student/{sheet}.ipynb`", "", "| | exercise | level | time | points |", "|--|--|--|--|--|",
-                *rows, "", "Wait five minutes before you open the first hint."], notes
+        table = ["| | exercise | level | time | points |", "|--|--|--|--|--|", *rows]
+        return minutes, [f"`nbs/lab/student/{sheet}.ipynb`", "", *table, "",
+                         "Wait five minutes before you open the first hint."], notes
     lines, minutes = [], 0
     for page, source in zip(pages, sources):
         there = {int(n): (level, m, t) for n, level, m, t in EXERCISE.findall(words(page))}
@@ -105,7 +108,7 @@ def in_class(pages, sheet, sources):
 
 def minutes(pages, sheet):
     "{read, talk, lab, class}: minutes of a session; read is before it."
-    sources = [read_source(SOURCES / f"{p}.md") for p in pages]
+    sources = [read_source(p) for p in pages]
     talk = sum(s.minutes for source in sources for s in source.slides if len(pages) <= s.most)
     lab, *_ = in_class(pages, sheet, sources)
     return dict(read=sum(map(reading, pages)), talk=talk, lab=lab, total=AROUND + talk + lab)
