@@ -48,7 +48,7 @@ lab: .venv/.dev
 
 sheets: .venv/.dev
 	$(BIN)/python tools/lab.py
-	$(BIN)/python tools/lab.py --instructor _teachers _slides
+	$(BIN)/python tools/lab.py --instructor _teachers
 
 slides: .venv/.dev
 	$(BIN)/python tools/slides.py
@@ -57,4 +57,4 @@ docs: .venv/.dev
 	$(BIN)/python tools/site.py
 
 clean:
-	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers
+	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers _slides

@@ -146,7 +146,7 @@ def quick():
 STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site,
              browser=browser, slides=slides, jupyter=jupyter)
 # Side by side: what is quick and often fails first, then the longest. The tests read what Mypy has found out.
-ORDER = ("sync", "lint", "types", "site", "pages", "tests", "browser", "package", "lab", "jupyter")
+ORDER = ("sync", "lint", "types", "site", "pages", "tests", "browser", "package", "lab", "jupyter", "slides")
 NEEDS = dict(tests=("types",), browser=("site",))
 HALF = ("tests", "pages", "browser")      # take half of the cores, the others one
 
