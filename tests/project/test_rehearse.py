@@ -17,7 +17,7 @@ def notebook(path, *cells):
 
 
 def test_a_session_runs_its_sheet_or_the_solutions_of_its_pages():
-    for n, sessions in plans().items():
+    for sessions in plans().values():
         for _, pages, sheet in sessions:
             names = notebooks_of(pages, sheet)
             assert names[:len(pages)] == [f"nbs/{p}.ipynb" for p in pages] and len(names) > len(pages)
