@@ -72,8 +72,8 @@ def on_page(page):
 def test_a_number_of_a_slide_stands_on_its_page(page):
     source, there = read_source(page), on_page(page)
     there = there + on_page("01_long_tail") if page == "14_rare_classes" else there
-    for s in source.slides:
-        text = re.sub(r"(?m)^@.*|`[^`]*`", "", "\n".join(s.lines))
+    for s in [*source.slides, source.discuss]:
+        text = re.sub(r"(?m)^@.*|`[^`]*`", "", "\n".join(s.lines + s.notes))
         for number in re.findall(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?", text):
             if len(number) == 1: continue
             assert re.sub(",", "", number) in there, f"{page}, {s.title}: {number} is not on the page"
