@@ -6,9 +6,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick pages sync lab sheets docs clean help
+.PHONY: demo test quick pages sync lab sheets slides docs clean help
 help:
-	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets and the bibliography"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets and the bibliography"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"
 
 # an interrupted creation leaves no stamp, so the next call repairs it
 .venv/.made:
@@ -50,8 +50,11 @@ sheets: .venv/.dev
 	$(BIN)/python tools/lab.py
 	$(BIN)/python tools/lab.py --instructor _teachers
 
+slides: .venv/.dev
+	$(BIN)/python tools/slides.py
+
 docs: .venv/.dev
 	$(BIN)/python tools/site.py
 
 clean:
-	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers
+	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers _slides

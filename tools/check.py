@@ -124,6 +124,13 @@ def browser():
     with_chromium("tools/site_browser.py", "--jobs", JOBS, "--log", "_docs/browser.md")
 
 
+def slides():
+    "The decks of the teaching plans are built; in Chromium nothing sticks out, and they print."
+    with tempfile.TemporaryDirectory() as tmp:
+        sh(sys.executable, "tools/slides.py", "--out", f"{tmp}/slides")
+        with_chromium("tools/slides_browser.py", "--slides", f"{tmp}/slides", "--pdf", f"{tmp}/pdf")
+
+
 def jupyter():
     "A chapter and a sheet are worked through in JupyterLab, in Chromium."
     with_chromium("tools/lab_browser.py", "07_geiim", "2_losses")
@@ -141,9 +148,9 @@ def quick():
 
 
 STEPS = dict(sync=sync, lint=lint, types=types, tests=tests, pages=pages, lab=lab, package=package, site=site,
-             browser=browser, jupyter=jupyter)
+             browser=browser, slides=slides, jupyter=jupyter)
 # Side by side: what is quick and often fails first, then the longest. The tests read what Mypy has found out.
-ORDER = ("sync", "lint", "types", "site", "pages", "tests", "browser", "package", "lab", "jupyter")
+ORDER = ("sync", "lint", "types", "site", "pages", "tests", "browser", "package", "lab", "jupyter", "slides")
 NEEDS = dict(tests=("types",), browser=("site",))
 HALF = ("tests", "pages", "browser")      # take half of the cores, the others one
 

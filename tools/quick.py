@@ -64,6 +64,7 @@ def tests_for(name):
     path, top = ROOT / name, name.split("/")[0]
     if top == "tests": return [path] if path.name.startswith("test_") and path.suffix == ".py" else []
     if name.startswith("tools/sitekit/"): return [ROOT / "tests/project/test_site.py"]
+    if name.startswith(("nbs/teach/slides/", "tools/slidekit/")): return [ROOT / "tests/project/test_slides.py"]
     if name.startswith("nbs/teach/quiz/"): return [ROOT / "tests/lab/test_quiz.py"]
     if top == "nbs" and path.suffix in (".md", ".bib"): return [ROOT / t for t in BOOK]
     if top == "nbs" and path.suffix == ".ipynb":
