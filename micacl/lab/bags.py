@@ -61,16 +61,16 @@ def _stepped(A, x, t): return A, t * x + (1 - t) * (A @ x)
     (lambda x, E1, E2, t: _stepped((E1 @ E2).relu().softmax(0), x, t),
      "The columns of A sum to 1. Row i is what instance i hears, so the rows must: `softmax(-1)`."),
     (lambda x, E1, E2, t: _stepped((E1 @ E2).softmax(-1), x, t),
-     "The relu is missing, or it comes after the softmax, where everything is positive and nothing is left to do. Scores "
-     "below 0 become 0 *before* the softmax."),
+     "The relu is missing, or it comes after the softmax, where everything is positive and nothing is left to do. "
+     "Scores below 0 become 0 *before* the softmax."),
     (lambda x, E1, E2, t: _stepped((E1 @ E2).T.relu().softmax(-1), x, t),
      "The product is transposed: E1 belongs to the listener, which is the row."),
     (lambda x, E1, E2, t: ((A := _graph(E1, E2)), (1 - t) * x + t * (A @ x)),
      "A is right. alpha is the share that you *keep*; yours is the share that comes from the others."),
     (lambda x, E1, E2, t: ((A := _graph(E1, E2)), t * x + (1 - t) * (A.T @ x)),
      "A is right. In the step it is transposed: row i of A says what instance i hears."),
-    (lambda x, E1, E2, t: ((A := _graph(E1, E2)), A @ x), "A is right. The own feature is lost: keep the share alpha of "
-                                                          "it."),
+    (lambda x, E1, E2, t: ((A := _graph(E1, E2)), A @ x), "A is right. The own feature is lost: keep the share alpha "
+                                                          "of it."),
     (lambda x, E1, E2, t: ((A := _graph(E1, E2)), x + (1 - t) * (A @ x)),
      "A is right. The shares no longer sum to 1, so a feature that is the same everywhere would grow: multiply x by "
      "alpha."),
@@ -91,8 +91,8 @@ def _of_bag(x, Wt, Wp, cut=False, axis=-1, scale=True, turned=False):
                                                "softmax, and at `reshape`."),
     (lambda *a: _of_bag(*a, cut=True), "The rows sum to 1 now. But `reshape` mixes features and instances; a matrix is "
                                        "turned with `transpose(1, 2)`."),
-    (lambda *a: _of_bag(*a, axis=1), "The scores are right now. But axis 1 is that of the listeners: each row of A must "
-                                     "sum to 1, so the softmax runs over the last axis."),
+    (lambda *a: _of_bag(*a, axis=1), "The scores are right now. But axis 1 is that of the listeners: each row of A "
+                                     "must sum to 1, so the softmax runs over the last axis."),
     (lambda *a: _of_bag(*a, scale=False), "The division by the root of d is lost. It keeps the scores of long features "
                                           "from becoming large."),
     (lambda *a: _of_bag(*a, turned=True), "A is transposed: theta belongs to the listener, which is the row."),
@@ -110,13 +110,13 @@ def _shares(x, E1, E2, t, V, U, a, of=lambda w, A, t: t * w + (1 - t) * w @ A, s
 _given = _V, _U, 3 * _a
 @exercise("4.4", {"alpha 0.7": (_x, 2 * _E1, 2 * _E2, .7, *_given), "alpha 0": (_x, 2 * _E1, _E2, 0., *_given),
                   "alpha 1": (_x, _E1, _E2, 1., *_given)}, [
-    (lambda *p: _shares(*p, of=lambda w, A, t: w), "These are the weights of the h_n. Part of each h_n has come from the "
-                                                   "others."),
+    (lambda *p: _shares(*p, of=lambda w, A, t: w), "These are the weights of the h_n. Part of each h_n has come from "
+                                                   "the others."),
     (lambda *p: _shares(*p, of=lambda w, A, t: t * w + (1 - t) * w @ A.T), "A is transposed. What j has given to n is "
                                                                            "A[n, j]: a sum over the rows, `w @ A`."),
     (lambda *p: _shares(*p, of=lambda w, A, t: w @ A), "What an instance keeps of itself is missing: alpha times w."),
     (lambda *p: _shares(*p, of=lambda w, A, t: (1 - t) * w + t * w @ A), "alpha is the share that is *kept*."),
-    (lambda *p: _shares(*p, score_of="x"), "The weights come from x. The attention looks at h, what the graph has made."),
+    (lambda *p: _shares(*p, score_of="x"), "The weights come from x. The attention looks at h, which the graph made."),
     (lambda *p: _shares(*p, mean_of="x"), "The shares are right. Your bag is the mean of x with the weights w; it is "
                                           "that of h."),
 ], gradient=[0, 1, 2, 4, 5, 6], points=2)

@@ -48,12 +48,13 @@ def _adjusted(f, y, n, w, t): return F.cross_entropy(f + t * _log_pi(n), y)
 def _first(loss): return lambda *a: (loss(*a), _adjusted(*a))
 def _second(loss): return lambda *a: (_weighed(*a), loss(*a))
 
-@exercise("2.2", {"weights of 1, tau 1": (_f, _y, _counts, torch.ones(4), 1.), "a heavy tail": (_f, _y, _counts, _w, 2.),
+@exercise("2.2", {"weights of 1, tau 1": (_f, _y, _counts, torch.ones(4), 1.),
+                  "a heavy tail": (_f, _y, _counts, _w, 2.),
                   "scores of hundreds": (200 * _f, _y, _counts, _w, 1.), "tau 0": (_f, _y, _counts, _w, 0.),
                   "equal counts": (_f, _y, torch.full((4,), 50), _w, 1.)}, [
     (_first(lambda f, y, n, w, t: F.cross_entropy(f, y, weight=w)),
-     "L_w: you divided by the sum of the weights of the batch, as `F.cross_entropy(weight=w)` does. Divide by the number "
-     "of clips, or the weights of a batch of one cancel."),
+     "L_w: you divided by the sum of the weights of the batch, as `F.cross_entropy(weight=w)` does. Divide by the "
+     "number of clips, or the weights of a batch of one cancel."),
     (_first(lambda f, y, n, w, t: (w[y] * _ce(f, y)).sum()), "L_w: this is the sum over the batch. The mean does not "
                                                              "depend on the batch size."),
     (_first(lambda f, y, n, w, t: -(w[y] * f.softmax(1)[range(len(y)), y].log()).mean()),
@@ -62,8 +63,8 @@ def _second(loss): return lambda *a: (_weighed(*a), loss(*a))
     (_first(lambda f, y, n, w, t: _ce(f * w, y).mean()), "L_w: you multiplied the scores. The weight belongs to the "
                                                          "loss of a clip."),
     (_second(lambda f, y, n, w, t: F.cross_entropy(f - t * _log_pi(n), y)),
-     "L_tau: the sign is that of the correction *after* training, argmax f - tau log pi. In the loss the prior is added, "
-     "so that the network need not learn it."),
+     "L_tau: the sign is that of the correction *after* training, argmax f - tau log pi. In the loss the prior is "
+     "added, so that the network need not learn it."),
     (_second(lambda f, y, n, w, t: F.cross_entropy(f + t * n / n.sum(), y)),
      "L_tau: you added the prior itself. Scores are logarithms, so add its logarithm."),
     (_second(lambda f, y, n, w, t: F.cross_entropy(t * (f + _log_pi(n)), y)),
@@ -103,11 +104,13 @@ def _late(f, y, n, tau, beta, epoch, start, W=None, both=True, by="clips"):
     each = _ce(f + tau * _log_pi(n) if both else f, y) * W[y]
     return each.mean() if by == "clips" else each.sum() / W[y].sum()
 
-@exercise("2.4", {"before the start": (_f, _y, _counts, 1., .99, 3, 8), "at the start": (_f, _y, _counts, 1., .99, 8, 8),
+@exercise("2.4", {"before the start": (_f, _y, _counts, 1., .99, 3, 8),
+                  "at the start": (_f, _y, _counts, 1., .99, 8, 8),
                   "after it": (_f, _y, _counts, .5, .999, 9, 8)}, [
     (lambda *a: _late(*a[:5], 1, 0), "Your weights count in all epochs. Before `start` they are 1."),
     (lambda *a: _late(*a[:5], 0, 1), "The weights never come in. From epoch `start` on they do."),
-    (lambda *a: _late(*a[:5], a[5] - 1, a[6]), "Your weights come one epoch late: in epoch `start` they count already."),
+    (lambda *a: _late(*a[:5], a[5] - 1, a[6]), "Your weights come one epoch late: in epoch `start` they count already. "
+                                               ""),
     (lambda *a: _late(*a, both=a[5] < a[6]), "From `start` on the adjustment is gone in your loss. It stays in all "
                                              "epochs."),
     (lambda *a: _late(*a, by="weights"), "You divided by the sum of the weights. Divide by the number of clips."),

@@ -50,8 +50,8 @@ def _size(y, p): return y.bincount(minlength=len(p))[y]
 
 @exercise("3.2", {"balanced": (_labels, torch.full((3,), 1 / 3, dtype=torch.double), _u),
                   "the tail more often": (_labels, torch.tensor([.2, .3, .5], dtype=torch.double), _u),
-                  "by hand": (torch.tensor([0, 0, 1]), torch.tensor([.5, .5]).double(), torch.tensor([0., .25, .3, .5, .9])
-                              .double()),
+                  "by hand": (torch.tensor([0, 0, 1]), torch.tensor([.5, .5]).double(),
+                              torch.tensor([0., .25, .3, .5, .9]).double()),
                   "a class without clips": (torch.tensor([0, 0, 2]), torch.tensor([.4, 0., .6]).double(), _u)}, [
     (lambda y, p, u: _drawn_by(p[y], u), "This is still the function of the question. Each clip has the probability of "
                                          "its whole class, so the sum is above 1 after a few clips."),
@@ -104,9 +104,9 @@ def _heads(x, y, x_test, y_test, W, tau, shorten=None, mean=None):
 @exercise("3.4", {"tau 1": (*_points([60, 30, 12, 5], 0), *_points([80] * 4, 1), _W, 1.),
                   "tau 0.7": (*_points([60, 30, 12, 5], 2), *_points([90] * 4, 3), _W, .7),
                   "tau 0": (*_points([40, 20, 10, 5], 4), *_points([50, 40, 30, 20], 5), _W.flip(1), 0.)}, [
-    (lambda *a: _heads(*a, shorten=lambda W, t: W / W.norm() ** t), "You divided by the length of the whole matrix: the "
-                                                                    "classes keep their ratios. Each row has its own "
-                                                                    "length."),
+    (lambda *a: _heads(*a, shorten=lambda W, t: W / W.norm() ** t), "You divided by the length of the whole matrix: "
+                                                                    "the classes keep their ratios. Each row has its "
+                                                                    "own length."),
     (lambda *a: _heads(*a, shorten=lambda W, t: W / W.norm(dim=0, keepdim=True) ** t),
      "These are the lengths of the columns, one for each feature. A class is a row."),
     (lambda *a: _heads(*a, shorten=lambda W, t: W / W.norm(dim=1) ** t), "The lengths have the shape (C,), so "
@@ -120,4 +120,5 @@ def _heads(x, y, x_test, y_test, W, tau, shorten=None, mean=None):
      "The class means of the third head come from the test features. They are learned, so from the training features."),
     (lambda *a: _heads(*a)[[1, 0, 2]], "The first two have changed places: first W as it is, then shortened."),
 ], points=3)
-def three_heads(x, y, x_test, y_test, W, tau): return _heads(x, y, x_test, y_test, W, tau, lambda W, t: tau_normalise(W, t)[0])
+def three_heads(x, y, x_test, y_test, W, tau):
+    return _heads(x, y, x_test, y_test, W, tau, lambda W, t: tau_normalise(W, t)[0])

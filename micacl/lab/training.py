@@ -84,7 +84,8 @@ def _rates(S, W, first, most, least, span=None, start=None, half=1, linear=False
     wave = 1 - p if linear else (1 + (half * math.pi * p).cos()) / 2
     return torch.where(t < W, first + (most - first) * (t + steps) / max(W, 1), least + (most - least) * wave)
 
-@exercise("8.3", {"by hand": (9, 4, 0., 8., 0.), "no warm-up": (7, 0, .1, 2., .5), "not from 0": (12, 3, .5, 3., .25)}, [
+@exercise("8.3", {"by hand": (9, 4, 0., 8., 0.), "no warm-up": (7, 0, .1, 2., .5),
+                  "not from 0": (12, 3, .5, 3., .25)}, [
     (lambda S, W, *r: _rates(S, W, *r, start=0, span=S - 1), "Your cosine begins at step 0 and not where the warm-up "
                                                              "ends, so the rate jumps there."),
     (lambda S, W, *r: _rates(S, W, *r, span=S - W), "The last step has not reached `least`: from t = W to t = S - 1 "
@@ -128,8 +129,8 @@ def _run(x, views, y, part, augmented=False, training=False, by_test=False, back
     return kept
 
 _found = dict(augmented="the clips that are scored are augmented (only training clips should be)",
-              training="the batch norm is in training mode when clips are scored, so a score depends on the clips beside "
-                       "it (and what it learns from them stays)",
+              training="the batch norm is in training mode when clips are scored, so a score depends on the clips "
+                       "beside it (and what it learns from them stays)",
               by_test="the epoch is chosen by the test clips, so their score is the best of many")
 def _left(*names): return (lambda *a: _run(*a, **dict.fromkeys(names, True)),
                            f"Still there, {len(names)} of three: {'; '.join(_found[n] for n in names)}.")
@@ -198,7 +199,8 @@ def _loop(x, y, x_test, y_test, order, size, eta, prior=True, tested=False, rate
     (lambda *a: _loop(*a, sign=1), "The loss rises: the step goes along the gradient. Against it!"),
     (lambda *a: _loop(*a, rows=lambda row: row.sort().values), "Your batches do not follow `order`: the bags come "
                                                                "class after class, and the last class wins."),
-    (lambda *a: _loop(*a, last=True), "This is the loss of the last batch of each epoch. Give the mean of its batches."),
+    (lambda *a: _loop(*a, last=True), "This is the loss of the last batch of each epoch. Give the mean of its batches. "
+                                      ""),
     (lambda *a: _loop(*a, swap=True), "Accuracy and UAR have changed places."),
 ], points=3)
 def train_bags(x, y, x_test, y_test, order, size, eta):
