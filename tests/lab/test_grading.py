@@ -272,12 +272,15 @@ def test_magics_do_nothing(tmp_path):
 
 
 def test_a_class_is_marked(tmp_path):
-    "Ada solved 1.4 and 1.5, Emmy's file is broken, Grace's sheet is another one; every row is written."
+    "Ada solved 1.1, 1.2 and 1.4, Emmy's file is broken, Grace's sheet is another one; every row is written."
     solved = [
-        "import numpy as np\nfrom micacl.metrics import uar",
-        "def geometric_mean(r):\n    r = r[np.isfinite(r)]\n    return r.prod() ** (1 / len(r))",
-        "def accuracy_under(r, q): return np.nansum(q / q.sum() * r)",
-        "mean_recall = uar",
+        "import numpy as np\nfrom micacl.metrics import recalls, uar",
+        "def class_recalls(y, p, C):\n    n = np.bincount(y, minlength=C)"
+        "\n    hits = np.bincount(y[y == p], minlength=C)\n    return np.where(n > 0, hits / np.maximum(n, 1), np.nan)",
+        "def two_means(y, p, C):\n    r = recalls(y, p, C)\n    r = r[np.isfinite(r)]"
+        "\n    return r.mean(), r.prod() ** (1 / len(r))",
+        "def uar_in_batches(y, p, C, size): return np.nanmean(class_recalls(y, p, C))",
+        "def report(y, p, n, q): return 0, 0, 0",
     ]
     handed_in(tmp_path / "in", ada__1_counting=solved, grace__notes=["1"], **{"=cmd()__1_counting": ["1 +"]})
     (tmp_path / "in" / "emmy_1_counting.ipynb").write_text("{")
@@ -287,11 +290,11 @@ def test_a_class_is_marked(tmp_path):
     with open(tmp_path / "marks.csv", newline="") as f:
         rows = {r["student"]: r for r in csv.DictReader(f)}
     assert len(seen) == len(rows) == 4 and list(tmp_path.iterdir()).__len__() == 2
-    assert [rows["ada"][f"exercise_{k}"] for k in range(1, 6)] == ["0", "1", "0", "2", "2"]
+    assert [rows["ada"][f"exercise_{k}"] for k in range(1, 6)] == ["2", "1", "0", "2", "0"]
     assert (
         rows["ada"]["total"] == "5"
         and rows["ada"]["out_of"] == "10"
-        and "1.2 uses uar of micacl" in rows["ada"]["remark"]
+        and "1.2 uses recalls of micacl" in rows["ada"]["remark"]
     )
     assert "expected a notebook" in rows["emmy"]["remark"] and rows["emmy"]["total"] == "0"
     assert "none of the sheets" in rows["grace"]["remark"] and rows["'=cmd()"]["total"] == "0"

@@ -155,21 +155,59 @@ def reference(number): return find_exercise(number).reference
 
 
 def test_references_without_a_library_function_agree_with_values_by_hand():
-    assert np.isclose(reference("1.4")(np.array([.25, 1., np.nan])), .5) and reference("1.4")(np.array([0., 1.])) == 0
-    assert np.isclose(reference("1.5")(np.array([.5, 1., np.nan]), np.array([3, 1, 0])), .625)
+    y, p = np.array([0, 0, 0, 0, 1]), np.array([0, 1, 1, 1, 1])
+    assert np.allclose(reference("1.2")(y, p, 3), (.625, .5))
+    assert np.allclose(reference("1.2")(y, np.ones(5, int), 3), (.5, 0))
+    assert np.allclose(reference("1.4")(y, p, 2, 2), .625)
+    assert np.allclose(reference("1.5")(np.array([0, 0, 1]), np.array([0, 1, 1]), np.array([10, 20, 30]),
+                                        np.array([3, 1, 0])), (.75, .5, .625))
     f = torch.tensor([[0., 0.], [0., torch.log(torch.tensor(3.))]])
-    assert torch.isclose(reference("2.2")(f, torch.tensor([0, 1]), torch.tensor([2., 1.])),
-                         (2 * torch.tensor(2.).log() + (4 / torch.tensor(3.)).log()) / 2)
-    assert torch.allclose(reference("3.1")(torch.tensor([9, 0, 1]), .5),
-                          torch.tensor([.75, 0, .25], dtype=torch.double))
-    assert torch.allclose(reference("3.2")(torch.tensor([9, 0, 1]), .5),
-                          torch.tensor([7.5 / 9, 0, 2.5], dtype=torch.double))
-    v, t = np.array([[.1, .9], [.9, .1]]), np.array([[.7, .5], [.6, .6]])
-    assert np.isclose(reference("6.4")(v, t), .1)
+    weighted, adjusted = reference("2.2")(f, torch.tensor([0, 1]), torch.tensor([3, 1]), torch.tensor([2., 1.]), 1.)
+    assert torch.isclose(weighted, (2 * torch.tensor(2.).log() + (4 / torch.tensor(3.)).log()) / 2)
+    assert torch.isclose(adjusted, ((4 / torch.tensor(3.)).log() + torch.tensor(2.).log()) / 2)
+    assert torch.isclose(reference("2.4")(f, torch.tensor([0, 1]), torch.tensor([1, 1]), 1., .5, 1, 0).float(),
+                         (torch.tensor(2.).log() + (4 / torch.tensor(3.)).log()) / 2)
+    p, times = reference("3.1")(torch.tensor([9, 0, 1]), .5)
+    assert torch.allclose(p, torch.tensor([.75, 0, .25], dtype=torch.double))
+    assert torch.allclose(times, torch.tensor([7.5 / 9, 0, 2.5], dtype=torch.double))
+    u = torch.tensor([0., .25, .3, .5, .9]).double()
+    assert reference("3.2")(torch.tensor([0, 0, 1]), torch.tensor([.5, .5]).double(), u).tolist() == [0, 1, 1, 2, 2]
     y, p = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
-    assert np.allclose(reference("6.1")(y, p, np.array([[0, 0, 2, 2], [1, 1, 3, 3]]), 2),
-                       [.5 + .5 * .025, .5 + .5 * .975])
-    assert np.allclose(reference("6.2")(y, p, y, np.array([[0, 0, 2, 2], [1, 1, 3, 3]]), 2), [-.5 * .975, -.5 * .025])
+    rows = np.array([[0, 0, 2, 2], [1, 1, 3, 3]])
+    assert np.allclose(reference("6.1")(y, p, rows, 2), [.5 + .5 * .025, .5 + .5 * .975])
+    assert np.allclose(reference("6.2")(y, p, y, rows, 2), [-.5 * .975, -.5 * .025])
+    # the first setting is chosen
+    honest, ends, optimism = reference("6.4")(y, np.array([y, p]), y, np.array([p, y]), rows, 2)
+    assert np.allclose([honest, *ends, optimism], [.75, .5 + .5 * .025, .5 + .5 * .975, .25])
+
+
+def test_the_recurrence_agrees_with_pytorch_and_with_values_by_hand():
+    x, h, c, W, U, b, _ = find_exercise("7.1").cases["three bags"]
+    cell, H = torch.nn.LSTMCell(4, 2), 2
+    given = dict(weight_ih=W[:4 * H], weight_hh=U[:4 * H], bias_ih=b[:4 * H], bias_hh=0 * b[:4 * H])
+    shut = [torch.cat([p[:4 * H], 0 * p[4 * H:]]) for p in (W, U, b)]            # the fifth gate is 1/2, times 2
+    ours = reference("7.1")(x, h, c, *shut, torch.full((3, 1), 2.))
+    theirs = torch.func.functional_call(cell, given, (x, (h, c)))
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(ours, theirs))
+    assert reference("7.2")(*find_exercise("7.2").cases["half of it kept"]).flatten().tolist() == [1/8, 1/4, 1/2, 1]
+    x, mask, v, *matrices = find_exercise("7.4").cases["one instance"]
+    bag, w = reference("7.4")(x, mask, v, *matrices)
+    step = reference("7.1")(x[:, 0], torch.zeros(3, 2), torch.zeros(3, 2), *matrices, torch.ones(3, 1))[0]
+    assert torch.allclose(bag, step, atol=1e-6) and (w == 1).all()
+
+
+def test_the_training_sheet_agrees_with_values_by_hand():
+    rates = reference("8.3")(*find_exercise("8.3").cases["by hand"])
+    assert torch.allclose(rates, torch.tensor([0, 2, 4, 6, 8, 4 + 4 * .5 ** .5, 4, 4 - 4 * .5 ** .5, 0]).double())
+    x, views, y, part = find_exercise("8.4").cases["clips 1"]
+    few = (part != 2) | (torch.arange(len(y)) < 30)
+    epoch, scores = reference("8.4")(x, views, y, part)
+    again, fewer = reference("8.4")(x[few], views[:, few], y[few], part[few])
+    assert epoch == again and torch.allclose(scores[:len(fewer)], fewer)         # nobody depends on the clips beside
+    for args in find_exercise("8.5").cases.values():
+        losses, accuracy, score = reference("8.5")(*args)
+        chance = 1 / len(args[1].unique())
+        assert losses[-1] < .8 * losses[0] and accuracy > .5 and score > 1.5 * chance      # it learns
 
 
 def test_class_probability_is_that_of_the_sampler():
@@ -178,8 +216,8 @@ def test_class_probability_is_that_of_the_sampler():
     y = torch.repeat_interleave(torch.arange(3), n_c)
     for name, q in POWERS.items():
         assert torch.allclose(torch.zeros(3, dtype=torch.double).index_add(0, y, clip_shares(y, name)),
-                              reference("3.1")(n_c, q))
-        assert torch.allclose(len(y) * clip_shares(y, name), reference("3.2")(n_c, q)[y])
+                              reference("3.1")(n_c, q)[0])
+        assert torch.allclose(len(y) * clip_shares(y, name), reference("3.1")(n_c, q)[1][y])
 
 
 def test_quick_uar_is_that_of_the_library():
@@ -191,8 +229,8 @@ def test_quick_uar_is_that_of_the_library():
 
 
 def test_gated_attention_is_the_formula():
-    x, V, U, a = find_exercise("4.2").cases["three bags"]
-    bag, w = reference("4.2")(x, V, U, a)
+    x, mask, V, U, a = find_exercise("4.1").cases["three bags"]
+    bag, w = reference("4.1")(x, mask, V, U, a)
     for b in range(3):
         e = torch.stack([(a * (V @ n).tanh() * (U @ n).sigmoid()).sum() for n in x[b]]).exp()
         assert torch.allclose(w[b], e / e.sum(), atol=1e-6) and torch.allclose(bag[b], (e / e.sum()) @ x[b], atol=1e-6)
@@ -270,6 +308,71 @@ def test_sheet_is_complete(path):
     assert "../data" not in json.dumps(nb)
     for link in re.findall(r"\]\(([^)]+\.ipynb)", prose(nb)):
         if not link.startswith("http"): assert (path.parent / link).exists(), link
+
+
+# --- the shape of a sheet
+def questions(path):
+    "{number: (kind, minutes, two hints, cell of the answer)}; kind is Debug, Together or nothing."
+    nb, at = lab.load(path), {n: i for i, n in lab.exercises(lab.load(path), path.name).items()}
+    cells, out = nb["cells"], {}
+    for number, end in at.items():
+        start = max(i for i, c in enumerate(cells[:end]) if f"### Exercise {number} " in lab.text(c))
+        text = "\n".join(lab.text(c) for c in cells[start:end] if c["cell_type"] == "markdown")
+        text = text[text.index(f"### Exercise {number} "):]
+        opening = rf"### Exercise {number} (?:(Debug|Together): )?.*\n\n\*\(\w+, (\d+) min"
+        kind, minutes = re.match(opening, text).groups()
+        hints = re.findall(r"<summary>Hint [12]</summary>\s*(.*?)\s*</details>", text, re.S)
+        out[number] = kind, int(minutes), hints, lab.text(cells[end])
+    return out
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda p: p.stem)
+def test_a_sheet_has_a_task_to_debug_and_ends_with_one_that_ties_together(path):
+    asked = questions(path)
+    kinds = [kind for kind, *_ in asked.values()]
+    assert kinds.count("Debug") == kinds.count("Together") == 1 and kinds[-1] == "Together"
+    total = int(re.search(r"\*Minutes:\* (\d+)\.", prose(lab.load(path)))[1])
+    assert total == 45 and 28 <= sum(minutes for _, minutes, *_ in asked.values()) <= 42     # the rest: pictures, talk
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda p: p.stem)
+def test_the_code_to_debug_runs_and_is_refused_with_words_of_its_own(path):
+    number = next(n for n, (kind, *_) in questions(path).items() if kind == "Debug")
+    given = next(s for s in code(lab.load(lab.SHEETS / "student" / path.name)) if s.startswith("def broken_"))
+    exec(next(s for s in code(lab.load(path)) if s.startswith("import ") and "check" in s), names := {})
+    exec(re.match(r"def broken_.*?(?=\n\S|\Z)", given, re.S)[0], names)
+    broken = next(f for name, f in names.items() if name.startswith("broken_"))
+    text = said(number, broken)
+    assert text.split()[1] in ("value:", "shape:") and find_exercise(number).mistakes[0][1] in text
+
+
+def bodies(spans):
+    "What somebody would try who copies the code of a hint: each piece alone, and all of them in a row."
+    for lines in (*([s] for s in spans), spans):
+        last = lines[-1].strip() if lines else ""
+        name, assigned, _ = last.partition(" = ")
+        end = [last, f"return {name}"] if assigned else [last if "return" in last else f"return {last}"]
+        yield [*lines[:-1], *end]
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda p: p.stem)
+def test_hints_are_partial_and_answers_are_no_one_liners(path):
+    "No hint is the answer: pasted into the function, its code does not pass, and most lines of the answer are in none."
+    exec(next(s for s in code(lab.load(path)) if s.startswith("import ") and "check" in s), names := {})
+    plain = lambda s: re.sub(r"\s|^return ?", "", s.strip())
+    for number, (_, _, hints, cell) in questions(path).items():
+        solution = [s for s in re.search("BEGIN SOLUTION\n(.*?)\n *### END", cell, re.S)[1].splitlines() if s.strip()]
+        assert len(solution) >= 2, f"{number} is a one-liner"
+        assert len(hints) == 2 and all(len(h) > 40 for h in hints) and hints[0] != hints[1]
+        head = re.search(r"(?m)^def \w+\(.*?\):", cell)[0]
+        spans = [re.findall(r"`([^`]+)`", h) for h in hints]
+        for lines in (*bodies(spans[0]), *bodies(spans[1]), *bodies([*spans[0], *spans[1]])):
+            try: exec(head + "".join(f"\n    {s}" for s in lines), tried := dict(names))
+            except SyntaxError: continue
+            with pytest.raises(CheckFailed): check(number, tried[find_exercise(number).name])
+        told = plain("".join(hints))
+        assert sum(plain(s.split(" = ", 1)[-1]) in told for s in solution) <= len(solution) / 2, number
+        exec(cell, names)                                                        # later hints may name it
 
 
 # --- the tool
