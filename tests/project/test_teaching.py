@@ -35,7 +35,7 @@ def test_links_lead_to_files(name):
 
 # --- the syllabus
 def objectives():
-    return re.findall(r"^(\d+)\. (\*\*.+?)\n   - taught: (.+)\n   - practised: (.+)\n   - examined: (.+)$",
+    return re.findall(r"^(\d+)\. (\*\*.+?)\n    - taught: (.+)\n    - practised: (.+)\n    - examined: (.+)$",
                       shown("syllabus"), re.M)
 
 
