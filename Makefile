@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 .PHONY: demo test quick pages sync lab sheets slides docs clean help
 help:
-	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets and the bibliography"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets, the bibliography and the paper"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"
 
 # an interrupted creation leaves no stamp, so the next call repairs it
 .venv/.made:
@@ -42,6 +42,7 @@ sync: .venv/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-export
 	$(BIN)/python tools/lab.py
 	$(BIN)/python tools/references.py
+	$(BIN)/python tools/paper.py
 
 lab: .venv/.dev
 	$(BIN)/python -m jupyterlab nbs/00_tour.ipynb
