@@ -398,10 +398,10 @@ def small_sheet(folder, solution):
     cells = [cell("markdown", "# A small sheet", "a"), cell("code",
                                                             "import numpy as np\nfrom micacl.lab.checker import check",
                                                             "b"),
-             cell("code", f"def geometric_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n"
-                          "    "
-                          f"return {solution}\n    ### END SOLUTION", "c"),
-                          cell("code", 'check("1.4", geometric_mean)', "d"),
+             cell("code", "def class_recalls(y, predicted, n_classes):\n    ### BEGIN SOLUTION\n"
+                          "    hits = np.bincount(y[y == predicted], minlength=n_classes)\n"
+                          f"    return {solution}\n    ### END SOLUTION", "c"),
+             cell("code", 'check("1.1", class_recalls)', "d"),
              cell("code", "from ipywidgets import IntSlider, interact\n@interact(n=IntSlider(1, 0, 3))\ndef "
                           "picture(n): return 6 / n", "e")]
     (folder / "1_small.ipynb").write_text(lab.dump(dict(cells=cells,
@@ -421,18 +421,19 @@ def test_a_solution_needs_its_check(tmp_path):
 
 
 def test_a_broken_solution_and_a_broken_widget_are_found(tmp_path):
-    path = small_sheet(tmp_path, "np.mean(r)")
+    path = small_sheet(tmp_path, "hits / len(y)")
     *_, wrong = lab.execute(path, "instructor")
-    assert (any("check 1.4 stopped with CheckFailed: 1.4 value" in s and "forgives" in s for s in wrong)
-            and any("1.4: its solution does not pass" in s for s in wrong))
+    assert (any("check 1.1 stopped with CheckFailed: 1.1 value" in s and "by all clips" in s for s in wrong)
+            and any("1.1: its solution does not pass" in s for s in wrong))
     # the slider at its lower end
     assert any("cell e stopped with ZeroDivisionError" in s for s in wrong)
     assert lab.leaks(path) == [] and lab.out_of_step(tmp_path) == []
 
 
 def test_what_is_left_in_the_open_is_found(tmp_path):
-    path = small_sheet(tmp_path, "np.mean(r)")
+    path = small_sheet(tmp_path, "hits / len(y)")
     nb = lab.load(path)
-    nb["cells"].append(cell("code", "r = recall[np.isfinite(recall)]", "f"))
+    shown = "hits = np.bincount(y[y == predicted], minlength=n_classes)"
+    nb["cells"].append(cell("code", shown, "f"))
     path.write_text(lab.dump(nb))
-    assert lab.leaks(path) == ["r = recall[np.isfinite(recall)]"] and lab.out_of_step(tmp_path) == ["1_small.ipynb"]
+    assert lab.leaks(path) == [shown] and lab.out_of_step(tmp_path) == ["1_small.ipynb"]
