@@ -12,6 +12,7 @@ import torch
 import lab
 from micacl.lab.checker import EXERCISES, CheckFailed, check, exercise, find_exercise, prove
 from micacl.core import MicaclError
+from micacl.lab.grading import _names_of
 
 ROOT = Path(__file__).parents[2]
 SHEETS = lab.sources()
@@ -373,6 +374,19 @@ def test_hints_are_partial_and_answers_are_no_one_liners(path):
         told = plain("".join(hints))
         assert sum(plain(s.split(" = ", 1)[-1]) in told for s in solution) <= len(solution) / 2, number
         exec(cell, names)                                                        # later hints may name it
+
+
+@pytest.mark.parametrize("path", SHEETS, ids=lambda p: p.stem)
+def test_what_a_slider_needs_is_not_overwritten_by_a_later_cell(path):
+    "A slider is moved when the whole sheet has run, and calls its function with the names of that moment."
+    cells = [s for s in code(lab.load(lab.SHEETS / "student" / path.name)) if "colab" not in s]
+    found = [_names_of(s) for s in cells]
+    for k, source in enumerate(cells):
+        if "@interact(" not in source: continue
+        want = set(found[k][1])
+        for made, needs in reversed(found[:k]):
+            if made & want: want |= needs
+        assert not [(names & want, cells[j]) for j, (names, _) in enumerate(found) if j > k and names & want]
 
 
 # --- the tool
