@@ -70,8 +70,8 @@ _ones, _W = torch.ones(4), torch.tensor([.4, .8, 1.8, 1.])
     (lambda z, y, t, W: _con(z, y, t, W, columns=y[:, None] != y),
      "Only the other classes stand in your denominator. A(i) holds the partners too."),
     (lambda *a: _con(*a, over="pairs"), "You took the mean over all pairs, so an anchor of a frequent class counts "
-                                        "more. First the mean over the partners of each anchor, then over the anchors. "
-                                        ""),
+                                        "more. First the mean over the partners of each anchor, then over the "
+                                        "anchors."),
     (lambda *a: _con(*a, over="batch"), "You divided by the whole batch. A clip without partners has no say: divide by "
                                         "the anchors that have some."),
     (lambda *a: _con(*a, over="weights"), "You divided by the sum of the weights. Divide by the number of anchors that "

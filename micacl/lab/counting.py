@@ -98,8 +98,8 @@ def _sum_of(y, p, C, size, whole=True):
     (lambda *a: _mean_of(*a, False), "This is still the function of the question: a mean of means, and the clips "
                                      "behind the last whole batch are not seen."),
     (lambda *a: _mean_of(*a, True), "All clips are seen now. But the mean of the batches' UAR is not the UAR of all: a "
-                                    "class that is missing in a batch has no say there. Add up counts, divide at last. "
-                                    ""),
+                                    "class that is missing in a batch has no say there. Add up counts, divide at "
+                                    "last."),
     (lambda *a: np.mean((h := _sum_of(*a, False))[1][h[0] > 0] / h[0][h[0] > 0]),
      "The counts are added up now. But the clips behind the last whole batch are not seen."),
     (lambda y, p, C, size: (y == p).mean(), "This is the accuracy of all clips. It is the same for every batch size, "

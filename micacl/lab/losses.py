@@ -109,8 +109,8 @@ def _late(f, y, n, tau, beta, epoch, start, W=None, both=True, by="clips"):
                   "after it": (_f, _y, _counts, .5, .999, 9, 8)}, [
     (lambda *a: _late(*a[:5], 1, 0), "Your weights count in all epochs. Before `start` they are 1."),
     (lambda *a: _late(*a[:5], 0, 1), "The weights never come in. From epoch `start` on they do."),
-    (lambda *a: _late(*a[:5], a[5] - 1, a[6]), "Your weights come one epoch late: in epoch `start` they count already. "
-                                               ""),
+    (lambda *a: _late(*a[:5], a[5] - 1, a[6]), "Your weights come one epoch late: in epoch `start` they count "
+                                               "already."),
     (lambda *a: _late(*a, both=a[5] < a[6]), "From `start` on the adjustment is gone in your loss. It stays in all "
                                              "epochs."),
     (lambda *a: _late(*a, by="weights"), "You divided by the sum of the weights. Divide by the number of clips."),

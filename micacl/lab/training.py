@@ -1,4 +1,4 @@
-"""Frames become bags, a rate rises and falls, a loop learns. And a test score looks better than it is: where is the mistake?
+"""Frames become bags, a rate rises and falls, a loop learns; and a test score is too good: where is the mistake?
 
 Docs: https://micacl.github.io/micacl/lab/training.html.md"""
 
@@ -199,8 +199,8 @@ def _loop(x, y, x_test, y_test, order, size, eta, prior=True, tested=False, rate
     (lambda *a: _loop(*a, sign=1), "The loss rises: the step goes along the gradient. Against it!"),
     (lambda *a: _loop(*a, rows=lambda row: row.sort().values), "Your batches do not follow `order`: the bags come "
                                                                "class after class, and the last class wins."),
-    (lambda *a: _loop(*a, last=True), "This is the loss of the last batch of each epoch. Give the mean of its batches. "
-                                      ""),
+    (lambda *a: _loop(*a, last=True), "This is the loss of the last batch of each epoch. Give the mean of its "
+                                      "batches."),
     (lambda *a: _loop(*a, swap=True), "Accuracy and UAR have changed places."),
 ], points=3)
 def train_bags(x, y, x_test, y_test, order, size, eta):

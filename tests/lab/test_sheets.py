@@ -12,6 +12,7 @@ import torch
 import lab
 from micacl.lab.checker import EXERCISES, CheckFailed, check, exercise, find_exercise, prove
 from micacl.core import MicaclError
+from micacl.lab.grading import _names_of
 
 ROOT = Path(__file__).parents[2]
 SHEETS = lab.sources()
@@ -375,6 +376,19 @@ def test_hints_are_partial_and_answers_are_no_one_liners(path):
         exec(cell, names)                                                        # later hints may name it
 
 
+@pytest.mark.parametrize("path", SHEETS, ids=lambda p: p.stem)
+def test_what_a_slider_needs_is_not_overwritten_by_a_later_cell(path):
+    "A slider is moved when the whole sheet has run, and calls its function with the names of that moment."
+    cells = [s for s in code(lab.load(lab.SHEETS / "student" / path.name)) if "colab" not in s]
+    found = [_names_of(s) for s in cells]
+    for k, source in enumerate(cells):
+        if "@interact(" not in source: continue
+        want = set(found[k][1])
+        for made, needs in reversed(found[:k]):
+            if made & want: want |= needs
+        assert not [(names & want, cells[j]) for j, (names, _) in enumerate(found) if j > k and names & want]
+
+
 # --- the tool
 def test_hide_keeps_indent_and_the_rest():
     source = "def f(x):\n    a = 1\n    " \
@@ -398,10 +412,10 @@ def small_sheet(folder, solution):
     cells = [cell("markdown", "# A small sheet", "a"), cell("code",
                                                             "import numpy as np\nfrom micacl.lab.checker import check",
                                                             "b"),
-             cell("code", f"def geometric_mean(recall):\n    ### BEGIN SOLUTION\n    r = recall[np.isfinite(recall)]\n"
-                          "    "
-                          f"return {solution}\n    ### END SOLUTION", "c"),
-                          cell("code", 'check("1.4", geometric_mean)', "d"),
+             cell("code", "def class_recalls(y, predicted, n_classes):\n    ### BEGIN SOLUTION\n"
+                          "    hits = np.bincount(y[y == predicted], minlength=n_classes)\n"
+                          f"    return {solution}\n    ### END SOLUTION", "c"),
+             cell("code", 'check("1.1", class_recalls)', "d"),
              cell("code", "from ipywidgets import IntSlider, interact\n@interact(n=IntSlider(1, 0, 3))\ndef "
                           "picture(n): return 6 / n", "e")]
     (folder / "1_small.ipynb").write_text(lab.dump(dict(cells=cells,
@@ -421,18 +435,19 @@ def test_a_solution_needs_its_check(tmp_path):
 
 
 def test_a_broken_solution_and_a_broken_widget_are_found(tmp_path):
-    path = small_sheet(tmp_path, "np.mean(r)")
+    path = small_sheet(tmp_path, "hits / len(y)")
     *_, wrong = lab.execute(path, "instructor")
-    assert (any("check 1.4 stopped with CheckFailed: 1.4 value" in s and "forgives" in s for s in wrong)
-            and any("1.4: its solution does not pass" in s for s in wrong))
+    assert (any("check 1.1 stopped with CheckFailed: 1.1 value" in s and "by all clips" in s for s in wrong)
+            and any("1.1: its solution does not pass" in s for s in wrong))
     # the slider at its lower end
     assert any("cell e stopped with ZeroDivisionError" in s for s in wrong)
     assert lab.leaks(path) == [] and lab.out_of_step(tmp_path) == []
 
 
 def test_what_is_left_in_the_open_is_found(tmp_path):
-    path = small_sheet(tmp_path, "np.mean(r)")
+    path = small_sheet(tmp_path, "hits / len(y)")
     nb = lab.load(path)
-    nb["cells"].append(cell("code", "r = recall[np.isfinite(recall)]", "f"))
+    shown = "hits = np.bincount(y[y == predicted], minlength=n_classes)"
+    nb["cells"].append(cell("code", shown, "f"))
     path.write_text(lab.dump(nb))
-    assert lab.leaks(path) == ["r = recall[np.isfinite(recall)]"] and lab.out_of_step(tmp_path) == ["1_small.ipynb"]
+    assert lab.leaks(path) == [shown] and lab.out_of_step(tmp_path) == ["1_small.ipynb"]
