@@ -23,7 +23,8 @@ from typing import NamedTuple
 from common import ROOT, commit, machine
 
 SEEDS, TUNE_SEED, FOLDS = (0, 1, 2), 0, 5      # of the networks; one cut into folds
-LRS, STEPS = (0.003, 0.01, 0.03), 320          # what is tried for every head; the steps of a training
+# what is tried for every head, where the encoder learns too and where it doesn't; the steps of a training
+LRS, FROZEN_LRS, STEPS = (0.001, 0.003, 0.01, 0.03), (0.003, 0.01, 0.03, 0.1), 320
 CURVE = (80, 160, 320, 640)                    # steps, in the regime that is looked at more closely
 BATCH = 16                                     # clips a step
 HEADS = {"MICACL": {}, "GEIIM + WIAN": dict(mccl_weight=0.0),
@@ -172,13 +173,17 @@ def points(data, work, processes, say, base, regime, each):
     return [dict(r, predicted=unpack_labels(r["predicted"])) for k in range(len(jobs)) for r in [read_json(done[k])]]
 
 
+def rates(regime): return FROZEN_LRS if REGIMES[regime].fields.get("backbone_lr") == 0 else LRS
+
+
 def choose(d, results):
     """-> UAR (FOLDS, lrs) of every learning rate, for each test fold: on the other fold of the two pairs that it is in.
     `results` in order of (lr, pair)."""
     import numpy as np
     from micacl.metrics import uar
-    scores, of = np.zeros((FOLDS, len(LRS))), len(PAIRS)
-    for k, p in itertools.product(range(FOLDS), range(len(LRS))):
+    of = len(PAIRS)
+    scores = np.zeros((FOLDS, len(results) // of))
+    for k, p in itertools.product(range(FOLDS), range(scores.shape[1])):
         y, said = [], []
         for leave, r in zip(PAIRS, results[p * of:(p + 1) * of]):
             if k not in leave: continue
@@ -219,9 +224,9 @@ def compared_heads(d, heads, results):
 def measure_regime(d, run, name):
     "-> scores and differences, {head: learning rate of each fold}; `run` as `points` with its first arguments given."
     heads = REGIMES[name].heads
-    tried = run(name, [(h, lr, STEPS, TUNE_SEED, leave) for h in heads for lr in LRS for leave in PAIRS])
+    tried = run(name, [(h, lr, STEPS, TUNE_SEED, leave) for h in heads for lr in rates(name) for leave in PAIRS])
     scores = {h: choose(d, rs) for h, rs in zip(heads, in_parts(tried, len(heads)))}
-    lrs = {h: [LRS[p] for p in s.argmax(1)] for h, s in scores.items()}
+    lrs = {h: [rates(name)[p] for p in s.argmax(1)] for h, s in scores.items()}
     results = run(name, [(h, lrs[h][k], STEPS, s, (k,)) for h in heads for s in SEEDS for k in range(FOLDS)])
     out = compared_heads(d, heads, results)
     for h in heads: out["heads"][h].update(lrs=lrs[h], tuning_uar=scores[h].mean(0).tolist())
@@ -243,13 +248,13 @@ def measure(data, work, instances=4, length=4, processes=None, say=print, keep=l
     d, kept = opened(data, work), Path(work) / "arithmetic.json"
     if not kept.exists(): write_json(kept, dict(precision=choose_arithmetic().precision))      # one for all runs
     shape = dict(n_instances=instances, instance_length=length, batch_size=BATCH)
-    out = dict(about(d.table, d.people.tolist(), d.unknown, None), **shape, learning_rates=LRS, tuning_seed=TUNE_SEED,
+    out = dict(about(d.table, d.people.tolist(), d.unknown, None), **shape, learning_rates={}, tuning_seed=TUNE_SEED,
                mixed_precision={}, regimes={}, steps={})
     out["protocol"] = f"{FOLDS} folds by person, the same for all"
     for name, regime in REGIMES.items():
         half = "no" if regime.fields.get("backbone_lr") == 0 else read_json(kept)["precision"]
         run = partial(points, data, work, processes, say, dict(shape, mixed_precision=half))
-        out["mixed_precision"][name] = half
+        out["mixed_precision"][name], out["learning_rates"][name] = half, rates(name)
         out["regimes"][name], lrs = measure_regime(d, run, name)
         keep(rounded(out))
         for steps in CURVE if name in CLOSER else ():

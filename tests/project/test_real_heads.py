@@ -18,7 +18,7 @@ BAG_NAMES = ("angry", "neutral", "happy")
 @pytest.fixture
 def small(monkeypatch):
     "Two heads on frozen features, and a few steps."
-    monkeypatch.setattr(B, "SEEDS", (0, 1)); monkeypatch.setattr(B, "LRS", (0.001, 0.01))
+    monkeypatch.setattr(B, "SEEDS", (0, 1)); [monkeypatch.setattr(B, n, (0.001, 0.01)) for n in ("LRS", "FROZEN_LRS")]
     monkeypatch.setattr(B, "STEPS", 16); monkeypatch.setattr(B, "CURVE", (2, 16))
     name = "r3d_small, frozen"
     monkeypatch.setattr(B, "REGIMES", {name: B.REGIMES[name]._replace(heads=B.CURVE_HEADS)})
@@ -38,7 +38,7 @@ def test_a_planted_signal_is_found_and_nothing_about_a_person_is_kept(small, tmp
     r, few = s["regimes"]["r3d_small, frozen"], s["steps"]["r3d_small, frozen"]["2"]
     for h in B.CURVE_HEADS:
         assert r["heads"][h]["uar"] > .9 and set(r["heads"][h]["recall"]) == {"happy", "contempt"}
-        assert len(r["heads"][h]["lrs"]) == B.FOLDS and set(r["heads"][h]["lrs"]) <= set(B.LRS)
+        assert len(r["heads"][h]["lrs"]) == B.FOLDS and set(r["heads"][h]["lrs"]) <= set(B.FROZEN_LRS)
         assert few["heads"][h]["steps"][0] < r["heads"][h]["steps"][0]
     assert s["steps"]["r3d_small, frozen"]["16"]["heads"]["MICACL"]["uar"] == r["heads"]["MICACL"]["uar"]
     d = r["differences"]["mean pooling"]["difference"]
