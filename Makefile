@@ -5,10 +5,11 @@
 #   make quick   the modules in step, lint, types, and the tests of what you changed
 PYTHON ?= python3
 BIN := .venv/bin
+GRADERS := .venv-graders/bin
 
-.PHONY: demo test quick pages sync lab sheets docs clean help
+.PHONY: demo test quick pages sync lab sheets graders docs clean help
 help:
-	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets and the bibliography"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets and the bibliography"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make graders compare the marks of the sheets with those of nbgrader and otter-grader (about 15 minutes)"
 
 # an interrupted creation leaves no stamp, so the next call repairs it
 .venv/.made:
@@ -50,8 +51,17 @@ sheets: .venv/.dev
 	$(BIN)/python tools/lab.py
 	$(BIN)/python tools/lab.py --instructor _teachers
 
+# nbgrader and otter-grader bring many libraries along, so they get an environment of their own
+.venv-graders/.made: settings.ini setup.py pyproject.toml tools/graders-requirements.txt
+	$(PYTHON) -m venv .venv-graders
+	$(GRADERS)/python -m pip install --quiet --requirement tools/graders-requirements.txt --editable .
+	touch $@
+
+graders: .venv-graders/.made
+	$(GRADERS)/python tools/graders.py $(SHEETS) --out results/graders.json
+
 docs: .venv/.dev
 	$(BIN)/python tools/site.py
 
 clean:
-	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers
+	rm -rf .venv .venv-graders build dist *.egg-info demo _docs _proc _teachers
