@@ -1,6 +1,7 @@
 """Do nbgrader, otter-grader and `micacl grade` give the same marks? Three students hand in each sheet: one has solved
 it, one has answered one exercise wrongly and left one as it was, one has not begun. Each tool releases the sheet,
-collects what was handed in and grades it, and the marks are compared exercise by exercise.
+collects what was handed in and grades it, and the marks are compared exercise by exercise. No release may show a line
+of a solution. A fourth student calls the references in the installed package: who gives points for that?
 
     make graders                        # makes the environment (.venv-graders) and compares all sheets
     make graders SHEETS="1_counting"    # only these; the others stay in results/graders.json as they are
@@ -27,19 +28,21 @@ import lab_forms
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 900      # for a cell: a busy machine must not cost points in one tool and not in the other
-STUDENTS = dict(ada="solved", emmy="partly wrong", grace="not begun")
+STUDENTS = dict(ada="solved", emmy="partly wrong", grace="not begun", eve="looked up")
+LOOKED_UP = '    return __import__("micacl.lab.checker").lab.checker.find_exercise("{}").reference(*locals().values())'
 WRONG, LEFT = 1, 2      # exercises of a partly wrong sheet, counted from 0: answered wrongly, left as it was
 
 
 def answers(path, kind):
     "{function: source of its cell} of what a student has written."
     nb, found = lab.load(path), {}
-    for k, i in enumerate(lab.exercises(nb, path.name)):
+    for k, (i, number) in enumerate(lab.exercises(nb, path.name).items()):
         if kind == "not begun" or kind == "partly wrong" and k == LEFT: continue
         source = "\n".join(s for s in lab.text(nb["cells"][i]).splitlines() if s.strip() not in (lab.BEGIN, lab.END))
         name = re.search(r"def (\w+)\(", source)[1]
-        if kind == "partly wrong" and k == WRONG:
-            source = source[:source.index("\n", source.index(f"def {name}("))] + "\n    return 0"
+        other = LOOKED_UP.format(number) if kind == "looked up" else "    return 0"
+        if kind == "looked up" or kind == "partly wrong" and k == WRONG:
+            source = source[:source.index("\n", source.index(f"def {name}(")) + 1] + other
         found[name] = source
     return found
 
@@ -55,8 +58,27 @@ def hand_in(nb, path, kind):
     return nb
 
 
-def write_all(folder, given, path):
+def texts(value):
+    "All strings of what JSON holds."
+    if isinstance(value, str): return [value]
+    if isinstance(value, list): return ["".join(value)] if value and all(isinstance(v, str) for v in value) else [
+        s for v in value for s in texts(v)]
+    return [s for v in value.values() for s in texts(v)] if isinstance(value, dict) else []
+
+
+def shown(path, folder):
+    "Lines of the solutions that a folder which students get shows, its checks and metadata included."
+    found = []
+    for file in filter(Path.is_file, folder.rglob("*")):
+        text = file.read_text(encoding="utf-8")
+        found += texts(json.loads(text)) if file.suffix == ".ipynb" else [text]
+    return sorted(lab.hidden_lines(path) & {line.strip() for text in found for line in text.splitlines()})
+
+
+def write_all(folder, release, path):
     "FOLDER/STUDENT_SHEET.ipynb of each student, written into what they were given."
+    if found := shown(path, release): raise lab.LabError(f"{path.name}: the students' copy shows {found}")
+    given = lab.load(release / path.name)
     folder.mkdir(parents=True)
     for student, kind in STUDENTS.items():
         nb = hand_in(json.loads(json.dumps(given)), path, kind)
@@ -80,7 +102,9 @@ def with_micacl(folder, path):
     from micacl.lab.grading import sheets
     from micacl.lab.sandbox import ENCLOSURES, works
 
-    write_all(folder / "submissions", lab.make_copy(path, "student"), path)
+    (folder / "release").mkdir()
+    (folder / "release" / path.name).write_text(lab.dump(lab.make_copy(path, "student")), encoding="utf-8")
+    write_all(folder / "submissions", folder / "release", path)
     sh(sys.executable, "-m", "micacl.cli", "grade", "submissions", "--out", "marks.csv", "--seconds", SECONDS,
        "--enclosure", next(e for e in ENCLOSURES if works(e)), cwd=folder)
     numbers = [ex.number for ex in sheets()[path.stem]]
@@ -97,8 +121,7 @@ def with_nbgrader(folder, path):
 
     lab_forms.write_nbgrader(folder, [path])
     nbgrader("generate_assignment", path.stem, "--create")
-    given = lab.load(folder / "release" / path.stem / path.name)
-    write_all(folder / "downloaded" / path.stem / "archive", given, path)
+    write_all(folder / "downloaded" / path.stem / "archive", folder / "release" / path.stem, path)
     nbgrader("zip_collect", path.stem)
     nbgrader("autograde", path.stem, "--create", f"--ExecutePreprocessor.timeout={SECONDS}")
     marks = {}
@@ -114,7 +137,7 @@ def with_otter(folder, path):
     "The same of otter-grader: otter assign, and `otter run` for each notebook."
     lab_forms.write_otter(folder, [path])
     sh("otter", "assign", path.name, "dist", "--no-pdfs", "--no-run-tests", cwd=folder)
-    write_all(folder / "submissions", lab.load(folder / "dist" / "student" / path.name), path)
+    write_all(folder / "submissions", folder / "dist" / "student", path)
     (bundle,) = (folder / "dist" / "autograder").glob("*.zip")
     marks = {}
     for student in STUDENTS:
@@ -151,14 +174,16 @@ def deserved(path):
 
     points = {ex.number: ex.points for ex in sheets()[path.stem]}
     wrong = [list(points)[k] for k in (WRONG, LEFT)]
-    return {"solved": points, "partly wrong": points | dict.fromkeys(wrong, 0), "not begun": dict.fromkeys(points, 0)}
+    none = dict.fromkeys(points, 0)
+    return {"solved": points, "partly wrong": points | dict.fromkeys(wrong, 0), "not begun": none, "looked up": none}
 
 
 def differences(path, marks):
     "Where a tool gives other marks than the answers deserve, in words; nothing if all tools give the same ones."
     said = []
     for kind, points in deserved(path).items():
-        found = {name: marks.get(kind, {}).get(name, {}) for name in TOOLS}
+        tools = ["micacl"] if kind == "looked up" else TOOLS      # the others let it pass, and the page says so
+        found = {name: marks.get(kind, {}).get(name, {}) for name in tools}
         for number in sorted({*points, *(n for m in found.values() for n in m)}):
             got = {name: m.get(number) for name, m in found.items()}
             if set(got.values()) != {points.get(number)}:
