@@ -164,8 +164,9 @@ def compare(path, say=print):
             cpu[name] = round(sum(os.times()[:4]) - before)
             for student, points in found.items(): marks.setdefault(STUDENTS[student], {})[name] = points
             say(f"{path.stem}: {name:8} {time.time() - start:4.0f} s, {cpu[name]} s of CPU: "
-                + ", ".join(f"{kind} {sum(m[name].values()):g}" for kind, m in marks.items()), flush=True)
-    return marks, cpu
+                + ", ".join(f"{kind} {sum(m[name].values()):g}" for kind, m in marks.items() if name in m),
+                flush=True)
+    return {kind: marks.get(kind, {}) for kind in STUDENTS.values()}, cpu
 
 
 def deserved(path):
@@ -215,10 +216,10 @@ def measure(path, versions):
     "What results/graders.json says of a sheet."
     from common import commit, machine
 
-    start = time.time()
+    start, made = time.time(), dict(command=f"python tools/graders.py {path.stem}",
+                                    commit=commit(parts=("micacl", "nbs", "tools")), machine=machine())
     marks, cpu = compare(path)
-    return dict(command=f"python tools/graders.py {path.stem}", commit=commit(parts=("micacl", "nbs", "tools")),
-                machine=machine(), versions=versions, seconds=round(time.time() - start), cpu=cpu, marks=marks)
+    return dict(made, versions=versions, seconds=round(time.time() - start), cpu=cpu, marks=marks)
 
 
 def keep(out, found):

@@ -116,6 +116,24 @@ def test_a_command_that_fails_is_an_error(tmp_path):
         graders.sh(graders.sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)", cwd=tmp_path)
 
 
+def test_the_script_writes_what_it_found_and_fails_where_marks_differ(tmp_path, monkeypatch, capsys):
+    worth = graders.deserved(PATH)
+    def tool(change): return lambda folder, path: {s: worth[kind] | change for s, kind in graders.STUDENTS.items()}
+    monkeypatch.setattr(graders, "here", lambda: dict(nbgrader="1", otter="2"))
+    monkeypatch.setattr("sys.argv", ["graders.py", PATH.stem, "--out", str(tmp_path / "g.json")])
+    monkeypatch.setattr(graders, "TOOLS", dict.fromkeys(graders.TOOLS, tool({})))
+    graders.main()
+    assert "graders: equal marks in 1 sheets" in capsys.readouterr().out
+    monkeypatch.setitem(graders.TOOLS, "otter", tool({"1.2": 0}))
+    with pytest.raises(SystemExit, match="1 marks are not what they must be"): graders.main()
+    assert "1.2, solved: expected 1, found 1 (micacl), 1 (nbgrader), 0 (otter)" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "g.json").read_text(encoding="utf-8"))["sheets"][PATH.stem]
+    assert list(kept["marks"]) == list(graders.STUDENTS.values()) and kept["marks"]["solved"]["otter"]["1.2"] == 0
+    monkeypatch.setitem(graders.TOOLS, "nbgrader", lambda folder, path: {})      # collected nothing
+    with pytest.raises(SystemExit): graders.main()
+    assert "1.1, solved: expected 2, found 2 (micacl), None (nbgrader), 2 (otter)" in capsys.readouterr().out
+
+
 # --- a class, from the students' copies to the table
 BEST = next(e for e in ENCLOSURES if works(e))
 HOSTILE = """
