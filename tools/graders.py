@@ -8,7 +8,7 @@ of a solution. A fourth student calls the references in the installed package: w
 
     .venv-graders/bin/python tools/graders.py 1_counting       # one sheet; prints, writes nothing
 
-A sheet takes about two minutes of CPU. The environment is one of its own: the graders bring many libraries along.
+A sheet takes two to four minutes of CPU. The environment is one of its own: the graders bring many libraries along.
 """
 
 import argparse
