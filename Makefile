@@ -5,8 +5,9 @@
 #   make quick   the modules in step, lint, types, and the tests of what you changed
 PYTHON ?= python3
 BIN := .venv/bin
+GRADERS := .venv-graders/bin
 
-.PHONY: demo test quick pages sync lab sheets slides docs clean help
+.PHONY: demo test quick pages sync lab sheets slides graders docs clean help
 help:
 	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets, the bibliography and the paper"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"
 
@@ -53,9 +54,18 @@ sheets: .venv/.dev
 
 slides: .venv/.dev
 	$(BIN)/python tools/slides.py
+# nbgrader and otter-grader bring many libraries along, so they get an environment of their own
+.venv-graders/.made: settings.ini setup.py pyproject.toml tools/graders-requirements.txt
+	$(PYTHON) -m venv .venv-graders
+	$(GRADERS)/python -m pip install --quiet --requirement tools/graders-requirements.txt --editable .
+	touch $@
+
+graders: .venv-graders/.made
+	$(GRADERS)/python tools/graders.py $(SHEETS) --out results/graders.json
 
 docs: .venv/.dev
 	$(BIN)/python tools/site.py
 
 clean:
 	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers _slides
+	rm -rf .venv .venv-graders build dist *.egg-info demo _docs _proc _teachers

@@ -184,15 +184,19 @@ def out_of_step(sheets=SHEETS):
     return sorted(n for n in want.keys() | have.keys() if want.get(n) != have.get(n))
 
 
+def hidden_lines(path):
+    "Lines of the solutions."
+    nb = load(path)
+    return {s.strip() for i in exercises(nb, path.name)
+            for part in re.findall(rf"{BEGIN}\n(.*?)\n\s*{END}", text(nb["cells"][i]), re.S)
+            for s in part.splitlines()}
+
+
 def leaks(path):
     "Lines of the solutions, marks or notes that a student would see."
-    nb, student = load(path), "\n".join(text(c) for c in make_copy(path, "student")["cells"]
-                                        if c["cell_type"] == "code")
+    student = "\n".join(text(c) for c in make_copy(path, "student")["cells"] if c["cell_type"] == "code")
     everything = "\n".join(text(c) for c in make_copy(path, "student")["cells"])
-    hidden = {s.strip() for i in exercises(nb, path.name)
-              for part in re.findall(rf"{BEGIN}\n(.*?)\n\s*{END}", text(nb["cells"][i]), re.S)
-              for s in part.splitlines()}
-    return (sorted(s for s in hidden if s in {line.strip() for line in student.splitlines()})
+    return (sorted(hidden_lines(path) & {line.strip() for line in student.splitlines()})
             + [m for m in (BEGIN, END, NOTE) if m in everything])
 
 

@@ -10,6 +10,8 @@ CONFIG = """# Written by tools/lab.py. `nbgrader generate_assignment 1_counting`
 c = get_config()      # noqa: F821  nbgrader defines it
 c.CourseDirectory.course_id = "micacl"
 c.ExecutePreprocessor.timeout = 120
+# `nbgrader zip_collect 1_counting` takes files of the form STUDENT_SHEET.ipynb from downloaded/1_counting/archive/
+c.FileNameCollectorPlugin.named_regexp = r".*?(?P<student_id>[^/\\\\]+)_(?P<file_id>\\d+_[a-z]+)\\.ipynb$"
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError('write your own lines here')"}
 """
 
