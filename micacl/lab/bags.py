@@ -79,7 +79,7 @@ def graph_step(x, E1, E2, alpha): return (A := geiim.learned_adjacency(E1, E2)),
 
 # %% ../../nbs/lab/4_bags.ipynb #b47b8fcb
 _Wt, _Wp = (torch.randn(5, 6, generator=_dice) for _ in range(2))
-def _of_bag(x, Wt, Wp, cut=False, axis=-1, scale=True, turned=False):
+def _of_bag(x, Wt, Wp, *, cut=False, axis=-1, scale=True, turned=False):
     theta, phi = x @ Wt.T, x @ Wp.T
     S = theta @ (phi.reshape(len(x), phi.shape[2], -1) if cut else phi.mT) / (len(Wp) ** .5 if scale else 1)
     A = (S.mT if turned else S).softmax(axis)
@@ -102,7 +102,7 @@ def graph_of_bag(x, W_theta, W_phi):
     return A, A @ x
 
 # %% ../../nbs/lab/4_bags.ipynb #1aa903bf
-def _shares(x, E1, E2, t, V, U, a, of=lambda w, A, t: t * w + (1 - t) * w @ A, score_of="h", mean_of="h"):
+def _shares(x, E1, E2, t, V, U, a, *, of=lambda w, A, t: t * w + (1 - t) * w @ A, score_of="h", mean_of="h"):
     A, h = _stepped(_graph(E1, E2), x, t)
     w = _score(h if score_of == "h" else x, V, U, a).softmax(1)
     return _pool(h if mean_of == "h" else x, w)[0], of(w, A, t)

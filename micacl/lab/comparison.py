@@ -94,7 +94,7 @@ def _tried(K, m, seed, skill=.6):
     y = rng.choice(3, m, p=[.6, .3, .1])
     return y, np.where(rng.random((K, m)) < skill, y, (y + rng.integers(1, 3, (K, m))) % 3)
 
-def _honest(y_val, validation, y, test, rows, C, by=None, interval=None, score=_uar, level=95, hope=None):
+def _honest(y_val, validation, y, test, rows, C, *, by=None, interval=None, score=_uar, level=95, hope=None):
     on_test = np.array([score(y, p, C) for p in test])
     k = np.argmax([score(y_val, p, C) for p in validation]) if by is None else by(on_test)
     ends = _q(_uars(y, test[k], rows, C), level) if interval is None else interval(k)

@@ -45,7 +45,7 @@ def _pairs(y, C): return contrast.pairs(y, _columns(y, C))
 def pairs_with_centres(y, n_classes): return _pairs(y, n_classes)
 
 # %% ../../nbs/lab/5_contrast.ipynb #695ffb64
-def _con(z, y, tau, W, columns=None, over="anchors", itself=False):
+def _con(z, y, tau, W, *, columns=None, over="anchors", itself=False):
     "SupCon with one thing done differently."
     P, A = contrast.pairs(y)
     S = z @ z.T / tau
@@ -107,7 +107,7 @@ def _groups(x, s, dim=2, power=.5): return F.normalize(x.unflatten(1, (s, -1)), 
 def grouped(x, s): return mccl.unit_groups(x, s)
 
 # %% ../../nbs/lab/5_contrast.ipynb #2e1fad64
-def _multi(x, y, centres, tau, W, scales, groups=None, masks=None, whole=False):
+def _multi(x, y, centres, tau, W, scales, *, groups=None, masks=None, whole=False):
     P, A = _pairs(y, len(centres)) if masks is None else masks(y, len(centres))
     terms = []
     for s in scales:
@@ -130,7 +130,8 @@ _c = torch.randn(3, 8, generator=_dice)
     (lambda *a: _multi(*a, whole=True), "The clips are grouped and the centres are not. Both are cut and normalised in "
                                         "the same way."),
     (lambda *a: _multi(*a) * len(a[5]), "This is the sum over the scales. Take the mean."),
-    (lambda *a: _multi(*a[:4], torch.ones_like(a[4]), a[5]), "The weights of the classes do not come in."),
+    (lambda x, y, c, t, W, s: _multi(x, y, c, t, torch.ones_like(W), s), "The weights of the classes do not come "
+                                                                         "in."),
     (lambda x, y, *a: _multi(torch.cat([x, a[0]]), torch.cat([y, torch.arange(len(a[0]))]), *a),
      "The centres became anchors. They are compared with the clips, and have no term of their own."),
 ], gradient=[0, 2], points=2)

@@ -87,20 +87,20 @@ def tail_recall(recall, n_c, *, parts=3):
 # %% ../../nbs/lab/1_counting.ipynb #b9ec7a89
 def _batches(y, size, whole=True): return [slice(s, s + size) for s in
                                            range(0, len(y) if whole else len(y) - size + 1, size)]
-def _mean_of(y, p, C, size, whole, what=uar): return np.mean([what(y[b], p[b], C) for b in _batches(y, size, whole)])
-def _sum_of(y, p, C, size, whole=True):
+def _mean_of(y, p, C, size, *, whole): return np.mean([uar(y[b], p[b], C) for b in _batches(y, size, whole)])
+def _sum_of(y, p, C, size, *, whole=True):
     n, hits = (sum(np.bincount(v[b][k[b]], minlength=C) for b in _batches(y, size, whole))
                for v, k in ((y, y == y), (y, y == p)))
     return n, hits
 
 @exercise("1.4", {"whole batches": (_y, _p, 7, 50), "a smaller last batch": (_y, _p, 7, 64),
                   "a class without clips": (*_labelled["two classes without test clips"], 2)}, [
-    (lambda *a: _mean_of(*a, False), "This is still the function of the question: a mean of means, and the clips "
+    (lambda *a: _mean_of(*a, whole=False), "This is still the function of the question: a mean of means, and the clips "
                                      "behind the last whole batch are not seen."),
-    (lambda *a: _mean_of(*a, True), "All clips are seen now. But the mean of the batches' UAR is not the UAR of all: a "
-                                    "class that is missing in a batch has no say there. Add up counts, divide at "
-                                    "last."),
-    (lambda *a: np.mean((h := _sum_of(*a, False))[1][h[0] > 0] / h[0][h[0] > 0]),
+    (lambda *a: _mean_of(*a, whole=True), "All clips are seen now. But the mean of the batches' UAR is not the UAR of "
+                                    "all: a class that is missing in a batch has no say there. Add up counts, divide "
+                                    "at last."),
+    (lambda *a: np.mean((h := _sum_of(*a, whole=False))[1][h[0] > 0] / h[0][h[0] > 0]),
      "The counts are added up now. But the clips behind the last whole batch are not seen."),
     (lambda y, p, C, size: (y == p).mean(), "This is the accuracy of all clips. It is the same for every batch size, "
                                             "and not what was asked for."),

@@ -76,7 +76,7 @@ def two_losses(logits, y, n_c, w, tau): return _weighed(logits, y, n_c, w, tau),
 
 # %% ../../nbs/lab/2_losses.ipynb #d06a26a2
 _cos = (_f / 4).tanh()
-def _ldam(f, y, n, most, power=-.25, over_all=False, sign=-1, late=False):
+def _ldam(f, y, n, most, *, power=-.25, over_all=False, sign=-1, late=False):
     m = n.double() ** power
     m = (most * m / m.max())[y][:, None] * (1 if over_all else F.one_hot(y, f.shape[1]))
     return F.cross_entropy(30 * f + sign * (1 if late else 30) * m, y)
@@ -98,7 +98,7 @@ def _ldam(f, y, n, most, power=-.25, over_all=False, sign=-1, late=False):
 def ldam(cosines, y, n_c, max_margin): return LDAM(n_c, max_margin=max_margin)(30 * cosines, y)
 
 # %% ../../nbs/lab/2_losses.ipynb #3c507c04
-def _late(f, y, n, tau, beta, epoch, start, W=None, both=True, by="clips"):
+def _late(f, y, n, tau, beta, epoch, start, *, W=None, both=True, by="clips"):
     W = category_weights(n, "effective", beta) if W is None else W
     W = W if epoch >= start else torch.ones(len(n))
     each = _ce(f + tau * _log_pi(n) if both else f, y) * W[y]
@@ -107,10 +107,12 @@ def _late(f, y, n, tau, beta, epoch, start, W=None, both=True, by="clips"):
 @exercise("2.4", {"before the start": (_f, _y, _counts, 1., .99, 3, 8),
                   "at the start": (_f, _y, _counts, 1., .99, 8, 8),
                   "after it": (_f, _y, _counts, .5, .999, 9, 8)}, [
-    (lambda *a: _late(*a[:5], 1, 0), "Your weights count in all epochs. Before `start` they are 1."),
-    (lambda *a: _late(*a[:5], 0, 1), "The weights never come in. From epoch `start` on they do."),
-    (lambda *a: _late(*a[:5], a[5] - 1, a[6]), "Your weights come one epoch late: in epoch `start` they count "
-                                               "already."),
+    (lambda f, y, n, t, b, e, s: _late(f, y, n, t, b, 1, 0), "Your weights count in all epochs. Before `start` they "
+                                                             "are 1."),
+    (lambda f, y, n, t, b, e, s: _late(f, y, n, t, b, 0, 1), "The weights never come in. From epoch `start` on they "
+                                                             "do."),
+    (lambda f, y, n, t, b, e, s: _late(f, y, n, t, b, e - 1, s),
+     "Your weights come one epoch late: in epoch `start` they count already."),
     (lambda *a: _late(*a, both=a[5] < a[6]), "From `start` on the adjustment is gone in your loss. It stays in all "
                                              "epochs."),
     (lambda *a: _late(*a, by="weights"), "You divided by the sum of the weights. Divide by the number of clips."),

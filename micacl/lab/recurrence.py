@@ -22,7 +22,7 @@ _hand = (torch.zeros(1, 2), torch.zeros(1, 1), torch.full((1, 1), .8), torch.zer
          torch.tensor([0., math.log(3), 20., 0., 0.]), torch.full((1, 1), 2.))
 _cell = (_draw(3, 4), .5 * _draw(3, 2), _draw(3, 2), .7 * _draw(10, 4), .7 * _draw(10, 2), .3 * _draw(10))
 
-def _step(x, h, c, W, U, b, Nw, order=(0, 1, 2, 3, 4), squash=True, gate=None, over_all=False, out=torch.tanh):
+def _step(x, h, c, W, U, b, Nw, *, order=(0, 1, 2, 3, 4), squash=True, gate=None, over_all=False, out=torch.tanh):
     "The step with one thing done differently."
     z = (x @ W.T + h @ U.T + b).chunk(5, -1)
     i, f, c_hat, o, g = (z[k] for k in order)
@@ -76,8 +76,8 @@ def left_of_each(f, u):
         parts.append(c)
     return torch.stack(parts, 1)
 
-# %% ../../nbs/lab/7_recurrence.ipynb #e8de30be
-def _read(x, W, U, b, fresh="direction", turned=True):
+# %% ../../nbs/lab/7_recurrence.ipynb #43ef16f8
+def _read(x, W, U, b, *, fresh="direction", turned=True):
     "Both directions of a plain LSTM; where the state begins anew, and whether the second one is turned back."
     h = c = torch.zeros(U.shape[-1])
     out = []
@@ -116,8 +116,8 @@ def both_directions(x, W, U, b):
              for name, p in dict(weight_ih=W, weight_hh=U, bias_ih=b, bias_hh=0 * b).items()}
     return torch.func.functional_call(lstm, given, (x,))[0]
 
-# %% ../../nbs/lab/7_recurrence.ipynb #51f025c1
-def _bag(x, mask, v, W, U, b, weigh=None, scale=None, keep=True, mean="weights"):
+# %% ../../nbs/lab/7_recurrence.ipynb #61dc4db6
+def _bag(x, mask, v, W, U, b, *, weigh=None, scale=None, keep=True, mean="weights"):
     "A bag to its feature, with one thing done differently."
     x = x.masked_fill(~mask[..., None], 0)
     w = (x @ v).masked_fill(~mask, -1e9).softmax(1) if weigh is None else weigh(x @ v, mask)

@@ -96,7 +96,7 @@ def _points(n, seed):
     return 1.2 * torch.eye(4)[y] + torch.randn(len(y), 4, generator=dice), y
 _length = torch.tensor([[4.], [2.], [1.], [.4]])
 _W = _length * (torch.eye(4) + .2 * torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))
-def _heads(x, y, x_test, y_test, W, tau, shorten=None, mean=None):
+def _heads(x, y, x_test, y_test, W, tau, *, shorten=None, mean=None):
     short = W / W.norm(dim=1, keepdim=True) ** tau if shorten is None else shorten(W, tau)
     return np.stack([recalls(y_test, (x_test @ V.T + b).argmax(1), len(W))
                      for V, b in ((W, 0), (short, 0), (mean or nearest_mean)(x, y, len(W)))])
@@ -121,4 +121,4 @@ def _heads(x, y, x_test, y_test, W, tau, shorten=None, mean=None):
     (lambda *a: _heads(*a)[[1, 0, 2]], "The first two have changed places: first W as it is, then shortened."),
 ], points=3)
 def three_heads(x, y, x_test, y_test, W, tau):
-    return _heads(x, y, x_test, y_test, W, tau, lambda W, t: tau_normalise(W, t)[0])
+    return _heads(x, y, x_test, y_test, W, tau, shorten=lambda W, t: tau_normalise(W, t)[0])

@@ -77,8 +77,8 @@ def multiscale(h, mask, W1, W3, W5):
              for n in ("weight", "bias")}
     return torch.cat(torch.func.functional_call(conv, given, (h, mask)), -1)
 
-# %% ../../nbs/lab/8_training.ipynb #cd83cb80
-def _rates(S, W, first, most, least, span=None, start=None, half=1, linear=False, steps=0):
+# %% ../../nbs/lab/8_training.ipynb #1b768025
+def _rates(S, W, first, most, least, *, span=None, start=None, half=1, linear=False, steps=0):
     t = torch.arange(S).double()
     p = (t - (W if start is None else start)) / (S - 1 - W if span is None else span)
     wave = 1 - p if linear else (1 + (half * math.pi * p).cos()) / 2
@@ -110,7 +110,7 @@ def _clips(seed, n=90, epochs=12):
     x = torch.randn(n, 6, generator=dice) + .6 * F.one_hot(y, 6)
     return x, x + .5 * torch.randn(epochs, n, 6, generator=dice), y, part
 
-def _run(x, views, y, part, augmented=False, training=False, by_test=False, back=True, plain=False):
+def _run(x, views, y, part, *, augmented=False, training=False, by_test=False, back=True, plain=False):
     "The run, with the mistakes that are asked for."
     model = nn.Sequential(nn.BatchNorm1d(x.shape[1]), nn.Linear(x.shape[1], 3))
     for p in model[1].parameters(): nn.init.zeros_(p)
@@ -160,8 +160,8 @@ def _training(n_c, epochs, size, seed, share=None):
     steps = epochs * (len(y) // size)
     return x, y, *_bags(share or [20] * len(n_c), seed + 1), order, size, _rates(steps, steps // 4, 0., 1., 0.)
 
-def _loop(x, y, x_test, y_test, order, size, eta, prior=True, tested=False, rate=None, heap=False, sign=-1, rows=None,
-          last=False, swap=False):
+def _loop(x, y, x_test, y_test, order, size, eta, *, prior=True, tested=False, rate=None, heap=False, sign=-1,
+          rows=None, last=False, swap=False):
     "The loop with autograd, with one thing done differently."
     n_c, S, t, losses = y.bincount(), len(x) // size, 0, []
     W, b = (torch.zeros(*shape, dtype=x.dtype, requires_grad=True) for shape in ((len(n_c), x.shape[2]), (len(n_c),)))
