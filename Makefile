@@ -9,7 +9,7 @@ GRADERS := .venv-graders/bin
 
 .PHONY: demo test quick pages sync lab sheets slides graders docs clean help
 help:
-	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets, the bibliography and the paper"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets, the bibliography and the paper"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"; echo "make graders compare the marks of the sheets with those of nbgrader and otter-grader (about 15 minutes)"
 
 # an interrupted creation leaves no stamp, so the next call repairs it
 .venv/.made:
@@ -67,5 +67,4 @@ docs: .venv/.dev
 	$(BIN)/python tools/site.py
 
 clean:
-	rm -rf .venv build dist *.egg-info demo _docs _proc _teachers _slides
-	rm -rf .venv .venv-graders build dist *.egg-info demo _docs _proc _teachers
+	rm -rf .venv .venv-graders build dist *.egg-info demo _docs _proc _teachers _slides
