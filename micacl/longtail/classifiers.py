@@ -39,7 +39,7 @@ class CosineLinear(nn.Module):
 
 # %% ../../nbs/longtail/classifiers.ipynb #c6a8c9e2
 class CentreHead(Scales):
-    "Scores a * (mean cosine to the centre of each class over MCCL's scales). Trained with MCCL, both share the centres."
+    "Scores a * (mean cosine to the centre of each class over MCCL's scales), shared with MCCL in training."
     def __init__(self,
         dim: int,  # D, a multiple of 4
         n_classes: int,  # C
@@ -63,8 +63,8 @@ class CentreHead(Scales):
         if not isinstance(loss, MCCL): return
         mine, other = ([tuple(p.shape) for p in m.parameters()] for m in (self, loss))
         if mine[1:] != other:
-            raise MicaclError(f"head centres: expected MCCL with its own scales (1, 2, 4), out_dim 128 and centres, found "
-                              f"scales {loss.scales}, out_dim {loss.out_dim}, {len(loss.centres)} sets of centres")
+            raise MicaclError(f"head centres: expected MCCL with its own scales (1, 2, 4), out_dim 128 and centres, "
+                              f"found scales {loss.scales}, out_dim {loss.out_dim}, {len(loss.centres)} sets of centres")
         loss.projections, loss.centres = self.projections, self.centres
 
 # %% ../../nbs/longtail/classifiers.ipynb #e0abeb27
