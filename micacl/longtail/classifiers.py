@@ -64,7 +64,7 @@ class CentreHead(Scales):
         mine, other = ([tuple(p.shape) for p in m.parameters()] for m in (self, loss))
         if mine[1:] != other:
             raise MicaclError(f"head centres: expected MCCL with its own scales (1, 2, 4), out_dim 128 and centres, "
-                              f"found scales {loss.scales}, out_dim {loss.out_dim}, {len(loss.centres)} sets of centres")
+                              f"found scales {loss.scales}, out_dim {loss.out_dim}, {len(loss.centres)} centres")
         loss.projections, loss.centres = self.projections, self.centres
 
 # %% ../../nbs/longtail/classifiers.ipynb #e0abeb27
