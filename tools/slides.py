@@ -102,7 +102,7 @@ class Deck:
     def __init__(self, title, pages, sheet, assets):
         self.title, self.pages, self.sheet, self.assets = title, pages, sheet, assets
         self.sources = [read_source(p) for p in pages]
-        self.file = deck_of(pages)
+        self.file = deck_of(pages, sheet)
         self.slides, self.minutes, self.lab = [], 0, 0     # minutes of the talk, of the work in pairs
 
     # --- what a line with @ stands for: HTML, width by height (or None)
@@ -220,8 +220,6 @@ def decks(assets):
         for title, pages, sheet in sessions:
             if all(source_of(p).exists() for p in pages):
                 deck = Deck(title, pages, sheet, assets)
-                if deck.file in found and found[deck.file].sheet != sheet:
-                    raise SlidesError(f"two sessions have the pages {', '.join(pages)} and different sheets")
                 found.setdefault(deck.file, deck)
     return {file: deck.build() for file, deck in found.items()}
 

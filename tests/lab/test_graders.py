@@ -151,7 +151,7 @@ def test_a_class_with_a_hostile_student_becomes_a_table(tmp_path, capsys):
     graders.write_all(handed_in, release, PATH)
     source = (handed_in / f"ada_{PATH.name}").read_text(encoding="utf-8")
     nb = json.loads(source)
-    answer = next(c for c in nb["cells"] if lab.text(c).startswith("def geometric_mean"))
+    answer = next(c for c in nb["cells"] if lab.text(c).startswith("def uar_in_batches"))
     answer["source"] = [lab.text(answer).split("\n")[0], HOSTILE.format(str(handed_in))]
     (handed_in / f"mallory_{PATH.name}").write_text(json.dumps(nb), encoding="utf-8")
     out = tmp_path / "marks.csv"

@@ -19,7 +19,7 @@ pytest_plugins = "pytester"
     ("nbs/solutions/06_pooling.ipynb", [*quick.BOOK]), ("nbs/references.bib", [*quick.BOOK]),
     ("tests/data/test_load.py", ["tests/data/test_load.py"]), ("tests/helpers.py", []), ("README.md", []),
     ("tools/sitekit/book.py", ["tests/project/test_site.py"]),
-    ("tools/lab.py", ["tests/lab/test_grading.py", "tests/lab/test_sheets.py"]),
+    ("tools/lab.py", ["tests/lab/test_graders.py", "tests/lab/test_grading.py", "tests/lab/test_sheets.py"]),
     ("benchmarks/kills.py", ["tests/project/test_faults.py"])])
 def test_a_changed_file_has_its_tests(name, want):
     assert [p.relative_to(quick.ROOT).as_posix() for p in dict.fromkeys(quick.tests_for(name))] == want

@@ -80,7 +80,10 @@ def title_of(page): return re.search(r"^# (.*)", words(page), re.M)[1]
 def reading(page): return int(re.search(r"\*Minutes:?\*:?\s*(?:about\s*)?(\d+)", words(page))[1])
 
 
-def deck_of(pages): return "-".join(re.sub(r"^\d+_", "", p.split("/")[-1]) for p in pages) + ".html"
+def deck_of(pages, sheet):
+    "The file of a deck; sessions with the same pages and the same sheet share it."
+    names = [re.sub(r"^\d+_", "", p.split("/")[-1]) for p in pages]
+    return "-".join([*names, *([f"sheet{sheet[0]}"] if sheet else [])]) + ".html"
 
 
 def in_class(pages, sheet, sources):
