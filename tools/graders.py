@@ -174,7 +174,10 @@ def deserved(path):
     from micacl.lab.grading import sheets
 
     points = {ex.number: ex.points for ex in sheets()[path.stem]}
-    wrong = [list(points)[k] for k in (WRONG, LEFT)]
+    wrong, bad = [], []
+    for k, (number, (name, source)) in enumerate(zip(points, answers(path, "solved").items())):
+        rest = source.split("\n", 1)[1]                     # an answer that calls a wrong one is wrong too
+        if k in (WRONG, LEFT) or any(re.search(rf"\b{b}\(", rest) for b in bad): wrong.append(number); bad.append(name)
     none = dict.fromkeys(points, 0)
     return {"solved": points, "partly wrong": points | dict.fromkeys(wrong, 0), "not begun": none, "looked up": none}
 

@@ -37,7 +37,7 @@ class Assets:
 
     def add(self, data, kind):
         """Bytes -> (url from the root of the site, width, height). A PNG becomes a lossless WebP where that is smaller;
-        a large one that is mostly shaded faces a lossy one, which is less than half as large."""
+        a large one that is mostly shaded faces a lossy one, which is far smaller."""
         key = hashlib.sha256(data).hexdigest()[:12]
         if key in self.sizes: return self.sizes[key]
         size, ext = (None, None), KINDS[kind]
@@ -47,7 +47,7 @@ class Assets:
             if ext == "png" and not getattr(im, "is_animated", False):
                 im = im.convert("RGBA" if "A" in im.getbands() or "transparency" in im.info else "RGB")
                 small = webp(im, lossless=True, quality=50, method=3)
-                if len(small) > 2**15 and len(lossy := webp(im, quality=90, method=4)) < len(small)/2: small = lossy
+                if len(small) > 2**15 and len(lossy := webp(im, quality=90, method=4)) < .7 * len(small): small = lossy
                 if len(small) < len(data): data, ext = small, "webp"
         name = f"{key}.{ext}"
         (self.folder / name).write_bytes(data)
