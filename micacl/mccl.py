@@ -123,7 +123,7 @@ class Scales(nn.Module):
 # %% ../nbs/10_mccl.ipynb #50fde694
 class MCCL(Scales):
     """Multiscale category-aware contrastive loss on bag features.
-    Its projections and centres are trained with the model and dropped afterwards."""
+    Its projections and centres are trained with the model and dropped afterwards; a `CentreHead` keeps them."""
     W: torch.Tensor; tau: torch.Tensor  # buffers (C,)
     __call__: Callable[..., torch.Tensor]  # for editors and type checkers
 

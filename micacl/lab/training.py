@@ -160,6 +160,7 @@ def _training(n_c, epochs, size, seed, share=None):
     steps = epochs * (len(y) // size)
     return x, y, *_bags(share or [20] * len(n_c), seed + 1), order, size, _rates(steps, steps // 4, 0., 1., 0.)
 
+# %% ../../nbs/lab/8_training.ipynb #dde19fce
 def _loop(x, y, x_test, y_test, order, size, eta, *, prior=True, tested=False, rate=None, heap=False, sign=-1,
           rows=None, last=False, swap=False):
     "The loop with autograd, with one thing done differently."
@@ -183,6 +184,7 @@ def _loop(x, y, x_test, y_test, order, size, eta, *, prior=True, tested=False, r
     scores = (war(y_test, p), uar(y_test, p, len(n_c)))
     return torch.tensor(losses), *(scores[::-1] if swap else scores)
 
+# %% ../../nbs/lab/8_training.ipynb #c10736a4
 @exercise("8.5", {"a long tail": _training([60, 25, 8, 4], 6, 16, 0), "the tail in the test": _training(
                       [50, 20, 6], 4, 12, 5, [80, 30, 8]), "one batch an epoch": _training([12, 6, 3], 5, 21, 9)}, [
     (lambda *a: _loop(*a, prior=False), "This is the plain cross entropy. In the training log n_c is added to the "

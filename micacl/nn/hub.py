@@ -179,8 +179,8 @@ def read_matching(path, model, digest=None) -> tuple:   # tensors by name, SHA-2
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     check_tensors(path, type(model).__name__, want, tensors)
     if digest not in (None, found):
-        raise MicaclError(f"{path}: expected the fingerprint {str(digest)[:12]}… of config.json, found {found[:12]}…; "
-                          "the file was changed or is damaged, fetch it again")
+        raise MicaclError(f"{path}: expected the fingerprint {str(digest)[:12]}… of config.json, "
+                          f"found {found[:12]}…; the file was changed or is damaged, fetch it again")
     return tensors, found
 
 def check_tensors(path, name, want, found):

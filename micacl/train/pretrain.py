@@ -163,9 +163,9 @@ def fit(
         start = time.perf_counter()
         loss = train_unit_epoch(model, frames, units, optimiser, schedule, batch_size, seed, epoch, precision)
         r2 = r_squared(predict_units(model, held_out[0], precision), held_out[1]).mean().item()
-        log.append(dict(epoch=epoch, loss=round(loss, 4), r2=round(r2, 4),
-                        seconds=round(time.perf_counter() - start, 1)))
-        report(f"epoch {epoch:2}/{epochs}  loss {loss:.3f}  R² on held-out people {r2:.3f}  {log[-1]['seconds']:.0f} s")
+        seconds = round(time.perf_counter() - start, 1)
+        log.append(dict(epoch=epoch, loss=round(loss, 4), r2=round(r2, 4), seconds=seconds))
+        report(f"epoch {epoch:2}/{epochs}  loss {loss:.3f}  R² on held-out people {r2:.3f}  {seconds:.0f} s")
     return log
 
 # %% ../../nbs/synfew/pretrain.ipynb #a0ce2f6c
