@@ -119,7 +119,8 @@ class Reader:
         self.context = browser.new_context(viewport=view, color_scheme=scheme, reduced_motion="reduce",
                                            is_mobile=view is PHONE, has_touch=view is PHONE)
         self.page = self.context.new_page()
-        self.page.on("console", lambda m: self.wrong.append(f"console: {m.text[:200]}")
+        self.page.on("console", lambda m: self.wrong.append(
+            f"console: {m.text[:200]} {m.location.get('url', '')[:160]}".rstrip())
                      if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda e: self.wrong.append(f"error: {str(e)[:200]}"))
         self.page.on("requestfailed", lambda r: self.wrong.append(f"failed: {r.url[:160]}"))

@@ -133,7 +133,7 @@ def test_every_link_and_anchor_leads_somewhere(site):
 def test_the_page_for_lost_readers_works_at_any_address(site):
     "It is served under every address that does not exist, so nothing in it may be relative."
     d = Document((site["out"] / "404.html").read_text(encoding="utf-8"))
-    assert not d.wrong and not d.loads and len(d.links) == 3
+    assert not d.wrong and d.loads == ["data:,"] and len(d.links) == 3
     for a in d.links:
         assert a["href"].startswith(DOCS) and (a["href"].removeprefix(DOCS) or "index.html") in site["pages"], a
 
@@ -180,6 +180,13 @@ def test_drawings_are_part_of_the_page(site):
                     in (site["out"] / f"{url}.md").read_text(encoding="utf-8"))
             n += 1
     assert n == sum(h.count('class="drawing"') for h in site["html"].values()) >= 9
+
+
+def test_every_file_names_its_icon(site):
+    "A browser asks the root of the server for favicon.ico where a page names none; there is no such file."
+    files = sorted(site["out"].rglob("*.html"))
+    assert len(files) > 200
+    for p in files: assert '<link rel="icon" href="' in p.read_text(encoding="utf-8"), p
 
 
 def test_nothing_is_loaded_from_elsewhere(site):
@@ -258,7 +265,7 @@ def test_addresses_of_the_first_edition_lead_to_the_pages_of_today(site):
     assert len(table) > 80 and site["leads"].keys() == table.keys() - site["pages"].keys()
     for old, source in site["leads"].items():
         d, new = Document(source), "../" * old.count("/") + table[old]
-        assert table[old] in site["pages"] and not d.wrong and not d.loads, old
+        assert table[old] in site["pages"] and not d.wrong and d.loads == ["data:,"], old
         assert [a["href"] for a in d.links] == [new] and f'content="0; url={new}"' in source, old
         assert f'<link rel="canonical" href="{DOCS}{table[old]}">' in source
         assert f"({new}.md)" in (site["out"] / f"{old}.md").read_text(encoding="utf-8")
