@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import real_heads
 from common import ROOT, commit, machine
-from real_heads import HEADS
+from real_heads import HEADS, PLAIN
 
 SEEDS, TUNE_SEED = (0, 1, 2), 0
 LRS, STEPS, BATCH = (0.003, 0.01, 0.03), 320, 32
@@ -138,7 +138,7 @@ def measure_share(data, work, shown, processes, say):
     import numpy as np
     from micacl.train.summaries import unpack_labels
     from real_faces import compared, scored
-    d, heads, said, found = opened(data, work), [*HEADS, TOLD], {}, {}
+    d, heads, said, found = opened(data, work), [*PLAIN, TOLD], {}, {}
     run = partial(results_of, data, work, processes, say, shown)
     tried = run(("fit", "tune"), [(h, lr, TUNE_SEED) for h in heads for lr in LRS])
     uars = np.array([r["uar"] for r in tried]).reshape(len(heads), len(LRS))
@@ -156,7 +156,7 @@ def measure_share(data, work, shown, processes, say):
     return dict(heads=found, bags=len(y), training_bags=results[0]["n_train"],
                 bags_by_class=dict(zip(classes, np.bincount(y, minlength=len(classes)).tolist())),
                 differences={f"{a} - {b}": compared(y, said[a], said[b], alone, classes)
-                             for a, b in itertools.combinations([*HEADS], 2)},
+                             for a, b in itertools.combinations(PLAIN, 2)},
                 seconds=round(sum(r["seconds"] for r in (*tried, *results))))
 
 

@@ -146,7 +146,7 @@ def pictures(folder):
 def test_a_planted_signal_is_found_where_the_instances_are_told(tmp_path, monkeypatch):
     for name, value in dict(SEEDS=(0,), LRS=(0.003,), STEPS=60, SHOWN=(2,), BATCH=8).items():
         monkeypatch.setattr(G, name, value)
-    monkeypatch.setattr(G, "HEADS", {h: B.HEADS[h] for h in ("gated attention", "mean pooling")})
+    monkeypatch.setattr(G, "PLAIN", ("gated attention", "mean pooling"))
     data = pictures(tmp_path / "a")
     found = G.measure(data, tmp_path / "work", 1, lambda line: None)
     r = found["shown"]["2"]

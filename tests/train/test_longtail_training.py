@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from micacl.core import MicaclError, read_json
 from micacl.train.config import CHOICES, Config
 from micacl.longtail.bcl import CONTRASTS
-from micacl.longtail.classifiers import HEADS, STAGES, CosineLinear, nearest_mean, second_stage
+from micacl.longtail.classifiers import CentreHead, HEADS, STAGES, CosineLinear, nearest_mean, second_stage
 from micacl.longtail.samplers import SAMPLERS, EpochOrder, clip_shares
 from micacl.train.loaders import make_loader
 from micacl.longtail.losses import LOSSES
@@ -64,6 +64,18 @@ def test_every_loss_goes_with_every_contrast(loss, contrast):
                for p in (logits, bag, *objective.parameters()) if p.requires_grad)
     # counts belong to the data, not to the checkpoint
     assert objective.state_dict().keys() == dict(objective.named_parameters()).keys()
+
+
+def test_a_head_of_centres_has_to_be_given_to_the_loss():
+    "Without it the loss would learn centres of its own, and the head's would be those it began with."
+    config = Config(head="centres", mccl_weight=.5)
+    with pytest.raises(MicaclError, match="head: expected the model's last layer, a CentreHead, found None: "
+                                          r"Objective\(..., head=model.fc\)"):
+        Objective(config, [9, 5, 3, 1, 1, 1, 1], 16)
+    head = CentreHead(16, 7)
+    assert Objective(config, [9, 5, 3, 1, 1, 1, 1], 16, head=head).mccl.centres is head.centres
+    Objective(dataclasses.replace(config, mccl_weight=0.), [9, 5, 3, 1, 1, 1, 1], 16)      # nothing to share
+    Objective(dataclasses.replace(config, contrast="bcl"), [9, 5, 3, 1, 1, 1, 1], 16)
 
 
 def test_the_default_is_the_cross_entropy_it_was():
