@@ -1,5 +1,6 @@
 """Which head helps on real clips? MICACL, the same deciding by its class centres or without its contrastive loss,
-gated attention and mean pooling, each tuned alike, tested on people whom neither training nor tuning has seen. Nothing about a person goes into the file.
+gated attention and mean pooling, each tuned alike, tested on people whom neither training nor tuning has seen. Nothing
+about a person goes into the file.
 
     python benchmarks/real_heads.py FOLDER_OR_CSV WORK --name "the data set, in words" --instances 3 --length 1
 
