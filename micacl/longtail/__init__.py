@@ -7,10 +7,10 @@ Docs: https://micacl.github.io/micacl/longtail/anybody.html.md"""
 # %% auto #0
 __all__ = ['long_tailed', 'class_groups', 'g_mean', 'reversed_shares', 'shifted_accuracy', 'mean_angles', 'simplex_angle',
            'alignment', 'uniformity', 'MCCL', 'LOSSES', 'BalancedSoftmax', 'ClassBalanced', 'CrossEntropy', 'Focal',
-           'LDAM', 'LogitAdjusted', 'WeightedCE', 'adjust_logits', 'build_loss', 'log_prior', 'BCL', 'CONTRASTS',
-           'SupCon', 'HEADS', 'STAGES', 'CentreHead', 'CosineLinear', 'learn_scales', 'nearest_mean', 'retrain',
-           'second_stage', 'tau_normalise', 'ece', 'group_recall', 'recalls', 'reliability', 'uar', 'war', 'SAMPLERS',
-           'EpochOrder']
+           'LDAM', 'LogitAdjusted', 'WeightedCE', 'adjust_logits', 'build_loss', 'log_prior', 'BCL', 'CONTRASTS', 'KCL',
+           'PaCo', 'ProCo', 'SupCon', 'TSC', 'HEADS', 'STAGES', 'CentreHead', 'CosineLinear', 'learn_scales',
+           'nearest_mean', 'retrain', 'second_stage', 'tau_normalise', 'ece', 'group_recall', 'recalls', 'reliability',
+           'uar', 'war', 'SAMPLERS', 'EpochOrder']
 
 # %% ../../nbs/longtail/anybody.ipynb #b89495bc
 import numpy as np
@@ -21,7 +21,8 @@ from ..metrics import frequency_groups
 from ..mccl import MCCL
 from .losses import (LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal, LDAM, LogitAdjusted,
                                     WeightedCE, adjust_logits, build_loss, log_prior)
-from .bcl import BCL, CONTRASTS
+from .bcl import BCL
+from .parametric import CONTRASTS, KCL, PaCo, ProCo, TSC
 from ..nn.contrast import SupCon
 from .classifiers import (HEADS, STAGES, CentreHead, CosineLinear, learn_scales, nearest_mean, retrain,
                                          second_stage, tau_normalise)
@@ -31,8 +32,8 @@ from .samplers import SAMPLERS, EpochOrder
 # %% ../../nbs/longtail/anybody.ipynb #604742a0
 _all_ = ["MCCL", "LOSSES", "BalancedSoftmax", "ClassBalanced", "CrossEntropy", "Focal", "LDAM", "LogitAdjusted",
          "WeightedCE", "adjust_logits", "build_loss", "log_prior",
-         "BCL", "CONTRASTS", "SupCon", "HEADS", "STAGES", "CentreHead", "CosineLinear", "learn_scales", "nearest_mean",
-         "retrain", "second_stage", "tau_normalise",
+         "BCL", "CONTRASTS", "KCL", "PaCo", "ProCo", "SupCon", "TSC", "HEADS", "STAGES", "CentreHead",
+         "CosineLinear", "learn_scales", "nearest_mean", "retrain", "second_stage", "tau_normalise",
          "ece", "group_recall", "recalls", "reliability", "uar", "war", "SAMPLERS", "EpochOrder"]
 
 # %% ../../nbs/longtail/anybody.ipynb #2939937a

@@ -112,7 +112,8 @@ class LossSettings:
     "The loss: on the scores, plus lambda times a contrastive one."
     loss: _Loss = "ce"               # on the scores
     label_smoothing: Annotated[float, Range(least=0, below=1)] = 0.1   # of the loss on the scores
-    contrast: Literal["mccl", "supcon", "bcl"] = "mccl"   # the contrastive loss that mccl_weight weighs
+    # the contrastive loss that mccl_weight weighs
+    contrast: Literal["mccl", "supcon", "bcl", "paco", "kcl", "tsc", "proco"] = "mccl"
     mccl_weight: Annotated[float, Range(0, 1e6)] = 1.0   # lambda in loss = CE + lambda * MCCL; 0 switches MCCL off
     mccl_args: Annotated[dict, MCCLArgs] = field(default_factory=dict)   # arguments of MCCL: readings of the paper
 

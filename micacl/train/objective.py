@@ -15,7 +15,7 @@ from torch import nn
 from ..core import MicaclError
 from .config import Config
 from ..longtail.losses import build_loss
-from ..longtail.bcl import CONTRASTS
+from ..longtail.parametric import CONTRASTS
 from ..longtail.classifiers import CentreHead
 from ..mccl import MCCL
 from ..models import MODELS, BagModel

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from micacl import longtail as lt
 from micacl.nn.backbone import build_backbone
-from micacl.longtail.bcl import CONTRASTS, bcl, bcl_terms
+from micacl.longtail.bcl import bcl, bcl_terms
+from micacl.longtail.parametric import CONTRASTS
 from micacl.nn.contrast import supcon
 from micacl.core import MicaclError, check_counts, check_labels
 from micacl.metrics import class_counts, frequency_groups
