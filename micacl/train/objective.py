@@ -17,7 +17,6 @@ from .config import Config
 from ..longtail.losses import build_loss
 from ..longtail.parametric import CONTRASTS
 from ..longtail.classifiers import CentreHead
-from ..mccl import MCCL
 from ..models import MODELS, BagModel
 
 # %% ../../nbs/library/objective.ipynb #b71d0de1
@@ -51,12 +50,12 @@ class Objective(nn.Module):
         dim = bag_dim if self.on == "bag" else instance_dim
         arguments = {k: v for k, v in asdict(config.mccl).items() if k not in ("on", "warmup")}
         if contrast is None and self.weight:
-            arguments = arguments if config.contrast == "mccl" else {}
+            if config.contrast != "mccl": arguments = {}
+            elif config.head == "centres" and not isinstance(head, CentreHead):
+                raise MicaclError(f"head: expected the model's last layer, a CentreHead, found {head}: "
+                                  "Objective(..., head=model.fc)")
             contrast = CONTRASTS[config.contrast](class_counts, dim, **arguments)
         self.mccl = contrast if self.weight else None
-        if config.head == "centres" and isinstance(self.mccl, MCCL) and not isinstance(head, CentreHead):
-            raise MicaclError(f"head: expected the model's last layer, a CentreHead, found {head}: "
-                              "Objective(..., head=model.fc)")
         if isinstance(head, CentreHead) and self.mccl is not None: head.share(self.mccl)
 
     def forward(self, out, y, ramp=1.0):   # BagOutput, (B,), share of lambda -> {"loss", "ce", "mccl"}, scalars

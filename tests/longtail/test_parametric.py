@@ -82,8 +82,9 @@ def test_kcl_is_supcon_on_average_and_where_there_are_few_partners():
 @pytest.mark.parametrize("C, D", [(1, 1), (2, 1), (3, 2), (7, 6), (7, 128)])
 def test_simplex(C, D):
     x = simplex(C, D).double()
-    want = torch.eye(C, dtype=torch.float64) * (1 + 1 / max(C - 1, 1)) - 1 / max(C - 1, 1) if C > 1 else torch.ones(1, 1)
-    assert x.shape == (C, D) and torch.allclose(x @ x.T, want.double(), atol=1e-6)
+    off = -1 / (C - 1) if C > 1 else 0.
+    want = torch.full((C, C), off, dtype=torch.float64).fill_diagonal_(1)
+    assert x.shape == (C, D) and torch.allclose(x @ x.T, want, atol=1e-6)
 
 
 def test_tsc_against_a_slow_loop():
