@@ -36,13 +36,21 @@ def mathml(tex, block=False):
 
 # what the style sheet has no colour for needs no mark: most of the code of a page
 PLAIN = re.compile(r'<span class="(?:w|n|nn|p|o|nb|bp|ne)">([^<]*)</span>')
+# what has one colour has one class, and one mark where it stands side by side: an f-string has four kinds of pieces
+COLOURS = dict.fromkeys(("kn", "ow", "kc", "kd", "kr"), "k") | dict.fromkeys(
+    ("s1", "s2", "sd", "sa", "si", "sb", "se", "dl", "sr"), "s") | dict.fromkeys(
+    ("mi", "mf", "mh", "il"), "m") | dict.fromkeys(("c1", "ch", "cm", "cs"), "c") | dict.fromkeys(("nc", "fm"), "nf")
+MARK = re.compile(r'(?<=<span class=")\w+(?=">)')
+SIDE_BY_SIDE = re.compile(r'<span class="(\w+)">[^<]*(?:</span><span class="\1">[^<]*)+')
 
 
 @functools.lru_cache(None)
 def code_html(source, language="ipython"):
     try: lexer = get_lexer_by_name(language or "text", stripnl=False)
     except ClassNotFound: lexer = get_lexer_by_name("python" if language == "ipython" else "text", stripnl=False)
-    return PLAIN.sub(r"\1", highlight(source.rstrip("\n"), lexer, FORMAT)).rstrip("\n")
+    marked = PLAIN.sub(r"\1", highlight(source.rstrip("\n"), lexer, FORMAT)).rstrip("\n")
+    marked = MARK.sub(lambda m: COLOURS.get(m[0], m[0]), marked)
+    return SIDE_BY_SIDE.sub(lambda m: m[0].replace(f'</span><span class="{m[1]}">', ""), marked)
 
 
 def said(tex):
