@@ -88,7 +88,7 @@ def test_it_tells_our_sampler_the_epoch():
     assert sorted(set(told)) == list(range(EPOCHS)) and seen == wanted
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.*", "ignore:.*Checkpoint directory")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.*")
 def test_a_run_that_was_stopped_and_resumed_ends_where_the_other_ends(tmp_path):
     "The order of an epoch follows from the seed and the epoch, so nothing of it has to be in the checkpoint."
     whole = plain(network(), build_loss("balanced_softmax", N_C), order_of("balanced"))

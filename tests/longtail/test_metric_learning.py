@@ -109,9 +109,10 @@ def test_a_batch_of_one_class_is_0_there_and_the_equation_here():
 
 def test_an_anchor_whose_loss_rounds_to_0_is_left_out_there_and_counted_here():
     "Two pairs far apart and a third that is in between: in 32 bits the losses of the easy ones are 0."
-    angles, y = (0, 0, 180, 180, 80, 100), torch.tensor([0, 0, 1, 1, 2, 2])
+    angles, y = (0, 0, 180, 180, 60, 120), torch.tensor([0, 0, 1, 1, 2, 2])
     z64 = circle(*angles)
     values = [supcon(z64.to(t), y, .02).item() for t in DTYPES[1:]]
+    assert values[1] == pytest.approx(math.log(3) / 3, rel=1e-6)      # a partner at 60 degrees, two strangers at 60
     theirs = [losses.SupConLoss(temperature=.02)(z64.to(t), y).item() for t in DTYPES[1:]]
     assert values == pytest.approx([slow_supcon(z64, y, .02)] * 2, rel=1e-3)       # the equation, in 32 bits and in 64
     assert theirs[1] == pytest.approx(values[1]) and theirs[0] == pytest.approx(3 * values[0], rel=1e-3)
