@@ -155,20 +155,23 @@ class ThirdArgument(nn.Module):
     def forward(self, embeddings, labels, indices_tuple): return self.loss(embeddings, labels)
 
 
-def test_our_loss_and_sampler_in_its_trainer_are_those_of_a_plain_loop():
+@pytest.mark.parametrize("make, wrap", [(lambda: SupCon([32] * 3, 8, out_dim=4), ThirdArgument),
+                                        (lambda: CategorySupCon(torch.ones(3)), lambda loss: loss)],
+                         ids=["SupCon", "CategorySupCon"])
+def test_our_loss_and_sampler_in_its_trainer_are_those_of_a_plain_loop(make, wrap):
     torch.manual_seed(0)
     x, y = torch.randn(96, 6), torch.arange(96) % 3
     x += 2 * F.one_hot(y, 6)
     ends = []
     for who in ("trainer", "loop"):
         torch.manual_seed(1)
-        net, loss = nn.Linear(6, 8), SupCon([32] * 3, 8, out_dim=4)
+        net, loss = nn.Linear(6, 8), make()
         order = EpochOrder(y, 0, "per_class", advance=True)
         before = loss(net(x), y).item()
         optimizer = torch.optim.SGD([*net.parameters(), *loss.parameters()], lr=.1)
         if who == "trainer":
             trainers.MetricLossOnly({"trunk": net}, {"trunk_optimizer": optimizer}, 24,
-                                    {"metric_loss": ThirdArgument(loss)}, TensorDataset(x, y), data_device="cpu",
+                                    {"metric_loss": wrap(loss)}, TensorDataset(x, y), data_device="cpu",
                                     sampler=order, dataloader_num_workers=0).train(num_epochs=3)
         else:
             for _ in range(3):
