@@ -32,7 +32,7 @@ def lines(key): return [s.strip() for s in cfg.get(key, "").splitlines() if s.st
 # nbdev-bump-version edits __init__.py, so the version has its one place there
 version = re.search(r'__version__ = "(.+)"', (HERE / cfg["lib_path"] / "__init__.py").read_text(encoding="utf-8"))[1]
 extras = {key.removesuffix("_requirements"): lines(key) for key in cfg if key.endswith("_requirements")}
-extras["notebooks"] += extras["predict"] + extras["get"] + extras["timm"] + extras["export"]
+extras["notebooks"] += extras["predict"] + extras["get"] + extras["timm"] + extras["export"] + extras["elsewhere"]
 extras["dev"] = extras["notebooks"] + extras["dev"]
 
 setup(

@@ -54,11 +54,13 @@ class EpochOrder(Sampler):
         sampler: str = "natural",   # natural: every clip once; the others repeat clips of rare classes
         epochs: int = 1,            # T, of progressive
         m: int = 4,                 # clips of a class in a row, of per_class
+        advance: bool = False,      # True: each pass is the next epoch, for loops that never call set_epoch
     ):
         if sampler not in SAMPLERS:
             raise MicaclError(f"sampler: expected one of {', '.join(SAMPLERS)}, found {sampler!r}")
         self.labels = torch.from_numpy(check_labels(labels))
         self.seed, self.sampler, self.epochs, self.m, self.epoch = seed, sampler, epochs, m, 0
+        self.advance = advance
 
     def set_epoch(self, epoch): "The next order is that of this epoch."; self.epoch = epoch
     def __len__(self): return len(self.labels)
@@ -67,6 +69,7 @@ class EpochOrder(Sampler):
         if self.sampler == "natural": order = torch.randperm(len(self), generator=generator)
         elif self.sampler == "per_class": order = m_per_class(self.labels, self.m, generator)
         else:
-            order = torch.multinomial(clip_shares(self.labels, self.sampler, self.epoch / max(self.epochs - 1, 1)),
-                                      len(self), True, generator=generator)
+            t = min(self.epoch / max(self.epochs - 1, 1), 1)
+            order = torch.multinomial(clip_shares(self.labels, self.sampler, t), len(self), True, generator=generator)
+        self.epoch += self.advance
         return iter(order.tolist())
