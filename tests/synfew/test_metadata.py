@@ -36,12 +36,14 @@ def test_mlcroissant_finds_nothing_wrong_and_loads_every_clip(which, made, caplo
             if isinstance(theirs[k], (str, type(None))): assert (theirs[k] or "") == v
             else: assert float(theirs[k]) == float(v) and (isinstance(theirs[k], int) == ("." not in v))
         assert (root / theirs["path"]).is_file()
-    said = {text(r["votes/clip"]): [r[f"votes/{e}"] for e in EMOTIONS] for r in data.records("votes")}
-    assert said == {clip: v.tolist() for clip, v in votes.items()}
+    said = {r["votes/number"]: [r[f"votes/{e}"] for e in EMOTIONS] for r in data.records("votes")}
+    assert said == {int(clip): v.tolist() for clip, v in votes.items()}
     videos = {text(r["videos/clip"]): r["videos/video"] for r in data.records("videos")}
     assert videos == {r["clip"]: (root / r["path"]).read_bytes() for r in rows}
     assert [r["labels/name"] for r in data.records("labels")] == list(EMOTIONS)
     assert {r["splits/name"] for r in data.records("splits")} == {r["split"] for r in rows}
+    again = [sum(1 for _ in data.records(name)) for name in ("clips", "votes", "videos")]     # a second time
+    assert again == [len(rows)] * 3
     assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
 
 

@@ -95,22 +95,18 @@ def _record_sets(n):
     "Clips, their videos and votes, and the lists of splits and labels."
     kinds = {s: "TrainingSplit" if s == "train" else "TestSplit" for s in n["labels"]}
     splits = [dict(name=s, url=f"http://mlcommons.org/croissant/{kind}", about=_PLACES[s]) for s, kind in kinds.items()]
-    named = dict(regex=r"clips/(.*)\.mp4", column="path", fileObject="files/clips.csv")      # as text: 00001
-    table = dict(fileObject="files/clips.csv")
-    clips = [_field("clips", c, *_COLUMNS[c], **(named if c == "clip" else table)) for c in n["columns"]]
-    for f in clips:
-        if f["name"] in ("label", "split"): f["references"] = {"field": {"@id": f"{f['name']}s/name"}}
+    as_text = dict(clip=dict(regex=r"clips/(.*)\.mp4", column="path"))      # 00001, not 1
+    clips = [_field("clips", c, *_COLUMNS[c], **as_text.get(c, {}), fileObject="files/clips.csv")
+             for c in n["columns"]]
     videos = [_field("videos", "clip", _TEXT, regex=r"(.*)\.mp4", column="filename", fileSet="files/mp4"),
               _field("videos", "video", "sc:VideoObject", "its bytes", column="content", fileSet="files/mp4")]
-    number = _field("votes", "number", _INT, "the id as a number", column="clip", fileObject="files/votes.csv")
-    number["references"] = {"fileObject": {"@id": "files/clips.csv"}, "extract": {"column": "clip"}}
-    votes = [number, _field("votes", "clip", _TEXT, **named)]
+    votes = [_field("votes", "number", _INT, "the clip's id as a number", column="clip", fileObject="files/votes.csv")]
     votes += [_field("votes", e, _INT, "annotators of ten who said so", fileObject="files/votes.csv") for e in EMOTIONS]
-    record = lambda name, fields: {"@type": "cr:RecordSet", "@id": name, "name": name, "key": {"@id": f"{name}/clip"},
+    record = lambda name, fields, key="clip": {"@type": "cr:RecordSet", "@id": name, "name": name, "key": {"@id": f"{name}/{key}"},
                                    "field": fields}
     labels = [dict(name=e) for e in EMOTIONS]
     return [_listing("splits", "cr:Split", splits), _listing("labels", "sc:Enumeration", labels),
-            record("clips", clips), record("videos", videos), record("votes", votes)]
+            record("clips", clips), record("videos", videos), record("votes", votes, "number")]
 
 # %% ../../../nbs/synfew/metadata.ipynb #meta0017
 def _hash(*paths):
