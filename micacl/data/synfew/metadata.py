@@ -102,8 +102,8 @@ def _record_sets(n):
               _field("videos", "video", "sc:VideoObject", "its bytes", column="content", fileSet="files/mp4")]
     votes = [_field("votes", "number", _INT, "the clip's id as a number", column="clip", fileObject="files/votes.csv")]
     votes += [_field("votes", e, _INT, "annotators of ten who said so", fileObject="files/votes.csv") for e in EMOTIONS]
-    record = lambda name, fields, key="clip": {"@type": "cr:RecordSet", "@id": name, "name": name, "key": {"@id": f"{name}/{key}"},
-                                   "field": fields}
+    def record(name, fields, key="clip"):
+        return {"@type": "cr:RecordSet", "@id": name, "name": name, "key": {"@id": f"{name}/{key}"}, "field": fields}
     labels = [dict(name=e) for e in EMOTIONS]
     return [_listing("splits", "cr:Split", splits), _listing("labels", "sc:Enumeration", labels),
             record("clips", clips), record("videos", videos), record("votes", votes, "number")]
