@@ -6,10 +6,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 GRADERS := .venv-graders/bin
+LOWEST := .venv-lowest/bin
+# tests that need nothing but what pip installs, and pytest
+CORE_TESTS := tests/project/test_lowest.py tests/method/test_wian.py tests/method/test_models.py tests/method/test_core.py tests/method/test_metrics.py tests/nn/test_tails.py tests/longtail/test_bcl.py tests/data/test_bags.py tests/data/test_load.py tests/synfew/test_generate.py tests/synfew/test_metadata.py tests/train/test_loop.py tests/train/test_run.py
 
-.PHONY: demo test quick pages sync lab sheets slides graders docs clean help
+.PHONY: demo test quick pages sync lab sheets slides graders lowest docs clean help
 help:
-	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets, the bibliography and the paper"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"; echo "make graders compare the marks of the sheets with those of nbgrader and otter-grader (about 15 minutes)"
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets, the bibliography and the paper"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"; echo "make lowest  tests with the lowest versions that are allowed (Python 3.10)"; echo "make graders compare the marks of the sheets with those of nbgrader and otter-grader (about 15 minutes)"
 
 # an interrupted creation leaves no stamp, so the next call repairs it
 .venv/.made:
@@ -63,8 +66,19 @@ slides: .venv/.dev
 graders: .venv-graders/.made
 	$(GRADERS)/python tools/graders.py $(SHEETS) --out results/graders.json
 
+# the lowest versions that settings.ini allows, in an environment of their own
+.venv-lowest/.made: settings.ini setup.py pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python -m pip install --quiet uv
+	$(LOWEST)/python -m uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct --editable .
+	$(LOWEST)/python -m uv pip install --quiet --python $(LOWEST)/python 'pytest>=8.3' 'hypothesis>=6.100'
+	touch $@
+
+lowest: .venv-lowest/.made
+	MICACL_LOWEST=1 $(LOWEST)/python -m pytest -q $(CORE_TESTS)
+
 docs: .venv/.dev
 	$(BIN)/python tools/site.py
 
 clean:
-	rm -rf .venv .venv-graders build dist *.egg-info demo _docs _proc _teachers _slides
+	rm -rf .venv .venv-graders .venv-lowest build dist *.egg-info demo _docs _proc _teachers _slides

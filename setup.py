@@ -46,7 +46,7 @@ setup(
         f"Development Status :: {STATUS[cfg['status']]}",
         "Intended Audience :: Education",
         "Intended Audience :: Science/Research",
-        *(f"Programming Language :: Python :: {v}" for v in ("3", "3.10", "3.11", "3.12", "3.13")),
+        *(f"Programming Language :: Python :: {v}" for v in ("3", "3.10", "3.11", "3.12", "3.13", "3.14")),
         "Framework :: Jupyter",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -55,8 +55,8 @@ def lint():
     and the workflows are sound."""
     sh("ruff", "check", ".")
     sh("lint-imports", "--no-logo", "--no-cache")
-    sh("codespell", "micacl", "tests", "tools", "benchmarks", "setup.py", "settings.ini", "README.md",
-       "CONTRIBUTING.md", "CHANGELOG.md")
+    sh("codespell", "micacl", "nbs", "tests", "tools", "benchmarks", "paper", "data/synfew-mini", "data/README.md",
+       "setup.py", "settings.ini", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
     sh("zizmor", "--offline", "--quiet", ".github")
 
 

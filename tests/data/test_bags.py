@@ -343,6 +343,7 @@ def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp
     data = bytearray((tmp_path / "x.gif").read_bytes()); data[6:10] = struct.pack("<HH", side, side)
     (tmp_path / "x.gif").write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ClipError, match="at most 67 million pixels|0 of 6 frames can be decoded"):
+    # 1: FFmpeg 7, which PyAV 14 brings, sees one frame of six
+    with pytest.raises(ClipError, match="at most 67 million pixels|0 of [16] frames can be decoded"):
         read_frames(tmp_path / "x.gif")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000        # KB

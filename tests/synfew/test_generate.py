@@ -237,8 +237,8 @@ def test_encoding_keeps_frames_and_counts():
 def test_layout_counts_votes_and_truth(made):
     info, clips = read_json(made / "synfew.json"), read_clip_rows(made)
     votes, truth = read_votes(made), read_truth(made)
-    assert sorted(p.name for p in made.iterdir()) == [".lock", "README.md", "clips", "clips.csv", "synfew.json",
-                                                      "truth.npz", "votes.csv"]
+    assert sorted(p.name for p in made.iterdir()) == [".lock", "DATASHEET.md", "README.md", "clips", "clips.csv",
+                                                      "croissant.json", "synfew.json", "truth.npz", "votes.csv"]
     assert len(clips) == len(votes) == len(truth) == len(list((made / "clips").iterdir())) == 35
     label = {s: [EMOTIONS.index(r["label"]) for r in clips if r["split"] == s]
              for s in ("train", "test", "test_balanced")}
@@ -302,7 +302,7 @@ def test_strength_and_apex_are_parameters(made, tmp_path):
 def test_two_processes_make_the_same_set(made, tmp_path):
     generate(tmp_path / "two", workers=2, **SMALL)
     assert digest(tmp_path / "two") == digest(made)
-    for name in ("clips.csv", "votes.csv", "synfew.json", "README.md"):
+    for name in ("clips.csv", "votes.csv", "synfew.json", "README.md", "DATASHEET.md", "croissant.json"):
         assert (tmp_path / "two" / name).read_bytes() == (made / name).read_bytes()
 
 def test_another_seed_is_another_set(made, tmp_path):

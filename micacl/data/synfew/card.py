@@ -55,6 +55,8 @@ the right 1),
 above {level} of its peak), `envelope` (float32, 0 to 1), `yaw`, `pitch`, `roll` (float32, degrees).
   `clip` (ids) and `start` (int64, one longer) say which rows are whose: those of clip i are start[i] to start[i+1]-1.
 - `synfew.json`: parameters, counts, command.
+- `DATASHEET.md`: what to know before using the set, after Gebru et al. (2021). `croissant.json`: files, hashes, \
+columns, licence and citation for programs (Croissant; `mlcroissant` loads it).
 
 ## What it is for, and what not
 

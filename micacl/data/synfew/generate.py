@@ -24,6 +24,7 @@ from ...core import EMOTIONS, MicaclError, atomic_write, read_json, write_json
 from .faces import UNITS, render
 from .acting import LEVEL, STRENGTH, Sample, sample_clip, unit_stream
 from .card import command_of, data_card
+from .metadata import write_metadata
 from micacl.data.synfew.labels import (
     CONFUSION, NEUTRAL, PROFILES, SPLITS, TAIL_SHAPES, Act, PlannedClip, draw_act, label_counts, plan_split,
     vote_probabilities
@@ -266,6 +267,7 @@ def _generate(out, p, rows, counts, workers, progress):
                 counts={s: dict(zip(EMOTIONS, c.tolist())) for s, c in counts.items()}, label_noise=round(wrong, 4),
                 command=command_of(p))
     with atomic_write(out / "README.md") as f: f.write(data_card(info))
+    write_metadata(out, info)
     write_json(out / "synfew.json", info); (out / "synfew.partial.json").unlink()
     return read_json(out / "synfew.json")
 
