@@ -8,7 +8,7 @@ BIN := .venv/bin
 GRADERS := .venv-graders/bin
 LOWEST := .venv-lowest/bin
 # tests that need nothing but what pip installs, and pytest
-CORE_TESTS := tests/project/test_lowest.py tests/method/test_wian.py tests/method/test_models.py tests/method/test_core.py tests/method/test_metrics.py tests/nn/test_tails.py tests/longtail/test_bcl.py tests/data/test_bags.py tests/data/test_load.py tests/synfew/test_generate.py tests/synfew/test_metadata.py tests/train/test_loop.py tests/train/test_run.py
+CORE_TESTS := tests/project/test_lowest.py tests/method/test_wian.py tests/method/test_models.py tests/method/test_core.py tests/method/test_metrics.py tests/nn/test_tails.py tests/longtail/test_bcl.py tests/longtail/test_classifiers.py tests/method/test_labels.py tests/data/test_bags.py tests/data/test_load.py tests/synfew/test_generate.py tests/synfew/test_metadata.py tests/train/test_loop.py tests/train/test_run.py
 
 .PHONY: demo test quick pages sync lab sheets slides graders lowest docs clean help
 help:
