@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     code: str         # what code published near the paper appears to do
     ours: str         # the default here
     options: tuple    # of `Config`, or of one of its dicts of arguments, as in mccl_args.tau0
-    rows: tuple       # ablations, by their name in results/ablations.json
+    rows: tuple       # ablations, by their name in results/ablations.json or deciding.json
 
 # %% ../../nbs/findings/ledger.ipynb #6f1b30df
 GRAPH = (
@@ -80,6 +80,8 @@ CONTRAST = (
            ("mccl_weight", "mccl_args.warmup"), ("lambda 0.3", "lambda 3", "lambda 30", "MCCL warm-up, 3 epochs")),
     Choice("where it attaches", "", "the bag-level feature", "the bag-level feature", "the bag-level feature",
            ("mccl_args.on",), ("MCCL on the instances",)),
+    Choice("what decides", "", "a fully connected layer on the bag feature", "the same",
+           "a linear layer; MCCL's class centres can be chosen", ("head",), ("CE, centres + MCCL",)),
     Choice("sampler", "", "", "natural order", "natural order", ("sampler",),
            ("MICACL, square-root sampler", "MICACL, balanced sampler")))
 
