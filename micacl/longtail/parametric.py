@@ -1,4 +1,4 @@
-"""Partners for a rare clip that a batch does not hold: learned centres (PaCo), fixed targets (TSC), distributions (ProCo).
+"""Partners for a clip that is alone in its batch: learned centres (PaCo), fixed targets (TSC), distributions (ProCo).
 
 Docs: https://micacl.github.io/micacl/longtail/parametric.html.md"""
 
