@@ -158,6 +158,10 @@ class MCCL(Scales):
         z = gather_batch(self.project(bag, s))
         return z, torch.cat([z, unit_groups(self.centres[str(s)][self.classes], s)]) if self.centres else z
 
+    def column_labels(self, y: torch.Tensor) -> torch.Tensor:  # (B,) of all processes -> (K,)
+        "The labels of the columns of `features`."
+        return torch.cat([y, self.classes]) if self.centres else y
+
     def cosines(self, bag, s) -> torch.Tensor:  # (B, K)
         "Every z_i . z_j of scale s, before the temperature."
         z, columns = self.features(bag, s)
@@ -171,7 +175,7 @@ class MCCL(Scales):
         y = check_bags(self, bag, y)
         with torch.autocast(bag.device.type, enabled=False):  # exp and log of S/tau want more than 16 bits
             bag, y = bag.to(self.W.dtype), gather_batch(y)
-            y_columns = torch.cat([y, self.classes]) if self.centres else y
+            y_columns = self.column_labels(y)
             w, tau = self.W[y], self.tau[y, None]   # (B,), (B,1): both belong to the anchor
             if self.loss is log_form and len(y) > 1024:   # the same number without the tables
                 return sum((log_form_in_blocks(*self.features(bag, s), y, y_columns, tau, w, self.self_pairs)

@@ -72,6 +72,7 @@ class MCCLArgs:
     temperature: Literal["printed", "class", "fixed"] = "printed"   # printed, class (one a class) or fixed
     self_pairs: bool = False         # a clip is its own partner
     centres: bool = True             # class centres join the comparison
+    memory: Annotated[int, Range(0, 2**12)] = 0   # features kept of each class from earlier batches, as more partners
 
 @dataclass
 class AugmentArgs:
@@ -79,6 +80,7 @@ class AugmentArgs:
     flip: bool = True                # mirror clips
     jitter: Annotated[float, Range(0, 10)] = 0.4   # strength of brightness, contrast and saturation jitter
     crop: Annotated[float, Range(above=0, most=1)] = 0.8   # smallest share of the picture that is kept
+    views: Annotated[int, Range(1, 16)] = 1   # times that a clip is in its batch, drawn anew each time
 
 @dataclass
 class OptimArgs:

@@ -138,8 +138,9 @@ def _step_seconds(config, n_classes, steps):
     model = build_model(config, n_classes).train()
     objective = Objective(config, [10] * n_classes, model.bag_dim, model.backbone.dim, head=model.fc)
     optimizer = make_optimizer(model, objective, config)
-    video, y = torch.randint(0, 256, (config.batch_size, config.n_frames, 3, config.image_size, config.image_size),
-                             dtype=torch.uint8), torch.arange(config.batch_size) % n_classes
+    B, size = config.batch_size * config.augment.views, config.image_size
+    video = torch.randint(0, 256, (B, config.n_frames, 3, size, size), dtype=torch.uint8)
+    y = torch.arange(B) % n_classes
     taken, half = [], config.mixed_precision == "bf16"
     for _ in range(steps + 1):       # the first one warms up
         start = time.perf_counter()
@@ -251,7 +252,8 @@ def _features(folder, data, method, fold, config):
     d, model = prepare_data(data, folder, config, fold, quiet=True), build_model(config, 7)
     features = InstanceFeatures(Path(folder) / "features", model, config, d.cache,
                                 "cuda" if torch.cuda.is_available() else "cpu")
-    for epoch in range(settle_epochs(config, len(d.train)).epochs): features.of(d.train, epoch)
+    epochs = settle_epochs(config, len(d.train)).epochs + config.augment.views - 1
+    for epoch in range(epochs): features.of(d.train, epoch)
     for table in (d.validation, *d.tests.values()): features.of(table)
 
 # %% ../../nbs/library/experiments.ipynb #a1fb4c20

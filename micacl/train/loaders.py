@@ -22,6 +22,7 @@ from ..data.load import ClipTable
 from ..data.bags import ClipDataset
 from ..data.augment import AUGMENT_FORMAT
 from ..data.cache import CACHE_FORMAT, FrameCache, fingerprint
+from ..longtail.memory import Views
 from ..longtail.samplers import EpochOrder
 
 # %% ../../nbs/library/loaders.ipynb #505659a1
@@ -42,16 +43,20 @@ def make_loader(
     sampler: str | Sampler | None = None,   # in training: a name, or any sampler of places in the table; None: config's
 ) -> DataLoader:                 # of (video uint8 (B,T,3,H,W) or features (B,N,D), y (B,), index (B,)[, draws (B,11)])
     "Batches of clips; in the order of the table unless for training."
-    clips = (ClipDataset(table, config, train, cache, draws=train) if features is None
-             else FeatureDataset(table, features, train))
+    def view():
+        return (ClipDataset(table, config, train, cache, draws=train) if features is None
+                else FeatureDataset(table, features, train))
+    views = config.augment.views if train else 1
+    clips = Views(view() for _ in range(views)) if views > 1 else view()
     workers = config.workers if features is None else 0      # features are in memory
     if not isinstance(sampler, Sampler):
         epochs = config.epochs_for(config.steps_per_epoch(len(table)))
         sampler = EpochOrder([c.label for c in table], config.seed, sampler or config.sampler, epochs)
     n = len(sampler) if isinstance(sampler, Sized) else len(table)      # not every sampler knows
+    collate = _as_they_lie if features is None else default_collate
     return DataLoader(clips, config.batch_size, sampler=sampler if train else None,
                       drop_last=train and n > config.batch_size,
-                      collate_fn=_as_they_lie if features is None else None,
+                      collate_fn=clips.together(collate) if isinstance(clips, Views) else collate,
                       num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
 
 def set_epoch(loader, epoch):

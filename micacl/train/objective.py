@@ -15,8 +15,10 @@ from torch import nn
 from ..core import MicaclError
 from .config import Config
 from ..longtail.losses import build_loss
+from ..longtail.memory import MemoryMCCL
 from ..longtail.parametric import CONTRASTS
 from ..longtail.classifiers import CentreHead
+from ..mccl import MCCL
 from ..models import MODELS, BagModel
 
 # %% ../../nbs/library/objective.ipynb #b71d0de1
@@ -47,14 +49,8 @@ class Objective(nn.Module):
         super().__init__()
         self.ce = build_loss(config.loss, class_counts, config.label_smoothing) if ce is None else ce
         self.weight, self.on = config.mccl_weight, config.mccl.on
-        dim = bag_dim if self.on == "bag" else instance_dim
-        arguments = {k: v for k, v in asdict(config.mccl).items() if k not in ("on", "warmup")}
         if contrast is None and self.weight:
-            if config.contrast != "mccl": arguments = {}
-            elif config.head == "centres" and not isinstance(head, CentreHead):
-                raise MicaclError(f"head: expected the model's last layer, a CentreHead, found {head}: "
-                                  "Objective(..., head=model.fc)")
-            contrast = CONTRASTS[config.contrast](class_counts, dim, **arguments)
+            contrast = _contrast(config, class_counts, bag_dim if self.on == "bag" else instance_dim, head)
         self.mccl = contrast if self.weight else None
         if isinstance(head, CentreHead) and self.mccl is not None: head.share(self.mccl)
 
@@ -64,6 +60,16 @@ class Objective(nn.Module):
         seen = out.bag if self.on == "bag" else (out.weights[..., None] * out.instances).sum(1)     # (B,D)
         mccl = ce.new_zeros(()) if self.mccl is None else self.mccl(seen, y)
         return dict(loss=ce + ramp * self.weight * mccl, ce=ce, mccl=mccl)
+
+def _contrast(config, class_counts, dim, head):
+    "The contrastive loss that a configuration names."
+    if config.contrast != "mccl": return CONTRASTS[config.contrast](class_counts, dim)
+    if config.head == "centres" and not isinstance(head, CentreHead):
+        raise MicaclError(f"head: expected the model's last layer, a CentreHead, found {head}: "
+                          "Objective(..., head=model.fc)")
+    arguments = {k: v for k, v in asdict(config.mccl).items() if k not in ("on", "warmup", "memory")}
+    if not config.mccl.memory: return MCCL(class_counts, dim, **arguments)
+    return MemoryMCCL(class_counts, dim, memory=config.mccl.memory, **arguments)
 
 # %% ../../nbs/library/objective.ipynb #58db7528
 def make_optimizer(

@@ -14,7 +14,7 @@ from micacl.train.loaders import FeatureDataset, InstanceFeatures, make_loader, 
 from micacl.train.objective import build_model
 from micacl.train.run import prepare_data
 from micacl.train.checkpoint import read_tensors
-from micacl.train.loop import train
+from micacl.train.loop import Interrupted, train
 
 TINY = Config(mixed_precision="no", model="attention", n_instances=2, instance_length=4, image_size=32, epochs=3,
               batch_size=8,
@@ -88,16 +88,57 @@ def test_any_sampler_takes_the_place_of_the_named_one(data, tmp_path):
         make_loader(d.train, TINY, True, d.cache, sampler="fair")
 
 
-def test_features_are_those_of_the_videos(data, tmp_path):
-    d, model = prepare_data(data, tmp_path, TINY, quiet=True), build_model(TINY, 7)
-    features = InstanceFeatures(tmp_path / "f", model, TINY, d.cache)
+@pytest.mark.parametrize("views", [1, 2])
+def test_features_are_those_of_the_videos(data, tmp_path, views):
+    config = dataclasses.replace(TINY, augment_args=dict(views=views))
+    d, model = prepare_data(data, tmp_path, config, quiet=True), build_model(config, 7)
+    features = InstanceFeatures(tmp_path / "f", model, config, d.cache)
     for training in (True, False):
-        slow, fast = (make_loader(d.train, TINY, training, d.cache, f) for f in (None, features))
+        slow, fast = (make_loader(d.train, config, training, d.cache, f) for f in (None, features))
         for loader in (slow, fast): set_epoch(loader, 2)
         for (video, y, i, *draws), (x, y2, i2) in zip(slow, fast, strict=True):
             assert torch.equal(y, y2) and torch.equal(i, i2)
             if training: video = augment(video, *draws, TINY.image_size)
             with torch.no_grad(): torch.testing.assert_close(model.eval().encode(video), x, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_views_are_the_drawings_of_two_epochs(data, tmp_path, workers):
+    "Each batch has the clips of one view, each twice, and as many steps make an epoch."
+    config = dataclasses.replace(TINY, augment_args=dict(views=2), workers=workers)
+    d = prepare_data(data, tmp_path, config, quiet=True)
+    drawn = {}
+    for epoch in (3, 4):
+        single = dataclasses.replace(TINY, batch_size=1)
+        loader = make_loader(d.train, single, True, d.cache, sampler=SequentialSampler(d.train))
+        set_epoch(loader, epoch)
+        drawn[epoch] = {int(i): (v, r) for video, _, index, draws in loader for v, i, r in zip(video, index, draws)}
+    both, one = (make_loader(d.train, c, True, d.cache) for c in (config, TINY))
+    for loader in (both, one): set_epoch(loader, 3)
+    assert len(both) == len(one)
+    for (video, y, index, draws), (_, y1, index1, _) in zip(both, one, strict=True):
+        assert torch.equal(y, y1.repeat_interleave(2)) and torch.equal(index, index1.repeat_interleave(2))
+        for k, i in enumerate(index.tolist()):
+            v, r = drawn[3 + k % 2][i]
+            assert torch.equal(video[k], v) and torch.equal(draws[k], r)
+    assert [len(y) for _, y, _ in make_loader(d.validation, config, False, d.cache)][0] <= 8      # a test has one view
+
+
+def test_views_and_a_memory_are_there_again_after_an_interruption(data, tmp_path):
+    config = dataclasses.replace(TINY, augment_args=dict(views=2), mccl_args=dict(out_dim=16, memory=3))
+    def stop(record): raise KeyboardInterrupt
+    train(data, tmp_path / "whole", config, quiet=True, features=tmp_path / "f")
+    with pytest.raises(Interrupted): train(data, tmp_path / "run", config, quiet=True, features=tmp_path / "f",
+                                           on_epoch=stop)
+    kept = read_tensors(tmp_path / "run" / "checkpoint" / "objective.safetensors")
+    assert kept["mccl.memory.n"].sum() > 0
+    train(data, tmp_path / "run", config, quiet=True, features=tmp_path / "f", resume=True)
+    a, b = (read_tensors(tmp_path / r / "model.safetensors") for r in ("whole", "run"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    plain = dataclasses.replace(config, mccl_args=dict(out_dim=16))
+    train(data, tmp_path / "plain", plain, quiet=True, features=tmp_path / "f")
+    c = read_tensors(tmp_path / "plain" / "model.safetensors")
+    assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
 def test_a_run_on_features_is_the_run_with_a_frozen_backbone(data, tmp_path):
