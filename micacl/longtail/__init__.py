@@ -8,9 +8,9 @@ Docs: https://micacl.github.io/micacl/longtail/anybody.html.md"""
 __all__ = ['long_tailed', 'class_groups', 'g_mean', 'reversed_shares', 'shifted_accuracy', 'mean_angles', 'simplex_angle',
            'alignment', 'uniformity', 'MCCL', 'LOSSES', 'BalancedSoftmax', 'ClassBalanced', 'CrossEntropy', 'Focal',
            'LDAM', 'LogitAdjusted', 'WeightedCE', 'adjust_logits', 'build_loss', 'log_prior', 'BCL', 'CONTRASTS', 'KCL',
-           'PaCo', 'ProCo', 'SupCon', 'TSC', 'HEADS', 'STAGES', 'CentreHead', 'CosineLinear', 'learn_scales',
-           'nearest_mean', 'retrain', 'second_stage', 'tau_normalise', 'ece', 'group_recall', 'recalls', 'reliability',
-           'uar', 'war', 'SAMPLERS', 'EpochOrder']
+           'PaCo', 'ProCo', 'SupCon', 'TSC', 'HEADS', 'STAGES', 'CentreHead', 'PrototypeHead', 'Memory', 'MemoryMCCL',
+           'Views', 'CosineLinear', 'learn_scales', 'nearest_mean', 'retrain', 'second_stage', 'tau_normalise', 'ece',
+           'group_recall', 'recalls', 'reliability', 'uar', 'war', 'SAMPLERS', 'EpochOrder']
 
 # %% ../../nbs/longtail/anybody.ipynb #b89495bc
 import numpy as np
@@ -24,17 +24,18 @@ from .losses import (LOSSES, BalancedSoftmax, ClassBalanced, CrossEntropy, Focal
 from .bcl import BCL
 from .parametric import CONTRASTS, KCL, PaCo, ProCo, TSC
 from ..nn.contrast import SupCon
-from .classifiers import (HEADS, STAGES, CentreHead, CosineLinear, learn_scales, nearest_mean, retrain,
-                                         second_stage, tau_normalise)
+from .memory import Memory, MemoryMCCL, Views
+from .classifiers import (HEADS, STAGES, CentreHead, CosineLinear, PrototypeHead, learn_scales,
+                                         nearest_mean, retrain, second_stage, tau_normalise)
 from ..metrics import ece, group_recall, recalls, reliability, uar, war
 from .samplers import SAMPLERS, EpochOrder
 
 # %% ../../nbs/longtail/anybody.ipynb #604742a0
 _all_ = ["MCCL", "LOSSES", "BalancedSoftmax", "ClassBalanced", "CrossEntropy", "Focal", "LDAM", "LogitAdjusted",
          "WeightedCE", "adjust_logits", "build_loss", "log_prior",
-         "BCL", "CONTRASTS", "KCL", "PaCo", "ProCo", "SupCon", "TSC", "HEADS", "STAGES", "CentreHead",
-         "CosineLinear", "learn_scales", "nearest_mean", "retrain", "second_stage", "tau_normalise",
-         "ece", "group_recall", "recalls", "reliability", "uar", "war", "SAMPLERS", "EpochOrder"]
+         "BCL", "CONTRASTS", "KCL", "PaCo", "ProCo", "SupCon", "TSC", "HEADS", "STAGES", "CentreHead", "PrototypeHead",
+         "Memory", "MemoryMCCL", "Views", "CosineLinear", "learn_scales", "nearest_mean", "retrain", "second_stage",
+         "tau_normalise", "ece", "group_recall", "recalls", "reliability", "uar", "war", "SAMPLERS", "EpochOrder"]
 
 # %% ../../nbs/longtail/anybody.ipynb #2939937a
 def long_tailed(

@@ -106,7 +106,8 @@ class ModelSettings:
     model: Literal["micacl", "m3dfel", "mean", "max", "attention", "transformer"] = "micacl"   # how a bag is aggregated
     backbone: _Backbone = "r3d_small"   # r3d_small, res_faces (64 px, laptop), r3d_18 (112 px, the paper) or another
     pretrained: bool = True          # start from weights of drawn faces (r3d_small, res_faces) or Kinetics-400
-    head: Literal["linear", "cosine", "centres"] = "linear"   # last layer; ldam needs cosine, centres shares MCCL's
+    # last layer; ldam needs cosine, centres shares MCCL's, prototypes those of another contrastive loss
+    head: Literal["linear", "cosine", "centres", "prototypes"] = "linear"
     model_args: Annotated[dict, ModelArgs] = field(default_factory=dict)   # arguments of MICACL: readings of the paper
 
 @dataclass

@@ -17,7 +17,7 @@ from .config import Config
 from ..longtail.losses import build_loss
 from ..longtail.memory import MemoryMCCL
 from ..longtail.parametric import CONTRASTS
-from ..longtail.classifiers import CentreHead
+from ..longtail.classifiers import CentreHead, PrototypeHead
 from ..mccl import MCCL
 from ..models import MODELS, BagModel
 
@@ -45,14 +45,14 @@ class Objective(nn.Module):
                  instance_dim: int | None = None,    # of an instance feature, where MCCL looks at those
                  ce: nn.Module | None = None,        # (logits, y) -> scalar, in place of the loss that config names
                  contrast: nn.Module | None = None,    # (feature, y) -> scalar, in place of config's contrast
-                 head: nn.Module | None = None):       # the model's last layer; a `CentreHead` shares MCCL's centres
+                 head: nn.Module | None = None):       # the model's last layer; some share what the contrast learns
         super().__init__()
         self.ce = build_loss(config.loss, class_counts, config.label_smoothing) if ce is None else ce
         self.weight, self.on = config.mccl_weight, config.mccl.on
         if contrast is None and self.weight:
             contrast = _contrast(config, class_counts, bag_dim if self.on == "bag" else instance_dim, head)
         self.mccl = contrast if self.weight else None
-        if isinstance(head, CentreHead) and self.mccl is not None: head.share(self.mccl)
+        if isinstance(head, (CentreHead, PrototypeHead)) and self.mccl is not None: head.share(self.mccl)
 
     def forward(self, out, y, ramp=1.0):   # BagOutput, (B,), share of lambda -> {"loss", "ce", "mccl"}, scalars
         "The loss of a batch and its two parts."
@@ -63,10 +63,11 @@ class Objective(nn.Module):
 
 def _contrast(config, class_counts, dim, head):
     "The contrastive loss that a configuration names."
-    if config.contrast != "mccl": return CONTRASTS[config.contrast](class_counts, dim)
-    if config.head == "centres" and not isinstance(head, CentreHead):
-        raise MicaclError(f"head: expected the model's last layer, a CentreHead, found {head}: "
+    shares = dict(centres=CentreHead) if config.contrast == "mccl" else dict(prototypes=PrototypeHead)
+    if config.head in shares and not isinstance(head, shares[config.head]):
+        raise MicaclError(f"head: expected the model's last layer, a {shares[config.head].__name__}, found {head}: "
                           "Objective(..., head=model.fc)")
+    if config.contrast != "mccl": return CONTRASTS[config.contrast](class_counts, dim)
     arguments = {k: v for k, v in asdict(config.mccl).items() if k not in ("on", "warmup", "memory")}
     if not config.mccl.memory: return MCCL(class_counts, dim, **arguments)
     return MemoryMCCL(class_counts, dim, memory=config.mccl.memory, **arguments)

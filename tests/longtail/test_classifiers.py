@@ -8,10 +8,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 from micacl.core import MicaclError
-from micacl.longtail.classifiers import (HEADS, STAGES, CentreHead, CosineLinear, learn_scales, nearest_mean, retrain,
-                                         second_stage, tau_normalise)
+from micacl.longtail.classifiers import (HEADS, STAGES, CentreHead, CosineLinear, PrototypeHead, learn_scales,
+                                         nearest_mean, retrain, second_stage, tau_normalise)
 from micacl.mccl import MCCL
-from micacl.longtail.losses import adjust_logits
+from micacl.longtail.bcl import BCL
+from micacl.longtail.losses import adjust_logits, build_loss
+from micacl.longtail.parametric import PaCo
+from micacl.nn.contrast import SupCon
 
 COUNTS = [300, 80, 20]
 
@@ -49,7 +52,7 @@ def test_cosine_head_starts_as_a_linear_one_and_has_no_bias():
     torch.manual_seed(3); a = CosineLinear(6, 4)
     torch.manual_seed(3); b = nn.Linear(6, 4)
     assert torch.equal(a.weight, b.weight) and list(a.state_dict()) == ["weight"] and a.scale == 30
-    assert HEADS == dict(linear=nn.Linear, cosine=CosineLinear, centres=CentreHead)
+    assert HEADS == dict(linear=nn.Linear, cosine=CosineLinear, centres=CentreHead, prototypes=PrototypeHead)
     assert all(kind(8, 4)(torch.randn(2, 8)).shape == (2, 4) for kind in HEADS.values())
 
 def test_cosine_head_gradient():
@@ -87,6 +90,33 @@ def test_a_shared_centre_is_one_parameter():
     assert torch.allclose(head(x).argsort(1), loss.nearest(x).argsort(1))
     head.share(other := nn.Linear(8, 3))                                                # no loss of centres: as it was
     assert isinstance(other, nn.Linear)
+
+# ---- prototypes
+
+def test_prototypes_are_cosines_by_hand():
+    torch.manual_seed(0)
+    head, x = PrototypeHead(8, 3, scale=7.).double(), torch.randn(5, 8, dtype=torch.float64)
+    z = head.project[2](head.project[0](x).clamp(min=0))
+    assert torch.allclose(head(x), 7 * F.cosine_similarity(z[:, None], head.prototypes[None], dim=2))
+    assert torch.autograd.gradcheck(head, (torch.randn(2, 8, dtype=torch.float64, requires_grad=True),))
+
+@pytest.mark.parametrize("kind", [PaCo, BCL])
+def test_shared_prototypes_are_one_parameter_and_paco_alone_in_its_batch_is_balanced_softmax_on_the_head(kind):
+    torch.manual_seed(0)
+    head, loss = PrototypeHead(8, 3, scale=10.), kind([9, 5, 2], 8, temperature=.1)
+    head.share(loss)
+    assert {id(p) for p in loss.parameters()} < {id(p) for p in head.parameters()}
+    if kind is PaCo:
+        x, y = torch.randn(1, 8), torch.tensor([2])
+        by_head = build_loss("balanced_softmax", [9, 5, 2])(head(x), y)
+        assert loss(x, y).item() == pytest.approx(by_head.item(), abs=1e-5)
+
+def test_a_loss_without_prototypes_shares_the_projection_alone():
+    head, loss, mccl = PrototypeHead(8, 3), SupCon([9, 5, 2], 8), MCCL([9, 5, 2], 8)
+    head.share(loss); head.share(mccl)
+    assert loss.project is head.project and mccl.projections is not head.project
+    with pytest.raises(MicaclError, match="head prototypes: expected a loss with the projection"):
+        head.share(SupCon([9, 5, 2], 8, out_dim=16))
 
 def test_every_head_can_be_made_without_memory():
     with torch.device("meta"): made = [kind(8, 3) for kind in HEADS.values()]

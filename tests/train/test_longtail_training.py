@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from micacl.core import MicaclError, read_json
 from micacl.train.config import CHOICES, Config
 from micacl.longtail.parametric import CONTRASTS
-from micacl.longtail.classifiers import CentreHead, HEADS, STAGES, CosineLinear, nearest_mean, second_stage
+from micacl.longtail.classifiers import (HEADS, STAGES, CentreHead, CosineLinear, PrototypeHead, nearest_mean,
+                                         second_stage)
 from micacl.longtail.samplers import SAMPLERS, EpochOrder, clip_shares
 from micacl.train.loaders import make_loader
 from micacl.longtail.losses import LOSSES
@@ -73,6 +74,13 @@ def test_a_head_of_centres_has_to_be_given_to_the_loss():
     with pytest.raises(MicaclError, match="head: expected the model's last layer, a CentreHead, found None: "
                                           r"Objective\(..., head=model.fc\)"):
         Objective(config, [9, 5, 3, 1, 1, 1, 1], 16)
+    with pytest.raises(MicaclError, match="the model's last layer, a PrototypeHead, found None"):
+        Objective(dataclasses.replace(config, head="prototypes", contrast="paco"), [9, 5, 3, 1, 1, 1, 1], 16)
+    other = PrototypeHead(16, 7)
+    paco = Objective(dataclasses.replace(config, head="prototypes", contrast="paco"), [9, 5, 3, 1, 1, 1, 1], 16,
+                     head=other).mccl
+    assert paco.centres is other.prototypes and paco.project is other.project
+    Objective(dataclasses.replace(config, head="prototypes"), [9, 5, 3, 1, 1, 1, 1], 16)     # MCCL: nothing to share
     head = CentreHead(16, 7)
     assert Objective(config, [9, 5, 3, 1, 1, 1, 1], 16, head=head).mccl.centres is head.centres
     Objective(dataclasses.replace(config, mccl_weight=0.), [9, 5, 3, 1, 1, 1, 1], 16)      # nothing to share
@@ -123,8 +131,9 @@ def test_a_missing_class_is_no_trouble():
 
 @pytest.mark.parametrize("own", [dict(loss="ldam_drw", head="cosine", sampler="progressive", contrast="bcl",
                                       mccl_weight=1.), dict(stage2="crt", mccl_weight=0., sampler="per_class"),
-                                 dict(head="centres", mccl_weight=1., mccl_args={})],
-                                      ids=["late losses", "second stage", "shared centres"])
+                                 dict(head="centres", mccl_weight=1., mccl_args={}),
+                                 dict(head="prototypes", contrast="paco", mccl_weight=1.)],
+                                      ids=["late losses", "second stage", "shared centres", "shared prototypes"])
 def test_interrupted_and_resumed_to_the_bit(data, tmp_path, own):
     config = dataclasses.replace(TINY, **own)
     whole = train(data, tmp_path / "whole", config, quiet=True, features=tmp_path / "features")
