@@ -25,25 +25,45 @@ def inside(d):
     return s if isinstance(s, (int, float)) else sum(map(inside, d.values()))
 
 
+def paces(files):
+    """{network: seconds of one epoch on one core}, the least that any experiment found: others may have been
+    disturbed. A network is what its time depends on most."""
+    out = {}
+    for d in files:
+        for m, r in d["methods"].items():
+            key, epochs = _network(d["spec"], m)
+            pace = r["seconds"] / epochs
+            out[key] = min(pace, out.get(key, pace))
+    return out
+
+
+def _network(spec, method):      # -> what the time of an epoch depends on most, epochs
+    own = spec["methods"].get(method, {})
+    fields = {**spec["base"], **own}
+    contrast = fields.get("contrast", "mccl") if fields.get("mccl_weight", 1.0) else ""
+    return (spec["frozen"], own.get("mixed_precision", ""), fields.get("backbone", ""), fields.get("model", "micacl"),
+            contrast, fields.get("stage2", "none"), json.dumps(fields.get("model_args", {}), sort_keys=True)
+            ), fields.get("epochs") or 10
+
+
 def planned_runs(
     file,           # specification
     known: dict,    # the results file of last time: the rates that were chosen, seconds
+    pace: dict,     # of `paces`
 ) -> list:          # [(key, seconds on one core)] of the runs, of which several may be the same; then of the features
-    """What an experiment trains. A second of an epoch costs what it did for this method, or for the mean of those
-    that are known. The features of a frozen backbone cost at most the cheapest step of training, for each clip, seed
-    and epoch."""
+    """What an experiment trains. A network that no experiment has trained takes the mean of the others. The features
+    of a frozen backbone cost at most the cheapest step of training, for each clip, seed and epoch."""
     from micacl.train.specification import configuration, grid_points, read_spec
     spec, methods, runs, features = read_spec(file), known.get("methods", {}), [], {}
-    old = known.get("spec", {"base": {}, "methods": {}})
-    def epochs(m): return {**old["base"], **old["methods"].get(m, {})}.get("epochs") or 10
-    pace = {m: r["seconds"] / epochs(m) for m, r in methods.items()}
-    usual = sum(pace.values()) / max(1, len(pace))
+    usual = [s for k, s in pace.items() if k[0] == spec["frozen"]]
+    usual = sum(usual) / max(1, len(usual))
     step = min((r["step_seconds"] for r in methods.values()), default=0)
 
     def add(part, m, seed, chosen):
         c, data = configuration(spec, m, seed, chosen), json.dumps(part.get("data", part.get("synfew")))
+        each = pace.get(_network(spec, m)[0], usual)
         for fold in part.get("folds", [None]):
-            runs.append((f"{data} {fold} {json.dumps(c.to_dict(), sort_keys=True)}", pace.get(m, usual) * c.epochs))
+            runs.append((f"{data} {fold} {json.dumps(c.to_dict(), sort_keys=True)}", each * c.epochs))
         for e in range(c.epochs if spec["frozen"] and "synfew" in part else 0):
             features[f"{data} seed {seed} epoch {e}"] = step * CORES * part["synfew"]["n_train"] / c.batch_size
     for m, fields in spec["methods"].items():
@@ -58,7 +78,8 @@ def seconds(root, name, entry, made, seen):
     file = root / "results" / f"{name}.json"
     d = read(file) if file.exists() else {}
     if entry.command.startswith("python benchmarks/experiment.py"):
-        runs, features = planned_runs(root / "benchmarks" / f"{name}.json", d)
+        pace = paces(x for f in sorted((root / "results").glob("*.json")) if "spec" in (x := read(f)))
+        runs, features = planned_runs(root / "benchmarks" / f"{name}.json", d, pace)
         new = {k: s for k, s in (*runs, *features) if k not in seen}
         seen.update(new)
         n = len(new.keys() & dict(runs).keys())

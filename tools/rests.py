@@ -18,11 +18,11 @@ def git(root, *words):
 
 # ---- what a script imports
 
-def parsed(file): return _tree(file.read_bytes())
-
-
 @functools.lru_cache(1024)
-def _tree(content): return ast.parse(content)
+def read_in(content, package):
+    "Of a module: (dotted names that may be modules, strings)."
+    tree = ast.parse(content)
+    return tuple(names_in(tree, package)), frozenset(strings(tree))
 
 
 def strings(tree): return {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
@@ -60,7 +60,7 @@ def closure(root, scripts):
         if (file := todo.pop()) in seen: continue
         seen.add(file)
         package = ".".join(file.relative_to(root).parent.parts)
-        todo += [m for name in names_in(parsed(file), package) for m in modules(root, name)]
+        todo += [m for name in read_in(file.read_bytes(), package)[0] for m in modules(root, name)]
     return seen
 
 
@@ -76,7 +76,8 @@ def rests_on(root, command):
     scripts = [root / w for w in words if w.endswith(".py") and (root / w).is_file()]
     scripts += [modules(root, b)[-1] for a, b in zip(words, words[1:]) if a == "-m" and modules(root, b)]
     files = closure(root, scripts)
-    own = set().union(*(strings(parsed(f)) for f in files if f.parent == root / "benchmarks"), set(words))
+    scripts = [f for f in files if f.parent == root / "benchmarks"]
+    own = set().union(*(read_in(f.read_bytes(), "benchmarks")[1] for f in scripts), words)
     names = {w.removesuffix(".json") for w in own if re.fullmatch(r"[\w./-]{1,60}", w)}
     specs = {f for n in names if (f := root / "benchmarks" / f"{n}.json").is_file()}
     own |= set().union(*(values(json.loads(f.read_text(encoding="utf-8"))) for f in specs))
@@ -128,16 +129,28 @@ def tree_of(root, commit):
     return {(e := line.partition("\t"))[2]: e[0].split()[2] for line in out.decode().split("\0") if line}
 
 
+def blobs(root, names):
+    "{name: content}"
+    out = subprocess.run(["git", "cat-file", "--batch"], cwd=root, input="\n".join(names).encode() + b"\n",
+                         capture_output=True, check=True).stdout
+    found, at = {}, 0
+    for name in names:
+        end = out.index(b"\n", at)
+        size = int(out[at:end].split()[2])
+        found[name] = out[end + 1:end + 1 + size]
+        at = end + size + 2
+    return found
+
+
 def changed(root, commit, paths):
     "Why what stands at these paths is not what stood there at the commit; empty, if it is."
-    then, news = tree_of(root, commit), []
+    then = tree_of(root, commit)
     if then is None: return f"its commit {commit} is not in this repository"
-    for path in sorted(paths):
-        content = (root / path).read_bytes()
-        if path not in then: news.append(path); continue
-        if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == then[path]: continue
-        if meaning(path, git(root, "cat-file", "blob", then[path])) != meaning(path, content):
-            news.append(path)
+    now = {path: (root / path).read_bytes() for path in sorted(paths)}
+    other = {p: c for p, c in now.items() if p not in then
+             or hashlib.sha1(b"blob %d\0" % len(c) + c).hexdigest() != then[p]}
+    was = blobs(root, sorted({then[p] for p in other if p in then}))
+    news = [p for p, c in other.items() if p not in then or meaning(p, was[then[p]]) != meaning(p, c)]
     if not news: return ""
     gone = [p for p in news if p not in then]
     first = next((p for p in news if p in then), None)

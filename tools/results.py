@@ -240,6 +240,9 @@ def main(argv=None, root=ROOT, entries=None):
     entries = ENTRIES if entries is None else entries
     args, have = arguments(argv, root, entries)
     made = read(file)["files"] if (file := root / "results" / MADE).exists() else {}
+    if args.names:
+        near = {*args.names, *(a for n in args.names for a in entries[n].after)}
+        entries = {n: e for n, e in entries.items() if n in near}
     found = states(root, entries, made, args.all)
     todo = chosen(args, entries, found, have)
     if args.plan: return plan(root, entries, found, todo, have, made)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 import results  # noqa: E402
 from entries import ENTRIES, NEEDS, Entry  # noqa: E402
-from estimate import inside, planned_runs  # noqa: E402
+from estimate import inside, paces, planned_runs  # noqa: E402
 from rests import rests_on  # noqa: E402
 
 FILES = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((ROOT / "results").glob("*.json"))
@@ -278,11 +278,15 @@ def test_equal_runs_are_counted_once(tmp_path):
         synfew=dict(n_train=64, n_test=14, seed=0), frozen=True, seeds=[1, 2], test="test", base=dict(epochs=3),
         tune=dict(synfew=dict(n_train=32, n_test=14, seed=9), grid=dict(lr=[0.01, 0.1]), seeds=[1]),
         methods={"a": dict(model="mean"), "b": dict(model="mean"), "c": dict(like="a", model="mean", epochs=6)})))
-    known = dict(spec=dict(base=dict(epochs=1), methods={}), methods=dict(
-        a=dict(seconds=2.0, step_seconds=0.5, chosen=dict(lr=0.1)), b=dict(seconds=4.0, step_seconds=1.0, chosen=dict(
-            lr=0.1))))
-    runs, features = planned_runs(file, known)
+    known = dict(methods=dict(a=dict(step_seconds=0.5, chosen=dict(lr=0.1)), b=dict(step_seconds=1.0, chosen=dict(
+        lr=0.1))))
+    spec = dict(base=dict(epochs=4), frozen=True, methods=dict(x=dict(model="mean"), y=dict(model="mean"),
+                                                               z=dict(model="max"), w=dict(model="mean", epochs=8)))
+    pace = paces([dict(spec=spec, methods=dict(x=dict(seconds=12.0), y=dict(seconds=20.0), z=dict(seconds=4.0))),
+                  dict(spec=spec, methods=dict(w=dict(seconds=16.0)))])
+    assert sorted(pace.values()) == [1.0, 2.0]                  # seconds an epoch: the least of 3, 5 and 2; of max 1
+    runs, features = planned_runs(file, known, pace)
     assert len(runs) == 2 * 2 + 3 * 2 and len(dict(runs)) == 2 + 2 + 2         # a and b are one, c trains longer
-    assert sorted(s for _, s in runs) == [6] * 4 + [12] * 4 + [18] * 2         # c: the mean of what is known
-    assert len(features) == 3 + 2 * 6                                          # tuning; seeds of the main set, 6 epochs
+    assert sorted(s for _, s in runs) == [3 * 2] * 8 + [6 * 2] * 2
+    assert len(features) == 2 * 3 - 3 + 2 * 6                                  # tuning; seeds of the main set, 6 epochs
     assert sum(s for _, s in features) == (3 * 32 + 12 * 64) / 32 * 0.5 * 2
