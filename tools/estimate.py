@@ -73,13 +73,34 @@ def planned_runs(
     return runs, list(features.items())
 
 
+def is_experiment(entry): return entry.command.startswith("python benchmarks/experiment.py")
+
+
+def experiment_runs(root, name):
+    "`planned_runs` of an experiment of the project."
+    file = root / "results" / f"{name}.json"
+    pace = paces(x for f in sorted((root / "results").glob("*.json")) if "spec" in (x := read(f)))
+    return planned_runs(root / "benchmarks" / f"{name}.json", read(file) if file.exists() else {}, pace)
+
+
+def sharing(root, names):
+    "What it saves that equal runs and features of several experiments are made once, in words."
+    runs, features = [], []
+    for name in names:
+        r, f = experiment_runs(root, name)
+        runs += r; features += f
+    alone = sum(s for _, s in (*runs, *features)) / CORES
+    once = sum(dict((*runs, *features)).values()) / CORES
+    return (f"{len(names)} experiments ask for {len(runs)} runs, {len(dict(runs))} of them different; with the "
+            f"features of frozen backbones about {clock(alone)} apart, {clock(once)} in one folder")
+
+
 def seconds(root, name, entry, made, seen):
     "(seconds or None, where they are from); `seen`: runs and features of the plan so far, to which this one adds."
     file = root / "results" / f"{name}.json"
     d = read(file) if file.exists() else {}
-    if entry.command.startswith("python benchmarks/experiment.py"):
-        pace = paces(x for f in sorted((root / "results").glob("*.json")) if "spec" in (x := read(f)))
-        runs, features = planned_runs(root / "benchmarks" / f"{name}.json", d, pace)
+    if is_experiment(entry):
+        runs, features = experiment_runs(root, name)
         new = {k: s for k, s in (*runs, *features) if k not in seen}
         seen.update(new)
         n = len(new.keys() & dict(runs).keys())

@@ -28,7 +28,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 from entries import ENTRIES, NEEDS  # noqa: E402
-from estimate import clock, here, read, seconds  # noqa: E402
+from estimate import clock, here, is_experiment, read, seconds, sharing  # noqa: E402
 from rests import changed, git, rests_on  # noqa: E402
 
 MADE = "made.json"
@@ -184,6 +184,7 @@ def plan(root, entries, found, todo, have, made):
         number = f"{order}." if name in todo else ""
         print(f"{number:>3} {name:18} {s.word:7} {clock(took):>7}  {how:29} {why}".rstrip())
     for n in dict.fromkeys(lack): print(f"--{n}: {NEEDS[n]}")
+    if len(several := [n for n in todo if is_experiment(entries[n])]) > 1: print(sharing(root, several))
     print(f"{order} to run, about {clock(total)} in all" + (f"; not measured: {', '.join(unknown)}" if unknown else ""))
 
 

@@ -52,11 +52,12 @@ def one_run(
 ) -> Path:
     "Train and test once, or find the file of an earlier call. Of two processes that want the same run one waits."
     path, unfinished, key = run_path(folder, data, fold, config), Path(folder) / "unfinished", _key(data, fold, config)
-    work = _by_key(unfinished, config, key)
-    if path.exists(): shutil.rmtree(work, ignore_errors=True); return path      # killed before it could be removed
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock := unfinished / f"{key}.lock"):
-        if not path.exists(): _train_and_test(path, work, Path(folder) / "features", data, fold, config)
+    work, lock = _by_key(unfinished, config, key), unfinished / f"{key}.lock"
+    if not path.exists():
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            if not path.exists(): _train_and_test(path, work, Path(folder) / "features", data, fold, config)
+    shutil.rmtree(work, ignore_errors=True)
     with contextlib.suppress(OSError): lock.unlink()      # whoever comes now finds the file
     return path
 
@@ -83,7 +84,6 @@ def _train_and_test(path, work, features, data, fold, config):
                           classes=info["classes"], train_counts=info["train_counts"], n_train=info["n_train"],
                           epochs=len(history), val_uar=history[-1]["val_uar"], loss=history[-1]["loss"],
                           seconds=round(time.perf_counter() - start, 1), tests=tests, config=config.to_dict()))
-    shutil.rmtree(work, ignore_errors=True)
 
 # %% ../../nbs/library/experiments.ipynb #dfe222cc
 def run_all(

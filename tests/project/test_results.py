@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 import results  # noqa: E402
 from entries import ENTRIES, NEEDS, Entry  # noqa: E402
-from estimate import inside, paces, planned_runs  # noqa: E402
+from estimate import experiment_runs, inside, paces, planned_runs, sharing  # noqa: E402
 from rests import rests_on  # noqa: E402
 
 FILES = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((ROOT / "results").glob("*.json"))
@@ -290,3 +290,12 @@ def test_equal_runs_are_counted_once(tmp_path):
     assert sorted(s for _, s in runs) == [3 * 2] * 8 + [6 * 2] * 2
     assert len(features) == 2 * 3 - 3 + 2 * 6                                  # tuning; seeds of the main set, 6 epochs
     assert sum(s for _, s in features) == (3 * 32 + 12 * 64) / 32 * 0.5 * 2
+
+
+def test_experiments_of_the_project_share_runs():
+    "The edge of the grid is measured by runs of which the tuning of the ablations has some."
+    (a, _), (b, _) = (experiment_runs(ROOT, n) for n in ("ablations", "edge"))
+    both = set(dict(a)) & set(dict(b))
+    assert both and all('"seed": 100' in k for k in both) and len(dict(b)) == len(b)
+    words = sharing(ROOT, ["ablations", "edge"])
+    assert words.startswith(f"2 experiments ask for {len(a) + len(b)} runs, {len(a) + len(b) - len(both)} of them")

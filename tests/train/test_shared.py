@@ -95,6 +95,9 @@ def test_an_unfinished_run_of_an_older_version_goes_on(data, tmp_path, monkeypat
         on_epoch=lambda r: epochs.append(r["epoch"])))
     one_run(tmp_path, str(data), "mean", None, c)
     assert epochs == [2] and not list((tmp_path / "unfinished").iterdir())
+    (tmp_path / "unfinished" / f"{experiments._key(data, None, c)}.lock").touch()      # killed before the last line
+    one_run(tmp_path, str(data), "mean", None, c)
+    assert epochs == [2] and not list((tmp_path / "unfinished").iterdir())
 
 
 def test_experiments_share_clips_features_and_runs(tmp_path, trained):
