@@ -182,14 +182,15 @@ def run_experiment(
     spec, out, say = read_spec(spec), Path(out), (lambda line: None) if quiet else (lambda line: print(line,
         flush=True))
     with hold_folder(out):
-        spec, arithmetic = _with_arithmetic(spec, out)
+        spec, arithmetic = _with_arithmetic(spec, out, Path(shared) if shared and not spec["frozen"] else out)
         for left in [*out.rglob(".*.json.*.tmp"), *out.rglob(".*.npy.*.tmp")]:
             left.unlink(missing_ok=True)      # of an experiment that was killed
         return _run_experiment(spec, out, shared and Path(shared).resolve(), processes, say, costs, arithmetic)
 
-def _with_arithmetic(spec, out):   # -> specification, Arithmetic
-    "One arithmetic for all runs of an experiment, and for all that are added later, on whatever machine."
-    asked, file = spec["base"].get("mixed_precision", "auto"), out / "arithmetic.json"
+def _with_arithmetic(spec, out, home):   # -> specification, Arithmetic
+    """One arithmetic for all runs of an experiment, and for all that are added later, on whatever machine; one for
+    all experiments that train the backbone in a shared folder."""
+    asked, file = spec["base"].get("mixed_precision", "auto"), home / "arithmetic.json"
     config = Config(mixed_precision=asked, backbone_lr=0.0 if spec["frozen"] else 1.0)
     if asked == "auto" and file.exists(): found = Arithmetic(**read_json(file))
     elif asked == "auto" and (out / "runs").exists(): found = Arithmetic("no", "as the runs that are there")

@@ -13,6 +13,7 @@ from micacl.train import experiments
 from micacl.train.config import Config
 from micacl.train.experiments import one_run, run_experiment, run_path
 from micacl.train.loop import train
+from micacl.train.machine import Arithmetic
 
 BASE = dict(pretrained=False, n_instances=2, instance_length=4, image_size=32, epochs=1, batch_size=8, mccl_weight=0.0)
 DRAWN = dict(n_train=42, n_test=14, n_frames=8, size=32, workers=1)
@@ -127,6 +128,21 @@ def test_experiments_share_clips_features_and_runs(tmp_path, trained):
     assert trained == [] and sorted(r.method for r in shown) == ["fast", "slow"]
     alone = run_experiment(second, tmp_path / "alone", 1, True, False)
     assert alone["methods"]["fast"]["tests"] == b["methods"]["fast"]["tests"]          # sharing changes no figure
+
+
+def test_experiments_that_train_the_backbone_share_their_arithmetic(data, tmp_path, monkeypatch):
+    "It is measured, and a busy machine may find another one the next time."
+    s, asked = spec(data, seeds=[1]), []
+    def measured(config, **kw):
+        asked.append(config)
+        return config, Arithmetic("no" if len(asked) == 1 else "bf16", "a test", "")
+    monkeypatch.setattr(experiments, "settle_arithmetic", measured)
+    for name in "ab":
+        e = run_experiment(s, tmp_path / name, 1, True, False, shared=tmp_path)
+        assert e["spec"]["base"]["mixed_precision"] == "no"
+    assert len(asked) == 1
+    run_experiment(dict(s, frozen=True), tmp_path / "frozen", 1, True, False, shared=tmp_path)
+    assert len(asked) == 2 and (tmp_path / "frozen" / "arithmetic.json").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are told apart by their work folder the POSIX way")
