@@ -10,9 +10,9 @@ LOWEST := .venv-lowest/bin
 # tests that need nothing but what pip installs, and pytest
 CORE_TESTS := tests/project/test_lowest.py tests/method/test_wian.py tests/method/test_models.py tests/method/test_core.py tests/method/test_metrics.py tests/nn/test_tails.py tests/longtail/test_bcl.py tests/longtail/test_classifiers.py tests/method/test_labels.py tests/data/test_bags.py tests/data/test_load.py tests/synfew/test_generate.py tests/synfew/test_metadata.py tests/train/test_loop.py tests/train/test_run.py
 
-.PHONY: demo test quick pages sync lab sheets slides graders lowest docs clean help
+.PHONY: demo test quick pages results sync lab sheets slides graders lowest docs clean help
 help:
-	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets, the bibliography and the paper"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"; echo "make lowest  tests with the lowest versions that are allowed (Python 3.10)"; echo "make graders compare the marks of the sheets with those of nbgrader and otter-grader (about 15 minutes)"
+	@sed -n 's/^#   //p' Makefile; echo "make pages   run every page and save its outputs"; echo "make sync    clean the notebooks, export the modules, write the sheets, the bibliography and the paper"; echo "make lab     open the book in JupyterLab"; echo "make docs    build the site into _docs/"; echo "make sheets  make the students' copies of the lab sheets, and the teachers' in _teachers/"; echo "make slides  a deck of slides for each session of the teaching plans, in _slides/"; echo "make lowest  tests with the lowest versions that are allowed (Python 3.10)"; echo "make results make the files of results/ that are not of today's code; ARGS=--plan says which, and how long it takes"; echo "make graders compare the marks of the sheets with those of nbgrader and otter-grader (about 15 minutes)"
 
 # an interrupted creation leaves no stamp, so the next call repairs it
 .venv/.made:
@@ -40,6 +40,10 @@ quick: .venv/.dev
 
 pages: .venv/.dev
 	$(BIN)/python tools/pages.py --save
+
+# ARGS="--plan", ARGS="ablations errors", ARGS="--fer2013 FOLDER"
+results: .venv/.dev
+	$(BIN)/python tools/results.py $(ARGS)
 
 sync: .venv/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev-clean

@@ -1,7 +1,7 @@
 """Which clips go wrong? Some methods and training sets, several seeds, and for every clip of the balanced test set what
 was said and what is true.
 
-    # eight minutes on 2 cores, two where WORK holds its clips and features already: writes results/errors.json
+    # eight minutes on 2 cores, two where WORK holds the clips and features of the ablations: writes results/errors.json
     python benchmarks/errors.py WORK
 
 The first four methods are runs of the ablations over again, with the rates that these chose. Three training sets of
@@ -34,15 +34,16 @@ NO_AUC, LOOKED_INTO = 25, ("MICACL", "balanced softmax")
 def training_sets(work):
     "Draw what is missing -> {name of a training set: data}, a folder or a list file."
     from micacl.data.synfew.generate import generate, read_clip_rows
+    from micacl.train.experiments import shared_set
     spec = read_spec("ablations")["synfew"]
-    generate(work / "data", progress=False, **spec)
-    generate(work / "equal-data", progress=False, **{**spec, "profile": "balanced", "n_test": 0})
-    rows = [dict(r, path=str(work / "data" / r["path"])) for r in read_clip_rows(work / "data")]
+    usual, equal = spec, {**spec, "profile": "balanced", "n_test": 0}
+    for given in (usual, equal): generate(shared_set(work, given), progress=False, **given)
+    usual, equal = shared_set(work, usual), shared_set(work, equal)
+    rows = [dict(r, path=str(usual / r["path"])) for r in read_clip_rows(usual)]
     train, test = ([r for r in rows if r["split"] == s] for s in ("train", TEST))
-    equal = [dict(r, clip=f"equal-{r['clip']}", path=str(work / "equal-data" / r["path"]))
-             for r in read_clip_rows(work / "equal-data")]
+    equal = [dict(r, clip=f"equal-{r['clip']}", path=str(equal / r["path"])) for r in read_clip_rows(equal)]
     own = {"clean": [dict(r, label=r["clean_label"]) for r in train], "equal": equal}
-    return {"as it is": work / "data", **{name: write_list(work / name / "clips.csv", part + test) for name,
+    return {"as it is": usual, **{name: write_list(work / "errors" / name / "clips.csv", part + test) for name,
                                           part in own.items()}}
 
 
@@ -52,7 +53,7 @@ def read_spec(name):
 
 
 def write_list(file, rows, columns=("clip", "path", "label", "split", "fold", "identity")):
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w", newline="", encoding="utf-8") as f:
         out = csv.DictWriter(f, columns, extrasaction="ignore", lineterminator="\n")
         out.writeheader(); out.writerows(rows)
@@ -131,12 +132,12 @@ def auc_of(weights, positive):
     return np.array([NO_AUC if np.isnan(a) else round(24 * a) for a in one])
 
 
-def training_noise(work):
+def training_noise(data):
     "Rows: label of a training clip; columns: what the face shows."
     from micacl.core import EMOTIONS
     from micacl.metrics import confusion
     from micacl.data.synfew.generate import read_clip_rows
-    at = np.array([[EMOTIONS.index(r[k]) for k in ("label", "clean_label")] for r in read_clip_rows(work / "data")
+    at = np.array([[EMOTIONS.index(r[k]) for k in ("label", "clean_label")] for r in read_clip_rows(data)
                    if r["split"] == "train"])
     return confusion(*at.T).tolist()
 
@@ -151,7 +152,7 @@ def main(work):
     work.mkdir(parents=True, exist_ok=True); work = work.resolve()
     data = training_sets(work)
     runs = all_runs(work, data)
-    ids, columns, kinds, positive = truth_of(work / "data")
+    ids, columns, kinds, positive = truth_of(data["as it is"])
     y, methods = unpack_labels(columns["label"]), {}
     for m, rs in runs.items():
         assert all(r["ids"] == ids and r["classes"] == list(EMOTIONS) for r in rs), m
@@ -171,7 +172,7 @@ def main(work):
         command="python benchmarks/errors.py WORK", commit=before, machine=machine(),
         seconds=round(time.perf_counter() - start), version=VERSION, test=TEST,
         synfew=read_spec("ablations")["synfew"], classes=EMOTIONS, first=int(ids[0]), kinds=kinds,
-        training_noise=training_noise(work), clips=columns,
+        training_noise=training_noise(data["as it is"]), clips=columns,
         positive=pack_labels(positive @ [8, 4, 2, 1]), weights=weights, methods=methods, averaged=both))
     known = read_json(ROOT / "results" / "ablations.json")["methods"]
     for m, r in methods.items():

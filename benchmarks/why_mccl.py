@@ -1,7 +1,7 @@
 """What does MCCL do to the bag features, and why does the classifier not profit? Frozen backbone, five seeds, several
 weights of the loss.
 
-    # WORK: the folder of benchmarks/ablations.json, whose data and features are used; writes results/mccl-why.json
+    # WORK: as for `experiment.py ablations`, whose data and features are used; writes results/mccl-why.json
     python benchmarks/why_mccl.py WORK
 
 For each run: UAR and tail recall of the trained classifier; of the nearest class mean and of the nearest class centre
@@ -80,10 +80,13 @@ def compare(runs, a, b, head_a, head_b):
 
 def main(work):
     from micacl.core import read_json, write_json
+    from micacl.data.synfew.generate import generate
     from micacl.train.config import Config
+    from micacl.train.experiments import shared_set
     from micacl.train.loop import train
     before = commit()
-    spec, runs, data = read_json(ROOT / "benchmarks" / "ablations.json"), [], work / "data"
+    spec, runs = read_json(ROOT / "benchmarks" / "ablations.json"), []
+    generate(data := shared_set(work, spec["synfew"]), progress=False, **spec["synfew"])
     for method, fields in METHODS.items():
         for seed in SEEDS:
             config = Config(**spec["base"], backbone_lr=0.0, seed=seed, **fields)

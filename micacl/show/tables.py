@@ -8,7 +8,7 @@ Docs: https://micacl.github.io/micacl/library/tables.html.md"""
 __all__ = ['Result', 'read_results', 'row_of', 'mean_row', 'pooled', 'fold_rows', 'method_rows', 'results_table', 'matrix_table']
 
 # %% ../../nbs/library/tables.ipynb #814eb959
-import os
+import json, os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,24 +52,31 @@ def _read(path):
     return read_json(path / "results.json" if path.is_dir() else path)
 
 def _experiment(folder, test):
-    "The runs of the specification that summary.json holds."
+    "The runs of the specification that summary.json holds. One run may belong to several methods."
     from micacl.train.config import config_from_dict
     from micacl.train.specification import configuration
-    s = _with(folder / "summary.json", "spec", "methods")
-    spec, out = s["spec"], []
-    for file in sorted((folder / "runs").glob("*.json")):
-        if file.name.startswith("."): continue           # macOS puts a ._name beside a copy
-        if file.name not in s.get("runs", [file.name]): continue       # of other data
-        r = _with(file, "method", "seed", "fold", "config")
-        if r["method"] not in s["methods"] or r["seed"] not in spec["seeds"] or r["fold"] not in spec["folds"]: continue
+    s, wanted, found = _with(folder / "summary.json", "spec", "methods"), {}, {}
+    for m, info in s["methods"].items():
+        for seed in s["spec"]["seeds"]:
+            wanted.setdefault(_settings(configuration(s["spec"], m, seed, info["chosen"])), []).append(m)
+    for file in _run_files(folder, s):
+        r = _with(file, "seed", "fold", "config")
         try: own = config_from_dict(r["config"])      # of either edition
         except MicaclError as e: raise MicaclError(f"{file}: {e}; run micacl experiment again") from None
-        if own == configuration(spec, r["method"], r["seed"], s["methods"][r["method"]]["chosen"]):
-            out.append(_result(r, file, test))
-    if not out:
+        if r["fold"] not in s["spec"]["folds"]: continue
+        for m in wanted.get(_settings(own), ()):
+            # an older version wrote a file for each name of a run
+            if r.get("method") == m or (m, r["seed"], r["fold"]) not in found: found[m, r["seed"], r["fold"]] = r, file
+    if not found:
         raise MicaclError(f"{folder}: expected runs of its summary.json in runs/, found none; run micacl "
                           "experiment again")
-    return out
+    return [_result(r, file, test, m) for (m, *_), (r, file) in found.items()]
+
+def _settings(config): return json.dumps(config.to_dict(), sort_keys=True)
+
+def _run_files(folder, summary):      # without the ._name that macOS puts beside a copy
+    files = sorted((folder / summary.get("home", ".") / "runs").glob("*.json"))
+    return [f for f in files if not f.name.startswith(".") and f.name in summary.get("runs", [f.name])]  # of its data
 
 def _with(file, *keys):
     if isinstance(r := read_json(file), dict) and set(keys) <= set(r): return r

@@ -573,11 +573,9 @@ def test_a_device_is_written_to_and_stays_a_device(tmp_path):
     assert got == ["[\n 1\n]\n"] and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
 
 
-def test_a_very_long_name_of_a_method_fits_into_a_file_name(tmp_path):
+def test_a_very_long_name_of_a_method_is_in_no_file_name(tmp_path):
     from micacl.train.config import Config
     from micacl.train.experiments import run_path
-    for name in ("m" * 500, "喜" * 300, "喜" * 300 + "\udce9"):
-        file = run_path(tmp_path, "d", name, None, Config())
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("{}")
-    assert len({run_path(tmp_path, "d", "m" * 200 + end, None, Config()).name for end in "ab"}) == 2
+    (file := run_path(tmp_path, "d", None, Config())).parent.mkdir()
+    file.write_text("{}")
+    assert len(file.name.encode()) < 100
