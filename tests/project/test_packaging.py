@@ -188,6 +188,12 @@ def test_figures_of_the_readme_come_from_the_results():
     assert fill(readme, figures) != readme                                         # a changed figure is noticed
 
 
+def test_lines_for_pip_work_in_every_shell():
+    "Single quotes are no quotes in the shell of Windows."
+    modules = [p for p in (ROOT / "micacl").rglob("*.py") if "'micacl[" in p.read_text(encoding="utf-8")]
+    assert modules == []
+
+
 def test_links_of_the_readme_lead_to_files():
     links = re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert "nbs/library/start.ipynb" in links and [u for u in links if not (ROOT / u).exists()] == []
