@@ -95,7 +95,7 @@ def package():
         # bytecode of a gigabyte of libraries would be made here; Python makes that of the few it imports
         sh(python, "-m", "pip", "install", "--quiet", "--no-compile", wheel)
         (tmp / "empty").mkdir()
-        sh(python, ROOT / "tools" / "check_package.py", "use", ROOT / "README.md", cwd=tmp / "empty")
+        sh(python, ROOT / "tools" / "check_package.py", "use", ROOT / "nbs/library/start.ipynb", cwd=tmp / "empty")
         sh(python, ROOT / "tools" / "check_package.py", "speed", cwd=tmp / "empty")
 
 

@@ -1,9 +1,10 @@
 """Look into the built package and use it as a newcomer would; called by tools/check.py.
 
     python tools/check_package.py files WHEEL SDIST   # what is in them, and what must not be
-    python tools/check_package.py use README.md       # run in an empty folder by an environment that has only the wheel
+    python tools/check_package.py use PAGE.ipynb      # run in an empty folder by an environment that has only the wheel
     python tools/check_package.py speed               # how long importing and asking for help take there
 """
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 def files(wheel, sdist):
@@ -28,20 +31,21 @@ def files(wheel, sdist):
     assert not missing and not strange, f"wheel: missing {missing}, unexpected {strange}"
     assert "micacl=micacl.cli:main" in zipfile.ZipFile(wheel).read(entry).decode().replace(" ", "")
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("/METADATA"))).decode()
-    links = re.findall(r"\]\(([^)\s]+)\)", metadata)
-    assert len(links) > 30 and all(u.startswith("https://")
-                                   for u
-                                   in links), f"README on PyPI: links that lead nowhere: {[u for u in links if not u.startswith('https://')]}"
+    links, of_readme = (re.findall(r"\]\(([^)\s]+)\)", text) for text in (metadata, README.read_text(encoding="utf-8")))
+    nowhere = [u for u in links if not u.startswith("https://")]
+    assert len(links) == len(of_readme) > 0 and not nowhere, f"README on PyPI: links that lead nowhere: {nowhere}"
     source = ["/".join(n.split("/")[1:]) for n in tarfile.open(sdist).getnames()]
     assert ("settings.ini" in source and "LICENSE" in source and "README.md" in source
             and not [n for n in source if n.endswith(".ipynb")])
     print(f"package: {len(names)} files in the wheel, {len(source)} in the sdist, no notebooks")
 
 
-def use(readme):
-    code = re.findall(r"```python\n(.*?)```", Path(readme).read_text(encoding="utf-8"), re.S)
-    assert code, "README.md has no Python example"
-    for example in code: subprocess.run([sys.executable, "-c", example], check=True)
+def use(page):
+    cells = json.loads(Path(page).read_text(encoding="utf-8"))["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    code = [s for s in code if not s.startswith("#| hide")]
+    assert len(code) > 1, f"{page}: expected examples in Python, found none"
+    subprocess.run([sys.executable, "-c", "\n".join(code)], check=True)
     import micacl
     assert Path.cwd() not in Path(micacl.__file__).parents
     command = Path(sys.executable).with_name("micacl")
@@ -49,7 +53,7 @@ def use(readme):
                  ["train", "tiny", "--out", "run", "--epochs", "1"], ["evaluate", "run", "tiny"]):
         subprocess.run([str(command), *args], check=True)
     assert Path("run/results.json").exists() and Path("run/report.html").exists()
-    print(f"package: {len(code)} README example and the commands work from the wheel")
+    print(f"package: the examples of {Path(page).name} and the commands work from the wheel")
 
 
 IMPORTS = """

@@ -1,7 +1,7 @@
-"""Keep the figures of a finished demo, and bring the tables of README.md in step with results/.
+"""Keep the figures of a finished demo, and bring the table of README.md in step with results/.
 
-    make demo && .venv/bin/python tools/record_demo.py demo     # writes results/demo.json and the tables
-    .venv/bin/python tools/record_demo.py                       # the tables alone
+    make demo && .venv/bin/python tools/record_demo.py demo     # writes results/demo.json and the table
+    .venv/bin/python tools/record_demo.py                       # the table alone
 """
 import json
 import re
@@ -52,62 +52,14 @@ def table(figures):
     return "\n".join(lines)
 
 
-METHODS = ("mean pooling, plain CE", "gated attention", "transformer", "M3DFEL", "MICACL", "GEIIM + WIAN",
-           "gated attention, balanced sampler", "MICACL, balanced sampler")
-
-
-def ablations(r):
-    "The README's second table, from results/ablations.json."
-    lines = ["| method | UAR, balanced test | rarest two (disgust, fear) | finds the apex (AUC) |", "|---|---|---|---|"]
-    def cell(v): return f"{100 * v['mean']:.1f} ± {100 * v['sd']:.1f}"
-    for m in METHODS:
-        t = r["methods"][m]["tests"][r["spec"]["test"]]
-        lines.append(f"| {m} | {cell(t['uar'])} | {cell(t['tail'])} | {t['instance_auc']['mean']:.2f} |")
-    d = {(c["a"], c["b"]): c["uar"] for c in r["comparisons"]}
-    def gap(a, b):
-        return (f"{100 * d[a, b]['difference']:+.1f} [{100 * d[a, b]['interval'][0]:+.1f}, "
-                f"{100 * d[a, b]['interval'][1]:+.1f}]")
-    lines += ["", f"Per cent, mean ± standard deviation over {len(r['spec']['seeds'])} seeds, {t['n_test']} test "
-                  "clips, frozen backbone, every method tuned alike on other clips. Differences in UAR with 95 % "
-                  "intervals: MICACL – M3DFEL "
-              f"{gap('MICACL', 'M3DFEL')}, MICACL – mean pooling {gap('MICACL', 'mean pooling, plain CE')}; what MCCL "
-              f"adds (MICACL – GEIIM + WIAN) {gap('MICACL', 'GEIIM + WIAN')}; with the balanced sampler, MICACL – "
-              "gated attention "
-              f"{gap('MICACL, balanced sampler', 'gated attention, balanced sampler')}. From "
-              f"[results/ablations.json](results/ablations.json), made by `{r['command']}` at commit {r['commit']}."]
-    return "\n".join(lines)
-
-
-ROWS = ("mean pooling", "cross entropy", "MCCL", "cRT", "balanced sampler", "logit adjustment, post hoc",
-        "balanced softmax", "MICACL", "MICACL + balanced softmax")
-
-
-def bakeoff(r):
-    "The README's third table, from results/bakeoff.json."
-    lines = ["| method | UAR, balanced test | head | rarest two | accuracy, natural test |", "|---|---|---|---|---|"]
-    def cell(v): return f"{100 * v['mean']:.1f} ± {100 * v['sd']:.1f}"
-    for m in ROWS:
-        t = r["methods"][m]["tests"]
-        b = t[r["spec"]["test"]]
-        lines.append(f"| {m} | {cell(b['uar'])} | {cell(b['head'])} | {cell(b['tail'])} | {cell(t['test']['war'])} |")
-    lines += ["", f"{len(ROWS)} of {len(r['methods'])} rows, per cent, {len(r['spec']['seeds'])} seeds. Rows that do "
-                  "not say otherwise are gated attention with plain cross entropy and one thing changed. "
-              f"From [results/bakeoff.json](results/bakeoff.json), made by `{r['command']}` at commit {r['commit']}."]
-    return "\n".join(lines)
-
-
-def fill(readme, figures, ablation_results, bakeoff_results):
-    "README text with the tables between their marks."
-    for name, text in (("figures", table(figures)), ("ablations", ablations(ablation_results)),
-                       ("bakeoff", bakeoff(bakeoff_results))):
-        readme = re.sub(rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- /{name} -->)", lambda _, text=text: text, readme,
-                        flags=re.S)
-    return readme
+def fill(readme, figures):
+    "README text with the table between its marks."
+    return re.sub(r"(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)", lambda _: table(figures) + "\n", readme,
+                  flags=re.S)
 
 
 if __name__ == "__main__":
     from micacl.core import atomic_write, read_json, write_json
     if sys.argv[1:]: write_json(ROOT / "results" / "demo.json", record(Path(sys.argv[1])))
-    text = fill((ROOT / "README.md").read_text(encoding="utf-8"),
-                *(read_json(ROOT / "results" / f"{name}.json") for name in ("demo", "ablations", "bakeoff")))
+    text = fill((ROOT / "README.md").read_text(encoding="utf-8"), read_json(ROOT / "results" / "demo.json"))
     with atomic_write(ROOT / "README.md") as f: f.write(text)

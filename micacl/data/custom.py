@@ -149,7 +149,8 @@ def _nothing_read(file, head, lines, intake, dataset):
         intake.bad(file, "expected a line for each clip, found only the header; list the clips as path,label", "list")
     elif lines or not intake.problems:
         first = ",".join(lines[0][1])[:60] if lines else "an empty file"
-        intake.bad(file, f"expected a first line with the columns path,label; found {first}; add that line", "list")
+        intake.bad(file, f"expected a first line with the columns path,label; found {first}; add that line, or rename "
+                         "the columns", "list")
     return intake.table(EMOTIONS, dataset)
 
 # %% ../../nbs/library/custom.ipynb #0cea2220

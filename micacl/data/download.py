@@ -84,7 +84,7 @@ def _pooch():
     try: import pooch, tqdm
     except ImportError as e:
         raise MicaclError(f"get: expected pooch and tqdm, found none that can be imported ({e}); "
-                          "pip install 'micacl[get]'") from None
+                          'pip install "micacl[get]"') from None
     pooch.get_logger().setLevel("WARNING")
     return pooch, tqdm.tqdm
 

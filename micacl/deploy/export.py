@@ -43,7 +43,7 @@ def _torch_file(program, about):   # -> bytes, a function from video to outputs
 def _onnx_file(program, about):
     if missing := [m for m in EXTRA if importlib.util.find_spec(m) is None]:
         raise MicaclError(f"onnx: expected {', '.join(EXTRA)} to be installed, found no {', '.join(missing)}; pip "
-                          "install 'micacl[export]', or export to torch")
+                          'install "micacl[export]", or export to torch')
     import onnxruntime
     made = torch.onnx.export(program, dynamo=True, input_names=["video"], output_names=["logits", "weights"],
                              verbose=False)

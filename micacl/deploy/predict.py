@@ -227,7 +227,7 @@ def upload_widget(
     "A button for a video and the picture of its scores (needs ipywidgets)."
     try: from ipywidgets import FileUpload, Output, VBox
     except ImportError: raise MicaclError("upload_widget: expected ipywidgets 8 (7.5 or later will do), found none; "
-                                          "pip install 'micacl[notebooks]'") from None
+                                          'pip install "micacl[notebooks]"') from None
     from IPython.display import display
     loaded = _loaded(run)
     button, place = FileUpload(accept="video/*", multiple=False), Output()

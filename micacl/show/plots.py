@@ -299,7 +299,7 @@ def explore_weights(
     try: from ipywidgets import IntSlider, interact
     except ImportError:
         raise MicaclError("explore_weights: needs ipywidgets, which is not installed; pip install "
-                          "'micacl[notebooks]'") from None
+                          '"micacl[notebooks]"') from None
     pick = lambda items, i: items[i] if items is not None else None
     def page(clip):
         return plot_weights(videos[clip], weights[clip], pick(apexes, clip), pick(titles, clip) or f"clip {clip}")

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from micacl.train.config import Config
 from micacl.train.evaluation import evaluate, make_accelerator, settle_arithmetic
 from micacl.train.experiments import run_experiment
 from micacl.train.loop import train
-from micacl.train.machine import Arithmetic, choose_arithmetic, instructions, machine, machine_line, memory_kept
+from micacl.train.machine import (Arithmetic, choose_arithmetic, instructions, machine, machine_line, memory_kept,
+                                  speed_up)
 from micacl.models import MODELS
 
 TINY = Config(model="mean", pretrained=False, n_instances=2, image_size=32, epochs=1, batch_size=8, warmup_epochs=0.0,
@@ -216,3 +218,15 @@ def test_the_arithmetic_survives_its_file(tmp_path):
     choice = Arithmetic("bf16", "AMX BF16 is faster", "2.7 times")
     write_json(tmp_path / "a.json", choice._asdict())
     assert Arithmetic(**read_json(tmp_path / "a.json")) == choice
+
+
+@pytest.mark.skipif(time.get_clock_info("thread_time").resolution > 1e-6, reason="coarse times of threads here")
+def test_other_programs_do_not_decide_the_arithmetic(monkeypatch):
+    "A process that has to wait, here in every convolution of 32 bits, is not a slower one."
+    convolve = torch.nn.functional.conv3d
+    def interrupted(x, *a, **k):
+        if x.dtype == torch.float32: time.sleep(.05)
+        return convolve(x, *a, **k)
+    quiet = speed_up(torch.bfloat16, rounds=4)
+    monkeypatch.setattr(torch.nn.functional, "conv3d", interrupted)
+    assert speed_up(torch.bfloat16, rounds=4) < 4 * quiet
