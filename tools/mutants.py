@@ -61,8 +61,8 @@ MODULES = {
     "data.readers": LISTS,
     "data.rows": LISTS,
 }
-# tests that work in processes of their own, which hold no mutant, and tests that train
-NOT = "two_processes or damaged_clips or finds_the_instance or learns_who"
+# tests that work in processes of their own, which hold no mutant, and long ones: a score without them is the lower one
+NOT = "two_processes or damaged_clips or finds_the_instance or learns_who or gradcheck"
 LIBRARIES = ("torch", "torchvision", "torch_geometric.nn", "hypothesis", "coverage")
 WALL = 1200     # seconds after which a mutant is ended however little it computes: it waits for something
 
@@ -149,21 +149,31 @@ def plain_function(f):
 
 
 def put_in(mutant, module):
-    "Change the loaded module in place: functions keep their identity, so whoever imported them has the mutant."
+    """Change the loaded module in place: functions keep their identity, so whoever imported them has the mutant.
+    False if the changed code can't be loaded."""
     function = mutant["key"][1]
     new, old = dict(vars(module)), vars(module)
-    exec(compile(mutant["text"], module.__file__, "exec"), new)
-    if function:
+    try: exec(compile(mutant["text"], module.__file__, "exec"), new)
+    except Exception: return False
+    if not function: constants(new, old)
+    else:
+        owner = None
         for name in function.split("."):
-            new, old = (t[name] if isinstance(t, dict) else vars(t)[name] for t in (new, old))
+            owner, (new, old) = old, (t[name] if isinstance(t, dict) else vars(t)[name] for t in (new, old))
         if hasattr(old, "cache_clear"): old.cache_clear()
-        new, old = plain_function(new), plain_function(old)
-        for part in ("__code__", "__defaults__", "__kwdefaults__"): setattr(old, part, getattr(new, part))
-        return
+        code, target = plain_function(new), plain_function(old)
+        if code.__code__.co_freevars != target.__code__.co_freevars: setattr(owner, name, new)     # super() has gone
+        else:
+            for part in ("__code__", "__defaults__", "__kwdefaults__"): setattr(target, part, getattr(code, part))
+    return True
+
+
+def constants(new, old):
+    "What stands outside of functions: names of the module, wherever they were imported, and fields of a class."
     for name, value in list(new.items()):
         if name == "__builtins__" or value is old.get(name): continue
         before = old[name]
-        if inspect.isclass(value):                   # fields of a class
+        if inspect.isclass(value):
             for k, v in vars(value).items():
                 if k not in ("__dict__", "__weakref__", "__doc__") and not callable(v): setattr(before, k, v)
             if "__init__" in vars(value): before.__init__ = value.__init__
@@ -201,7 +211,7 @@ class Runner:
                 os._exit(0)
             except BaseException as e:
                 os.write(theirs, f"{type(e).__name__}: {e}".encode())
-                os._exit(1)
+                os._exit(2)
         os.close(theirs)
         said, end = b"", time.time() + wall
         while (ready := select.select([ours], [], [], max(0, end - time.time()))[0]) and (part := os.read(ours, 65536)):
@@ -255,12 +265,16 @@ class Runner:
         items = self.reach(mutant, first)
         module = sys.modules[f"{self.package}{mutant['key'][0]}"]
         def work(pipe):
+            if not put_in(mutant, module):
+                os.write(pipe, b"it can't be loaded")
+                os._exit(1)
             self.pipe = pipe
-            put_in(mutant, module)
             for _ in self.run(items): pass
         cpu = self.least + int(3 * sum(first["seconds"][i.nodeid] for i in items))
         start = time.time()
         said, status = self.copy(work, cpu, max(WALL, 10 * cpu)) if items else ("", 0)
+        if status is not None and os.waitstatus_to_exitcode(status) == 2:
+            sys.exit(f"mutants: {mutant['key']} could not be tried: {said}")
         self.kills[said] += 1
         end = "timed out" if status is None else "survived" if status == 0 else "killed"
         return dict(key=mutant["key"], end=end, tests=len(items), seconds=round(time.time() - start, 2),

@@ -24,12 +24,17 @@ def grow(n: int = 0):
 
 class Box:
     def same(self, n): return n * 1
+
+class Lid(Box):
+    def same(self, n):
+        below = super().same(n)
+        return below
 '''
 TESTS = '''import pytest
 import toy
-from toy import Box, grow
+from toy import Box, Lid, grow
 def test_grow(): assert [grow(), grow(2), grow(7)] == [3, 3, 7]
-def test_same(): assert Box().same(2) == 2
+def test_same(): assert Box().same(2) == Lid().same(2) == 2
 def test_error():
     with pytest.raises(ValueError): grow(-1)
 '''
@@ -43,6 +48,7 @@ ENDS = {"while n <= LIMIT: n += 1": ("killed", "test_toy.py::test_grow"),
         "while n < LIMIT: n -= 1": ("timed out", ""),
         "def same(self, n): return n / 1": ("survived", ""),                    # 2 / 1 == 2
         "def same(self, n): return n * 2": ("killed", "test_toy.py::test_same"),
+        "below = None": ("killed", "test_toy.py::test_same"),                   # the function no longer holds its class
         "LIMIT = 4": ("killed", "test_toy.py::test_grow"),
         "if n < 1: raise ValueError(\"less than \" + str(0))": ("killed", "test_toy.py::test_grow")}
 
@@ -102,7 +108,9 @@ def test_tests_of_a_module_exist():
 
 
 def test_the_published_file_adds_up():
-    report = json.loads((ROOT / "results" / "mutants.json").read_text(encoding="utf-8"))["modules"]
+    file = ROOT / "results" / "mutants.json"
+    if not file.exists(): pytest.skip("not measured yet: python tools/mutants.py --out results/mutants.json")
+    report = json.loads(file.read_text(encoding="utf-8"))["modules"]
     assert report and set(report) <= set(mutants.MODULES)
     for name, m in report.items():
         assert re.fullmatch("[0-9a-f]{7,}", m["commit"]) and m["command"].startswith(f"python tools/mutants.py {name}")
