@@ -37,7 +37,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"      # before torch is imported: a process with one thread can be copied
 
-import pytest  # noqa: E402
+import pytest
 
 try: import tomllib
 except ImportError: import tomli as tomllib      # Python 3.10
@@ -95,6 +95,26 @@ def changed_lines(a, b):
     return " ".join(a), " ".join(b)
 
 
+def lines_of(node, place, cst):
+    "First and last line of a statement, or of the head of an if, for or with; all of a function."
+    p = place[node]
+    if not isinstance(node, cst.FunctionDef) and isinstance(getattr(node, "body", None), cst.BaseSuite):
+        return p.start.line, place[node.body].start.line
+    return p.start.line, p.end.line
+
+
+def changes(node, top, module, operators):
+    "What the operators make of a node: the text of the whole statement, where it means something else."
+    plain = None
+    for kind, operator in operators:
+        for new in operator(node) if isinstance(node, kind) else ():
+            plain = plain or module.code_for_node(top)
+            text = module.code_for_node(top.deep_replace(node, new))
+            try:
+                if ast.dump(ast.parse(text)) != ast.dump(ast.parse(plain)): yield plain, text
+            except SyntaxError: pass
+
+
 def mutants_of(source, name):
     "All mutants of a module, in order, and {zone: how many were left out}."
     import libcst as cst
@@ -102,40 +122,23 @@ def mutants_of(source, name):
     from mutmut.mutation.mutators import mutation_operators
     wrapper = MetadataWrapper(cst.parse_module(source))
     module, place = wrapper.module, wrapper.resolve(PositionProvider)
-    found, left_out, seen = [], collections.Counter(), collections.Counter()
-
-    def lines(node):
-        p = place[node]
-        if not isinstance(node, cst.FunctionDef) and isinstance(getattr(node, "body", None), cst.BaseSuite):
-            return p.start.line, place[node.body].start.line            # the head of an if, for, with
-        return p.start.line, p.end.line
+    found, left_out, texts = [], collections.Counter(), collections.defaultdict(list)
 
     def visit(node, top, way, span, why):
         why = why or zone(node, cst)
         if isinstance(node, (cst.ClassDef, cst.FunctionDef)) and not way.endswith("()"):
             way = ".".join(filter(None, (way, node.name.value))) + "()"*isinstance(node, cst.FunctionDef)
-        if isinstance(node, (cst.BaseStatement, cst.BaseSmallStatement)): span = lines(node)
-        for kind, operator in mutation_operators:
-            for new in operator(node) if isinstance(node, kind) else ():
-                text = module.code_for_node(top.with_changes(leading_lines=[]).deep_replace(node, new))
-                before, after = changed_lines(plain[top], text)
-                try: same = ast.dump(ast.parse(text)) == ast.dump(ast.parse(plain[top]))
-                except SyntaxError: same = True
-                if same: continue
-                if why:
-                    left_out[why] += 1
-                    continue
-                key = way.removesuffix("()") if way.endswith("()") else "", before, after
-                seen[key] += 1
-                if seen[key] > 1 and any((m["key"][1:4], m["text"]) == (list(key), text) for m in found): continue
+        if isinstance(node, (cst.BaseStatement, cst.BaseSmallStatement)): span = lines_of(node, place, cst)
+        for plain, text in changes(node, top, module, mutation_operators):
+            key = (name, way.removesuffix("()") if way.endswith("()") else "", *changed_lines(plain, text))
+            if why: left_out[why] += 1
+            elif text not in texts[key]:
+                texts[key].append(text)
                 at = place[node].start.line if node in place else span[0]
-                found.append(dict(key=[name, *key, seen[key]], line=at, span=span, text=text))
+                found.append(dict(key=[*key, len(texts[key])], line=at, span=span, text=text))
         for child in node.children: visit(child, top, way, span, why)
 
-    plain = {}
-    for top in module.body:
-        plain[top] = module.code_for_node(top.with_changes(leading_lines=[]))
-        visit(top, top, "", (0, 0), None)
+    for top in module.body: visit(top, top, "", (0, 0), None)
     return found, dict(sorted(left_out.items()))
 
 
