@@ -422,6 +422,47 @@ def test_state_dict_round_trip(form, tmp_path):
     assert torch.equal(a(x)[0], b(x)[0]) and torch.equal(a.dependency(x), b.dependency(x))
 
 
+# ---- defaults, the start, types and devices
+
+def test_defaults_are_those_of_the_method():
+    torch.manual_seed(1); short = GEIIM(8, 4)
+    torch.manual_seed(1)
+    said = GEIIM(8, 4, adjacency="learned", embed_dim=32, kernels=(1, 3, 5), hops=1, alpha=.7, dropout=0.,
+                 neighbours_only=False, dilation=1, graph_over="instances", graph=None)
+    x = torch.randn(2, 4, 8)
+    assert all(torch.equal(a, b) for a, b in zip(short.state_dict().values(), said.state_dict().values(), strict=True))
+    assert torch.equal(short(x)[0], said(x)[0]) and torch.equal(short(x)[1], said(x)[1])
+    assert AdaptiveGraph(8, 4).E1.shape == (4, 32) and AdaptiveGraph(8, 4, "data").phi.weight.shape == (32, 8)
+    assert ChannelGraph(8).E1.shape == (8, 32)
+    assert [(c.kernel_size, c.dilation) for c in MultiscaleConv(8).branches] == [((k,), (1,)) for k in (1, 3, 5)]
+    A = torch.rand(4, 4).softmax(-1); h = propagate(x, A)
+    assert len(h) == 2; torch.testing.assert_close(h[1], .7*x + .3*A @ x)
+    A = torch.rand(8, 8).softmax(-1); h = propagate_channels(x, A)
+    assert len(h) == 2; torch.testing.assert_close(h[1], .7*x + .3*x @ A.T)
+
+
+@pytest.mark.parametrize("d", [4, 100])
+def test_start_lies_around_2_over_the_root_of_d(d):
+    "Between 1 and 3 over sqrt(d), 2 on average, so that two rows have a product of about 4."
+    e = start_embedding(200, d, d=d)*d**.5
+    assert 1 <= e.min() < 1.1 and 2.9 < e.max() <= 3 and abs(e.mean() - 2) < .1
+    assert abs((e @ start_embedding(d, 200, d=d)).mean()/d**.5 - 4) < .2
+
+
+def test_the_score_has_no_bias():
+    assert [n for n, _ in GEIIM(8, 4).named_parameters() if n.startswith("score")] == ["score.weight"]
+
+
+@every_form
+def test_the_type_and_the_device_of_the_input_are_kept(form):
+    "A meta tensor has a device and no numbers: whatever is made on another device can't be added to it."
+    m, x, mask = GEIIM(8, 5, **form), torch.randn(4, 5, 8), ragged_mask(4, 5)
+    for f in m.bfloat16()(x.bfloat16(), mask): assert f.dtype == torch.bfloat16
+    m, x, mask = m.float().to("meta"), x.to("meta"), mask.to("meta")
+    assert all(f.is_meta for given in (None, mask) for f in m(x, given)) and m.dependency(x, mask).is_meta
+    assert allowed_links(3, device="meta").is_meta
+
+
 # ---- errors say what to do, in one line
 
 @pytest.mark.parametrize("make, words", [
@@ -436,6 +477,7 @@ def test_state_dict_round_trip(form, tmp_path):
     (lambda: GEIIM(8, 4, graph_over="channels", neighbours_only=True), ("neighbours_only=False", "True")),
     (lambda: GEIIM(8, 4).dependency(torch.randn(2, 4, 8), over="channels"), ("over", "features", "'channels'")),
     (lambda: GEIIM(8, 4, alpha=1.5), ("alpha", "1.5")),
+    (lambda: GEIIM(8, 4, alpha=-.1), ("alpha", "-0.1")),
     (lambda: GEIIM(8, 4, hops=0), ("hops", "0")),
     (lambda: GEIIM(8, 4)(torch.randn(2, 4, 7)), ("(B, N, 8)", "(2, 4, 7)")),
     (lambda: GEIIM(8, 4)(torch.randn(4, 8)), ("(4, 8)",)),
@@ -446,6 +488,16 @@ def test_errors(make, words):
     with pytest.raises(MicaclError) as e: make()
     assert "\n" not in str(e.value)
     for word in words: assert word in str(e.value), str(e.value)
+
+
+@pytest.mark.parametrize("call", ["responses", "forward", "dependency"])
+def test_every_door_checks_what_comes_in(call):
+    m, x = GEIIM(8, 4), torch.randn(2, 4, 8)
+    for args in ((x[..., :7],), (x, torch.ones(2, 4))):
+        with pytest.raises(MicaclError, match="^GEIIM: expected "): getattr(m, call)(*args)
+    if call != "dependency":
+        with pytest.raises(MicaclError, match="^GEIIM: expected instance features in torch.float32"):
+            getattr(m, call)(x.double())
 
 
 def test_data_graph_takes_any_number():

@@ -338,7 +338,8 @@ def test_shapes_and_defaults():
     assert WIAN(6, 3, layers=3)(torch.randn(2, 4, 6), torch.full((2, 4), .25))[0].shape == (2, 4, 6)
     assert WIAN(6, 3)(torch.randn(1, 1, 6), torch.ones(1, 1))[0].shape == (1, 1, 6)
     hidden = 16; bound = hidden**-.5
-    for p in GatedLSTM(8, hidden).parameters(): assert 0.9*bound < p.abs().max() <= bound    # the start of nn.LSTM
+    for p in GatedLSTM(8, hidden).parameters():                                              # the start of nn.LSTM
+        assert -bound <= p.min() < -.9*bound and .9*bound < p.max() <= bound
 
 
 def test_dropout_sits_between_layers():
@@ -369,6 +370,24 @@ def test_errors(make, words):
     with pytest.raises(MicaclError) as e: make()
     assert "\n" not in str(e.value)
     for word in words: assert word in str(e.value), str(e.value)
+
+
+def test_what_comes_in_is_checked():
+    wian, x, w = WIAN(8), torch.randn(2, 4, 8), torch.full((2, 4), .25)
+    for args in ((x[..., :7], w), (x, w, torch.ones(2, 4)), (x, w[:, :3])):
+        with pytest.raises(MicaclError, match="^WIAN: expected "): wian(*args)
+    with pytest.raises(MicaclError, match="^WIAN: expected instance features in torch.float32"): wian(x.double(), w)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("over", OVER)
+def test_the_type_and_the_device_of_the_input_are_kept(gate, over):
+    "A meta tensor has a device and no numbers: whatever is made on another device can't be added to it."
+    wian, x, mask = WIAN(8, 5, gate=gate), torch.randn(4, 5, 8), ragged_mask(4, 5)
+    w = (weights(4, 5, mask) if over == "instances" else feature_weights(4, 5, 5)).float()
+    assert {t.dtype for t in wian.bfloat16()(x.bfloat16(), w.bfloat16(), mask)} == {torch.bfloat16}
+    wian, x, w, mask = wian.float().to("meta"), x.to("meta"), w.to("meta"), mask.to("meta")
+    assert all(t.is_meta for given in (None, mask) for t in wian(x, w, given))
 
 
 def test_wian_sees_the_order():
