@@ -69,6 +69,8 @@ CONTRAST = (
            ("temperature per class", "temperature fixed", "tau0 0.2")),
     Choice("pairs of a clip with itself", "", "the sums don't say", "left out", "left out", ("mccl_args.self_pairs",),
            ("self-pairs",)),
+    Choice("earlier batches", "", "", "", "left out; features of earlier batches can join the comparison",
+           ("mccl_args.memory",), ()),
     Choice("class centres", "category-aware", "clusters drawn at each scale", "none",
            "one learned centre for each class and scale joins the comparison", ("mccl_args.centres",),
            ("no class centres",)),
