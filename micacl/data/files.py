@@ -52,6 +52,9 @@ def explain_error(
 ) -> str:          # the telling part of its text
     "What an error says about a clip. An error for which the clip is not to blame is raised."
     if isinstance(e, (MicaclError, ImportError, NameError)): raise e
+    if isinstance(e, TypeError) and "argument" in str(e):               # a library of another version, not the clip
+        raise MicaclError(f"{path}: expected to read it, found a library that takes other arguments ({_short(e)}); "
+                          "update micacl, or install an older version of the library") from e
     memory = isinstance(e, MemoryError) and not hasattr(e, "errno")     # FFmpeg's has one: a file claims much
     if memory or getattr(e, "errno", None) in _LIMITS:
         raise MicaclError(f"{path}: expected to read it, found this computer at a limit ({_short(e)}); "

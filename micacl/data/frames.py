@@ -76,11 +76,12 @@ _FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,gif,h264,hev
 def _open(path):
     "A PyAV container: local, of a known format, without frames of more than `MOST_PIXELS` pixels."
     import av
-    old = [int(n) for n in av.__version__.split(".")[:2]] < [17, 1]
-    safe = not old or begins_as_video(path)    # others, as flv, crash an old PyAV
+    version = [int(n) for n in av.__version__.split(".")[:2]]
+    safe = version >= [17, 1] or begins_as_video(path)    # others, as flv, crash an old PyAV
+    names = {} if version >= [19, 0] else {"metadata_errors": "replace"}      # titles in another code; later by itself
     limits = {"max_pixels": str(MOST_PIXELS)} if safe else {}
     only = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-    try: return av.open(os.path.abspath(path), container_options=only, options=limits, metadata_errors="replace")
+    try: return av.open(os.path.abspath(path), container_options=only, options=limits, **names)
     except Exception:
         if not begins_as_picture(path): raise
     raise ClipError(path, "a single picture", "put the pictures of a clip into a folder and list that, or leave it out")

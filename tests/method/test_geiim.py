@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch_geometric.nn import DenseGraphConv
 from helpers import ragged_mask
 from micacl.core import MicaclError
@@ -95,6 +96,15 @@ def test_channels_and_dilation_equal_slow_loops(graph_over, hops, dilation):
 
 
 # ---- the graph over channels
+
+def test_options_of_the_graph_reach_it():
+    assert GEIIM(8, 4, graph_over="channels", embed_dim=5).graph.E1.shape == (8, 5)
+    assert GEIIM(8, 4, embed_dim=5).graph.E1.shape == (4, 5)
+    A = shake(GEIIM(8, 5, neighbours_only=True)).graph(torch.randn(1, 5, 8))
+    far = (torch.arange(5)[:, None] - torch.arange(5)).abs() > 1
+    assert (A.squeeze()[far] == 0).all() and (A.squeeze()[~far] > 0).all()
+    with pytest.raises(MicaclError, match="graph: expected adjacency, neighbours_only and graph_over at"):
+        GEIIM(8, 4, neighbours_only=True, graph=nn.Identity())
 
 def test_channel_graph_by_hand():
     g = ChannelGraph(2, 1)

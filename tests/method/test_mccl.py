@@ -1,12 +1,14 @@
 "MCCL against slow float64 loops, hand values, and SupCon of pytorch-metric-learning."
 import math
+import warnings
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from pytorch_metric_learning.losses import SupConLoss
 from helpers import needs_gloo, on_two_processes
 from micacl.core import MicaclError
-from micacl.mccl import MCCL, category_weights, class_temperatures, printed_form, temperature, unit_groups
+from micacl.mccl import (MCCL, category_weights, class_temperatures, log_form_in_blocks, printed_form, temperature,
+                         unit_groups)
 from micacl.nn.contrast import log_form, pairs
 from micacl.nn.distributed import gather_batch
 
@@ -527,3 +529,74 @@ def test_a_large_batch_keeps_no_table():
     sizes = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t): mccl(x, y)
     assert max(sizes) < 1500 * 100
+
+
+# ---- what the checks let through and what they refuse
+
+@pytest.mark.parametrize("beta", [1., 1.5, -.1])
+def test_beta_lies_between_nothing_and_one(beta):
+    with pytest.raises(MicaclError, match="^beta: expected a number from 0 to below 1, found"):
+        category_weights(COUNTS, "effective", beta)
+
+
+@pytest.mark.parametrize("tau0", [0, 1e-7, 1e7])
+@pytest.mark.parametrize("of", [temperature, class_temperatures])
+def test_a_base_temperature_can_be_divided_by(of, tau0):
+    with pytest.raises(MicaclError, match="^tau0: expected a number from 1e-06 to below 1e[+]06, found"):
+        of(COUNTS, tau0)
+
+
+def test_the_base_temperature_is_that_of_the_loss():
+    assert class_temperatures(COUNTS, kind="fixed").tolist() == [.07] * 3
+    assert MCCL(COUNTS, 8, temperature="fixed").tau.tolist() == pytest.approx([.07] * 3)
+
+
+def test_a_class_with_one_clip_has_a_centre_and_one_without_has_none():
+    loss = MCCL([5, 1, 0], 8)
+    assert loss.classes.tolist() == [0, 1] and loss.features(torch.randn(2, 8), 1)[1].shape[0] == 2 + 2
+
+
+@pytest.mark.parametrize("options, said", [
+    (dict(dim=0), "dim: expected a whole number of 1 or more, found 0"),
+    (dict(dim=None), "dim: expected a whole number"),
+    (dict(dim=8.), "dim: expected a whole number of 1 or more, found 8.0"),
+    (dict(out_dim=0), "out_dim: expected a whole number of 1 or more, found 0"),
+    (dict(out_dim=12.), "out_dim: expected a whole number"),
+    (dict(dim=6), "scale 4 does not divide dim 6"), (dict(out_dim=6), "scale 4 does not divide out_dim 6")])
+def test_widths_are_whole_and_divided_by_the_scales(options, said):
+    with pytest.raises(MicaclError, match=f"^MCCL: {said}"): MCCL(COUNTS, **{"dim": 8, **options})
+
+
+def test_the_smallest_loss_has_one_dimension():
+    loss = MCCL(COUNTS, 1, scales=(1,), out_dim=1)
+    assert loss(torch.tensor([[2.], [-1.], [3.]]), torch.tensor([0, 1, 0])).isfinite()
+
+
+def test_the_printed_form_says_which_way_its_softmax_goes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        printed_form(torch.randn(3, 4), *pairs(torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1, 1])), torch.ones(3))
+
+
+def test_in_blocks_an_anchor_is_no_partner_of_its_own_unless_asked():
+    z, y = torch.nn.functional.normalize(torch.randn(5, 4), dim=1), torch.tensor([0, 0, 1, 1, 2])
+    given = (z, z, y, y, torch.full((5, 1), .2), torch.ones(5))
+    for self_pairs in (False, True):
+        P, A = pairs(y, y, self_pairs)
+        table = log_form(z @ z.T / .2, P, A, torch.ones(5))
+        assert log_form_in_blocks(*given, self_pairs).item() == pytest.approx(table.item(), abs=1e-5)
+    assert log_form_in_blocks(*given).item() == log_form_in_blocks(*given, False).item()
+
+
+def test_in_blocks_one_anchor_with_a_partner_is_a_mean_over_one():
+    z, columns = torch.tensor([[1., 0]]), torch.tensor([[1., 0], [0, 1.], [-1., 0]])
+    got = log_form_in_blocks(z, columns, torch.tensor([0]), torch.tensor([0, 0, 1]), torch.ones(1, 1), torch.ones(1))
+    assert got.item() == pytest.approx(math.log(math.exp(0) + math.exp(-1)) - 0)      # minus the log share of column 1
+
+
+@pytest.mark.parametrize("labels, columns", [(2, 3), (3, 2)])
+def test_in_blocks_every_row_and_column_has_a_label(labels, columns):
+    z = torch.randn(3, 4)
+    with pytest.raises(MicaclError, match="expected a label for each of 3 features and 3 columns, found"):
+        log_form_in_blocks(z, z, torch.zeros(labels).long(), torch.zeros(columns).long(), torch.ones(3, 1),
+                           torch.ones(3))
