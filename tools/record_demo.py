@@ -68,8 +68,8 @@ def ablations(r):
         return (f"{100 * d[a, b]['difference']:+.1f} [{100 * d[a, b]['interval'][0]:+.1f}, "
                 f"{100 * d[a, b]['interval'][1]:+.1f}]")
     lines += ["", f"Per cent, mean ± standard deviation over {len(r['spec']['seeds'])} seeds, {t['n_test']} test "
-                  "clips, frozen backbone, every method tuned alike on other clips. Differences in UAR with 95 % "
-                  "intervals: MICACL – M3DFEL "
+                  f"clips, frozen backbone, {r['spec']['base']['epochs']} epochs, every method tuned alike on other "
+                  "clips. Differences in UAR with 95 % intervals: MICACL – M3DFEL "
               f"{gap('MICACL', 'M3DFEL')}, MICACL – mean pooling {gap('MICACL', 'mean pooling, plain CE')}; what MCCL "
               f"adds (MICACL – GEIIM + WIAN) {gap('MICACL', 'GEIIM + WIAN')}; with the balanced sampler, MICACL – "
               "gated attention "
@@ -90,8 +90,9 @@ def bakeoff(r):
         t = r["methods"][m]["tests"]
         b = t[r["spec"]["test"]]
         lines.append(f"| {m} | {cell(b['uar'])} | {cell(b['head'])} | {cell(b['tail'])} | {cell(t['test']['war'])} |")
-    lines += ["", f"{len(ROWS)} of {len(r['methods'])} rows, per cent, {len(r['spec']['seeds'])} seeds. Rows that do "
-                  "not say otherwise are gated attention with plain cross entropy and one thing changed. "
+    lines += ["", f"{len(ROWS)} of {len(r['methods'])} rows, per cent, {len(r['spec']['seeds'])} seeds, "
+                  f"{r['spec']['base']['epochs']} epochs. Rows that do not say otherwise are gated attention with "
+                  "plain cross entropy and one thing changed. "
               f"From [results/bakeoff.json](results/bakeoff.json), made by `{r['command']}` at commit {r['commit']}."]
     return "\n".join(lines)
 
