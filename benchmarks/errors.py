@@ -171,7 +171,8 @@ def main(work):
     write_json(ROOT / "results" / "errors.json", dict(
         command="python benchmarks/errors.py WORK", commit=before, machine=machine(),
         seconds=round(time.perf_counter() - start), version=VERSION, test=TEST,
-        synfew=read_spec("ablations")["synfew"], classes=EMOTIONS, first=int(ids[0]), kinds=kinds,
+        epochs=read_spec("ablations")["base"]["epochs"], synfew=read_spec("ablations")["synfew"],
+        classes=EMOTIONS, first=int(ids[0]), kinds=kinds,
         training_noise=training_noise(data["as it is"]), clips=columns,
         positive=pack_labels(positive @ [8, 4, 2, 1]), weights=weights, methods=methods, averaged=both))
     known = read_json(ROOT / "results" / "ablations.json")["methods"]

@@ -103,8 +103,8 @@ def main(work):
         del r["y"]
         for h in HEADS: r.get(h, {}).pop("said", None)
     write_json(ROOT / "results" / "mccl-why.json", dict(command="python benchmarks/why_mccl.py WORK", commit=before,
-                                                        machine=machine(), methods=METHODS, runs=runs,
-                                                        comparisons=pairs))
+                                                        machine=machine(), epochs=spec["base"]["epochs"],
+                                                        methods=METHODS, runs=runs, comparisons=pairs))
 
 
 if __name__ == "__main__": main(Path(sys.argv[1]))

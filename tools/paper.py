@@ -72,7 +72,10 @@ def facts():
         hours=round(sum(int(m["read"]) + int(m["run"]) for m in said) / 60),
         n_test=f"{results('ablations')['methods']['MICACL']['tests']['test_balanced']['n_test']:,}",
         gain=difference("ablations", "MICACL", "mean pooling"), mccl=difference("ablations", "MICACL", "GEIIM + WIAN"),
-        balanced=difference("bakeoff", "balanced softmax", "cross entropy"), dark=f"{dark:.0f}", light=f"{light:.0f}")
+        balanced=difference("bakeoff", "balanced softmax", "cross entropy"),
+        **{name: results(file)["spec"]["base"]["epochs"] for name, file in (("epochs", "ablations"),
+                                                                            ("bake_epochs", "bakeoff"))},
+        dark=f"{dark:.0f}", light=f"{light:.0f}")
 
 
 def filled(text, values):

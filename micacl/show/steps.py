@@ -32,7 +32,7 @@ STEPS = (
 def read_steps(
     results,              # folder with the experiments' files
     page: str = "",       # the last page whose rows are wanted, such as 07_geiim; "": all
-) -> list:                # [(Step, UAR of each seed, mean recall of the two rarest classes)], on the balanced test
+) -> list:                # [(Step, UAR of each seed, mean recall of the two rarest classes, epochs)], balanced test
     "The rows of the table as far as a page has come. `MicaclError` for a page that adds none."
     pages = [s.page for s in STEPS]
     if page and page not in pages:
@@ -40,17 +40,17 @@ def read_steps(
     steps = STEPS[:len(pages) - pages[::-1].index(page)] if page else STEPS
     files = {s.file: read_json(Path(results) / f"{s.file}.json") for s in steps}
     tests = [files[s.file]["methods"][s.method]["tests"]["test_balanced"] for s in steps]
-    return [(s, t["uars"], t["tail"]["mean"]) for s, t in zip(steps, tests)]
+    return [(s, t["uars"], t["tail"]["mean"], files[s.file]["spec"]["base"]["epochs"]) for s, t in zip(steps, tests)]
 
 def step_table(
     results,              # folder with the experiments' files
     page: str = "",       # the last page whose rows are wanted; "": all
 ) -> str:                 # markdown
     "The table as far as a page has come, in per cent; the newest rows are bold."
-    lines = ["| method | UAR | five seeds, lowest to highest | disgust and fear |", "|---|---|---|---|",
-             "| chance | 14.3 | | 14.3 |"]
-    for s, uars, tail in read_steps(results, page):
+    lines = ["| method | UAR | five seeds, lowest to highest | disgust and fear | epochs |", "|---|---|---|---|---|",
+             "| chance | 14.3 | | 14.3 | |"]
+    for s, uars, tail, epochs in read_steps(results, page):
         b = "**" if page == s.page else ""
         lines.append(f"| {b}{s.name}{b} | {b}{100 * sum(uars) / len(uars):.1f}{b} | {100 * min(uars):.1f} to "
-                     f"{100 * max(uars):.1f} | {100 * tail:.1f} |")
+                     f"{100 * max(uars):.1f} | {100 * tail:.1f} | {epochs} |")
     return "\n".join(lines)
