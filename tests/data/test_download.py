@@ -589,7 +589,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize("name", ["pooch", "tqdm"])
 def test_without_the_extra_it_names_the_extra(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MicaclError, match=r"pip install 'micacl\[get\]'"): get_set("crema-d", tmp_path, accepted=True)
+    with pytest.raises(MicaclError, match=r"pip install \"micacl\[get\]\""): get_set("crema-d", tmp_path, accepted=True)
 
 
 def test_an_unknown_set_is_an_error(tmp_path):

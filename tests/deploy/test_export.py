@@ -118,6 +118,6 @@ def test_export_explains_itself(tmp_path, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda m, *a: None if m.startswith("onnx") else real(m, *a))
     monkeypatch.setattr(E, "trace", lambda *a: None)
-    with pytest.raises(MicaclError, match=r"pip install 'micacl\[export\]', or export to torch"):
+    with pytest.raises(MicaclError, match=r'pip install "micacl\[export\]", or export to torch'):
         export(make("mean", n_instances=2, instance_length=2), tmp_path / "m.onnx", image_size=32)
     assert list(tmp_path.iterdir()) == []

@@ -84,7 +84,7 @@ def front(page, pages, text):
     page.data["found"] = next((p for p in pages if p.source.startswith("nbs/findings/")), page)
 
 
-def section_text(words, limit=700):
+def section_text(words, limit=540):
     s = " ".join(" ".join(w for w in words if w).split())
     return s if len(s) <= limit else s[:limit].rsplit(" ", 1)[0]
 
