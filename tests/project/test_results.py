@@ -298,4 +298,5 @@ def test_experiments_of_the_project_share_runs():
     both = set(dict(a)) & set(dict(b))
     assert {True, False} == {'"seed": 100' in k for k in both} and len(dict(b)) == len(b)
     words = sharing(ROOT, ["ablations", "convergence"])
-    assert words.startswith(f"2 experiments ask for {len(a) + len(b)} runs, {len(dict(a)) + len(b) - len(both)} of them")
+    different = len(dict(a)) + len(b) - len(both)
+    assert words.startswith(f"2 experiments ask for {len(a) + len(b)} runs, {different} of them")
