@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -211,7 +212,10 @@ def test_a_command_that_fails_is_named_and_the_others_go_on(small, capfd):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is sent the POSIX way")
-def test_interrupted_and_called_again(small):
+def test_interrupted_and_called_again(small, request):
+    # a shell starts background jobs with SIGINT ignored, and then Python has no handler of its own
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     stop = ("import os, signal, sys, time; from pathlib import Path; here = Path(sys.argv[1])\n"
             "if not here.exists(): here.write_text(''); os.kill(os.getppid(), signal.SIGINT); time.sleep(60)")
     save(small, **{"benchmarks/stop.py": stop})
