@@ -78,6 +78,7 @@ def _run_files(folder, summary):      # without the ._name that macOS puts besid
     files = sorted((folder / summary.get("home", ".") / "runs").glob("*.json"))
     return [f for f in files if not f.name.startswith(".") and f.name in summary.get("runs", [f.name])]  # of its data
 
+# %% ../../nbs/library/tables.ipynb #7cefb7d9
 def _with(file, *keys):
     if isinstance(r := read_json(file), dict) and set(keys) <= set(r): return r
     raise MicaclError(f"{file}: expected a file of an experiment, with {', '.join(keys)}, found something else; "

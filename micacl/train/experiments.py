@@ -201,6 +201,7 @@ def _with_arithmetic(spec, out, home):   # -> specification, Arithmetic
                for m, fields in spec["methods"].items()}
     return dict(spec, base={**spec["base"], "mixed_precision": asked}, methods=methods), found
 
+# %% ../../nbs/library/experiments.ipynb #4b102b60
 def _run_experiment(spec, out, shared, processes, say, costs, arithmetic):
     for m in spec["methods"]:
         notes = [note for point in grid_points(spec) for note in settled_configuration(spec, m, spec["seeds"][0],
