@@ -257,12 +257,13 @@ def test_the_front_page_starts_the_spine_and_the_menu_has_it_open(site):
     assert f'<a class="way first" href="{first}">' in site["html"]["index.html"]
     for url, part in (("index.html", None), ("geiim.html", None), ("longtail/losses.html", "The long tail"),
                       ("lab/counting.html", "Lab sheets"), ("api/train.loop.html", "Reference")):
-        menu = re.findall(r'<details open>\s*<summary>([^<]+)</summary>|<p class="part"><a href="([^"]+)">([^<]+)</a></p>',
-                          site["html"][url].split("</nav>")[1])
+        menu = re.findall(r'<details open>\s*<summary>([^<]+)</summary>|'
+                          r'<p class="part"><a href="([^"]+)">([^<]+)</a></p>', site["html"][url].split("</nav>")[1])
         assert [opened or closed for opened, _, closed in menu] == [
             book.SPINE, *book.PARTS.values(), book.LAB, book.REFERENCE]
         assert {opened for opened, _, _ in menu if opened} == {book.SPINE, part} - {None}, url
-        linked = {closed: posixpath.normpath(posixpath.join(posixpath.dirname(url), to)) for _, to, closed in menu if to}
+        here = posixpath.dirname(url)
+        linked = {closed: posixpath.normpath(posixpath.join(here, to)) for _, to, closed in menu if to}
         for closed, to in linked.items(): assert to in site["pages"], (url, closed)
         for folder, closed in book.PARTS.items():
             if closed in linked: assert linked[closed] == f"{folder}/index.html"
