@@ -115,7 +115,8 @@ ANSWERS = {
         "bakeoff-end-to-end": "Which remedy helps if the backbone learns, too?",
         "encoders": "Which pre-trained backbone?",
         "precision": "Does bf16 change scores?",
-        "demo": "What does `make demo` reach?",
+        "demo": "What does `make demo` reach?"},
+    "SynFEW itself": {
         "synfew-audits": "Has SynFEW shortcuts? What can be reached on it?",
         "calibration": "How was SynFEW made as hard as DFEW?",
         "hashes": "Is SynFEW the same on other machines?"},
