@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 from entries import ENTRIES, NEEDS  # noqa: E402
 from estimate import clock, here, is_experiment, read, seconds, sharing  # noqa: E402
+from readers import readers  # noqa: E402
 from rests import changed, git, rests_on  # noqa: E402
 
 MADE = "made.json"
@@ -163,10 +164,12 @@ def make(root, tree, work, name, entry, have, made):
 
 
 def pages_of(root, names):
-    "Pages whose code or text names one of the files."
+    "Pages that read one of the files, or whose text names it."
+    reading = {p for pages, _ in readers(names, root).values() for p in pages}
     hit = re.compile("|".join(rf"\b{re.escape(n)}\.json" for n in names))
-    return [p.relative_to(root).as_posix() for p in sorted((root / "nbs").rglob("*.ipynb"))
-            if any(hit.search("".join(c["source"])) for c in read(p)["cells"])]
+    named = {p.relative_to(root).as_posix() for p in (root / "nbs").rglob("*.ipynb")
+             if any(hit.search("".join(c["source"])) for c in read(p)["cells"])}
+    return sorted(reading | named)
 
 
 def plan(root, entries, found, todo, have, made):
