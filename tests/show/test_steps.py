@@ -47,10 +47,7 @@ def test_the_steps_are_in_the_order_of_the_pages_and_measured_alike():
     for name in ("synfew", "frozen", "test", "seeds"): assert all(x[name] == specs[0][name] for x in specs), name
     rows = read_steps(ROOT / "results")
     assert len(rows) == len(STEPS)
-    # the rows of a file have its epochs, and a table with rows of both says so
-    assert {(s.file, epochs) for s, *_, epochs in rows} == {
-        (f, json.loads((ROOT / "results" / f"{f}.json").read_text())["spec"]["base"]["epochs"])
-        for f in {s.file for s in STEPS}}
+    assert len({epochs for *_, epochs in rows}) == 1        # else no row may be compared with another
 
 
 def test_the_best_simple_pool_has_a_row_from_the_first_table_on():
