@@ -124,3 +124,23 @@ def test_bounds_of_a_temperature():
     for tau in (0, 9e-7, 1e6):
         with pytest.raises(MicaclError, match="^supcon: temperature: expected a number from 1e-06 to below 1e[+]06"):
             supcon(z, y, tau)
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: SupCon([1, 2], 0), "SupCon: dim: expected a whole number of 1 or more, found 0"),
+    (lambda: SupCon([1, 2], 8, out_dim=0), "SupCon: out_dim: expected a whole number of 1 or more, found 0"),
+    (lambda: SupCon([1, 2], 8, temperature=1e6), "SupCon: temperature: expected a number from 1e-06 to below 1e+06"),
+    (lambda: supcon([[1.]], [0]), "found list"),
+    (lambda: supcon(torch.ones(2, 3).int(), [0, 1]), "found torch.int32 (2, 3)")])
+def test_an_error_names_the_loss_the_argument_and_what_was_found(call, said):
+    with pytest.raises(MicaclError) as e: call()
+    assert str(e.value).startswith("SupCon" if "SupCon" in said else "supcon: expected") and said in str(e.value)
+
+def test_a_module_with_the_smallest_sizes_and_with_those_it_has_by_itself():
+    assert SupCon([1, 2], 1, out_dim=1)(torch.tensor([[2.], [1.]]), [0, 0]).item() == 0        # a pair alone
+    own = SupCon([1, 2], 8)
+    assert own.temperature == .1 and own.embed(torch.randn(3, 8)).shape == (3, 128)
+
+def test_a_module_brings_labels_to_its_features():
+    loss, x = SupCon([1, 2], 8), torch.randn(4, 8)
+    assert check_bags(loss, x.to("meta"), [0, 1, 1, 0]).device.type == "meta"
+    assert supcon(x.to("meta"), [0, 1, 1, 0]).device.type == "meta"
