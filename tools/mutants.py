@@ -57,7 +57,7 @@ MODULES = {
     "longtail.bcl": ("longtail/test_bcl.py", "method/test_labels.py"),
     "nn.contrast": ("nn/test_contrast.py", "method/test_mccl.py", "longtail/test_bcl.py", "method/test_labels.py"),
     "data.bags": ("data/test_bags.py", PROPERTIES),
-    "models": ("method/test_models.py", "method/test_composition.py"),
+    "models": ("method/test_models.py", "method/test_composition.py", "method/test_labels.py"),
     "data.readers": LISTS,
     "data.rows": LISTS,
 }
