@@ -235,11 +235,24 @@ def test_options_of_size_and_dropout_reach_every_part():
     x = torch.randn(2, 4, 128)
     narrow = make("micacl", hidden=32, heads=4).eval()
     assert narrow(x).bag.shape == (2, 64) and narrow.wian(narrow.geiim(x)[0], torch.full((2, 4), .25))[0].shape[2] == 64
+    assert narrow.tail.attention.num_heads == 4
+    for gate in ("product", "weight", "none"): assert make("micacl", gate=gate).wian.layers[0].gate == gate
     model = make("micacl", dropout=.3, layers=2)
     assert [m.p for m in model.geiim.modules() if isinstance(m, nn.Dropout)] == [.3] and model.drop.p == .3
     old = make("m3dfel", dropout=.3, hidden=16, layers=1, heads=4)
     assert (old.lstm.hidden_size, old.lstm.num_layers, old.lstm.dropout, old.drop.p) == (16, 1, 0, .3)
     assert make("m3dfel", dropout=.3).lstm.dropout == .3 and old(x).bag.shape == (2, 32)
+    assert old.tail.attention.num_heads == 4
+
+def test_a_tail_of_another_length():
+    class Twice(nn.Module):
+        bag_dim = 512
+        def forward(self, H, w): return torch.cat([H.mean(1), H.amax(1)], 1), None
+    out = make("micacl", tail=Twice())(torch.randn(3, 4, 128))
+    assert out.bag.shape == (3, 512) and out.logits.shape == (3, 7)
+
+def test_without_geiim_a_score_has_no_constant_that_a_softmax_would_drop():
+    assert [n for n, _ in make("micacl", geiim=False).score.named_parameters()] == ["weight"]
 
 @pytest.mark.parametrize("name", NAMES + ["pool"])
 def test_without_options_a_model_is_that_of_the_paper(name):
@@ -259,6 +272,7 @@ def test_weights_of_the_backbone_are_loaded_if_they_are_asked_for(name):
     state = make(name, pretrained=True).backbone.state_dict()
     saved = {k: v for k, v in read_weights(weights_path(), "r3d_small")[0].items() if not k.startswith("head.")}
     assert all(torch.equal(state[k], v) for k, v in saved.items()) and len(saved) > 10
+    assert not torch.equal(make(name).backbone.state_dict()["net.1.0.weight"], saved["net.1.0.weight"])
 
 # ---- number types
 
