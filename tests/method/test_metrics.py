@@ -466,12 +466,36 @@ def test_the_seeds_of_the_draws_stay_what_they_were(monkeypatch):
 def test_rows_may_be_off_by_what_rounding_to_16_bits_does():
     for total, fine in ((.981, True), (1.019, True), (.979, False), (1.021, False)):
         p = [[total - .4, .4]]
-        if fine: assert reliability([0], p)[0].sum() == 1
+        if fine:
+            assert reliability([0], p)[0].sum() == 1
+            assert reliability([0], [[total, 0]])[0].tolist() == [0] * 14 + [1]       # more than all is the last bin
         else:
             with pytest.raises(MicaclError, match="probabilities: expected rows of 0 to 1 that sum to 1"):
                 reliability([0], p)
     with pytest.raises(MicaclError, match="found -0.1 to 1.1, sums of 1 to 1; pass softmax"):
         reliability([0], [[1.1, -.1]])
+
+
+def test_a_bin_without_clips_has_no_accuracy():
+    count, confidence, accuracy = reliability([0, 1], [[.9, .1], [.7, .3]], bins=5)
+    assert count.tolist() == [0, 0, 0, 1, 1]
+    np.testing.assert_array_equal(confidence, [np.nan] * 3 + [.7, .9])
+    np.testing.assert_array_equal(accuracy, [np.nan] * 3 + [0, 1])
+
+
+def test_a_summary_of_other_than_seven_classes():
+    names = list("abcdefghi")
+    y = np.arange(18) % 9
+    s = summarise(y, np.eye(9)[y], names, [9] * 9)
+    assert s["uar"] == s["war"] == 1 and s["n_per_class"] == dict.fromkeys(names, 2) and s["absent"] == []
+    assert s["intervals"]["recall"] == dict.fromkeys(names, [1, 1]) and np.shape(s["confusion"]) == (9, 9)
+
+
+def test_a_class_of_one_drawn_clip_counts():
+    """Each of two people shows one class, and A is better on the second. Draws aa, ab, ba, bb give 0, 1/2, 1/2 and 1:
+    the middle of them is 1/2."""
+    r = paired_difference([0, 1], [0, 1], [0, 0], 2, level=.4, people=["a", "b"])
+    assert r["difference"] == .5 and r["interval"] == [.5, .5]
 
 
 def test_the_smallest_p_is_that_of_one_draw():

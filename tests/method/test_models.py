@@ -286,6 +286,7 @@ def test_behind_the_backbone_autocast_changes_nothing(model):
 def test_a_model_without_numbers_says_the_shapes(model):
     out = model.to("meta")(torch.zeros(2, 4, 128, device="meta"))
     assert out.logits.shape == (2, 7) and out.logits.device.type == "meta"
+    with torch.no_grad(): assert prepare_video(torch.zeros(2, 8, 3, 32, 32, device="meta"), 8).is_meta
 
 def test_without_a_last_layer_features_come_in_the_default_type():
     model, x = make("mean", head=nn.Identity()), torch.randn(2, 4, 128, dtype=torch.float64)
