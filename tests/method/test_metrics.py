@@ -414,6 +414,7 @@ def test_the_smallest_and_the_default_sizes():
     empty = confusion([], [])
     assert empty.shape == (7, 7) and empty.dtype == np.int64 and not empty.any()
     assert recalls([], []).shape == (7,) and bootstrap_interval([], [])["recall"].shape == (7, 2)
+    assert all(v.dtype == float and np.isnan(v).all() for v in bootstrap_interval([], []).values())
     assert uar([6], [6]) == 1 and len(paired_difference([6], [6], [6])["by_seed"]) == 1
     count, confidence, accuracy = reliability([0], [[.6, .4]], bins=1)
     assert (count.tolist(), confidence.tolist(), accuracy.tolist()) == ([1], [.6], [1])
@@ -492,10 +493,12 @@ def test_a_summary_of_other_than_seven_classes():
 
 
 def test_a_class_of_one_drawn_clip_counts():
-    """Each of two people shows one class, and A is better on the second. Draws aa, ab, ba, bb give 0, 1/2, 1/2 and 1:
-    the middle of them is 1/2."""
-    r = paired_difference([0, 1], [0, 1], [0, 0], 2, level=.4, people=["a", "b"])
-    assert r["difference"] == .5 and r["interval"] == [.5, .5]
+    """Each of two people shows one class, and A is better on one. Draws aa, ab, ba, bb give 0, 1/2, 1/2 and 1, or the
+    reverse: the middle of them is 1/2. A class that nobody shows has no say."""
+    for y, a, b in (([0, 1], [0, 1], [0, 0]), ([0, 1], [0, 0], [1, 0])):
+        r = paired_difference(y, a, b, 2, level=.4, people=["a", "b"])
+        assert r["difference"] == .5 and r["interval"] == [.5, .5]
+        assert paired_difference(y, a, b, 2, people=["a", "b"])["interval"] == [0, 1]
 
 
 def test_the_smallest_p_is_that_of_one_draw():
