@@ -27,7 +27,9 @@ def rows_of(take, content, header=False):
     file = os.path.join(take.root, "list.csv")
     with open(file, "wb") as f: f.write(content if isinstance(content, bytes) else content.encode())
     del take.problems[:]
-    return read_rows(file, take, header), [(p.where, p.message) for p in take.problems]
+    rows = read_rows(file, take, header) if header else read_rows(file, take)
+    assert all(p.kind == "row" for p in take.problems)
+    return rows, [(p.where, p.message) for p in take.problems]
 
 
 # ---------------------------------------------------------------- cells
@@ -212,7 +214,8 @@ def test_videos_where_a_list_means_folders(take):
         assert take.ended(rel) == want
     for end in (".avi", ".mov", ".mkv", ".webm"):
         open(os.path.join(take.root, f"v{end[1:]}{end}"), "w").close()
-        assert Intake(take.root, "skip").ended(f"v{end[1:]}") == f"v{end[1:]}{end}"
+        for endings in ((), (rows.ENDINGS,)):
+            assert Intake(take.root, "skip").ended(f"v{end[1:]}", *endings) == f"v{end[1:]}{end}"
     assert take.ended("a", (".avi",)) == "a"
 
 
@@ -247,6 +250,19 @@ def test_the_sign_of_a_list_of_ones_own_is_told_by_its_header_or_its_clips(take)
     assert rows_of(take, "x,1\ny,2\n", True)[0] == [(1, ["x", "1"]), (2, ["y", "2"])]       # none does: the first sign
 
 
+def test_how_far_a_sign_is_looked_for(take):
+    "Among the first hundred lines, the first twenty that are not empty."
+    assert rows_of(take, "\n" * 99 + "a;1\n")[0] == [(100, ["a", "1"])]
+    assert rows_of(take, "\n" * 100 + "a;1\n")[0] == [(101, ["a;1"])]
+    assert rows_of(take, "x;a,b\n" * 19 + "a.mp4;c,d\n", True)[0][-1] == (20, ["a.mp4", "c,d"])
+    assert rows_of(take, "x;a,b\n" * 20 + "a.mp4;c,d\n", True)[0][-1] == (21, ["a.mp4;c", "d"])
+
+
+def test_letters_are_no_signs(take):
+    assert rows_of(take, "aXb.mp4 1\n")[0] == [(1, ["aXb.mp4", "1"])]
+    assert rows_of(take, "pathXlabel\na.mp4X1\n", True)[0] == [(1, ["pathXlabel"]), (2, ["a.mp4X1"])]
+
+
 def test_a_path_with_signs_in_it_is_no_row_of_cells(take):
     "Published lists without a header: where the last cell would hold a slash, white space stands between the cells."
     assert rows_of(take, "/x,y/00001 3\n")[0] == [(1, ["/x,y/00001", "3"])]
@@ -269,7 +285,8 @@ def test_what_is_no_list_is_told(take, tmp_path, monkeypatch):
         file.write_bytes(data)
         assert said() == "expected UTF-8 text, found another encoding; save it as 'CSV UTF-8'"
     monkeypatch.setattr(rows, "MAX_FILE", 3 << 20), monkeypatch.setattr(rows, "MAX_LINES", 5)
-    file.write_bytes(b"x" * (3 << 20)); assert len(read_rows(str(file), take)) in (0, 1)
+    file.write_bytes(b"x" * (3 << 20)); take.problems.clear()
+    assert read_rows(str(file), take) == [] and [p.kind for p in take.problems] == ["row"]       # one line, too long
     file.write_bytes(b"x" * (3 << 20) + b"y")
     assert said() == "expected a list of at most 3 MB and 5 lines, found 3 MB; is this the list?"
     for end in (b"\n", b"\r"):
@@ -302,6 +319,19 @@ def test_rows_of_too_many_cells_and_quotes_without_a_partner(take):
     assert got == ([(1, ["a.mp4", "1"]), (3, ["a.mp4", "3"])], [("list.csv:2", QUOTE)])
     assert rows_of(take, f"{thousand},y\na.mp4,1\n", True)[0] == []        # the header itself: the rest means nothing
     assert rows_of(take, "a.mp4,1\n,\n  ,\nb.mp4,2\n")[0] == [(1, ["a.mp4", "1"]), (4, ["b.mp4", "2"])]
+
+
+def test_a_quote_that_ends_in_the_middle_of_a_cell(take):
+    for cell, want in (('"sa"d', "sad"), ('sa"d"', 'sa"d"')):
+        assert rows_of(take, f"a.mp4,{cell}\nb.mp4,1\n") == ([(1, ["a.mp4", want]), (2, ["b.mp4", "1"])], [])
+
+
+@pytest.mark.parametrize("column", ["path", "label", "split", "fold", "group", "clip", " Label "])
+def test_cells_that_mean_something_hold_no_line_break(take, column):
+    got, faults = rows_of(take, f'{column},note,path,label\n"x\ny",z,gone.mp4,sad\n', True)
+    assert faults == [("list.csv:2", QUOTE)]
+    got, faults = rows_of(take, f'{column},note,path,label\nx,"y\nz",gone.mp4,sad\n', True)
+    assert not faults and got[1] == (2, ["x", "y\nz", "gone.mp4", "sad"])
 
 
 def test_cells_over_several_lines(take):
