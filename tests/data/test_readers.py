@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from micacl.core import MicaclError
 from micacl.data import readers
 from micacl.data.readers import (DFEW_CLIPS, DFEW_LISTS, FERV_CLIPS, FERV_LISTS, MAFW_CLIPS, MAFW_LISTS, clip_homes,
                                  find_lists, numbered_clips, walk_folders)
@@ -232,3 +233,68 @@ def test_the_folder_with_the_scenes():
     assert readers._ferv_home(walk, {"Action", "Crime"}) == "x/2_ClipsforFaceCrop"
     assert readers._ferv_home(walk[:3], {"Action", "Crime"}) == "2_ClipsforFaceCrop"      # known names before others
     assert readers._ferv_home(walk[:2], {"Action", "Crime"}) == "a" and readers._ferv_home(walk[:1], {"Action"}) is None
+
+
+# ---------------------------------------------------------------- whole sets
+
+def five_folds(root, read):
+    take = Intake(root, "skip")
+    table = read(root, take)
+    return table, [(p.where, p.message, p.kind) for p in table.problems]
+
+
+def test_lists_without_clips_are_one_problem(tmp_path):
+    dfew = write(tmp_path / "dfew", {"train/set_1.csv": "1,1\n", "test/set_1.csv": "2,2\n"})
+    table, said = five_folds(dfew, readers.read_dfew)
+    assert len(table) == 0 and table.dataset == "dfew" and len(table.classes) == 7
+    assert said == [(str(dfew), "expected a folder of clips named clip_224x224 or clip_224x224_avi or jpg_256 or "
+                                "clip_224x224_16f or original, found none with numbered clips; unpack the clips there",
+                     "list")]
+    ferv = write(tmp_path / "ferv", {"All_scenes/train_All.csv": "Action/Sad/0001 Sad\n", "x.zip": "",
+                                     "2_ClipsforFaceCrop/no.txt": ""})
+    table, said = five_folds(ferv, readers.read_ferv39k)
+    assert len(table) == 0 and table.dataset == "ferv39k" and len(table.classes) == 7
+    assert said == [(str(ferv), "expected a folder 2_ClipsforFaceCrop with the scenes of the lists, found none; unpack "
+                                "x.zip", "list")]
+
+
+def test_a_clip_that_is_never_tested_has_no_fold_and_one_that_is_gone_is_named(tmp_path):
+    root = write(tmp_path, {"train/set_1.csv": "1,1\n3,2\n4,4\n", "test/set_1.csv": "2,2\n", "original/1.mp4": "",
+                            "original/00002.mp4": "", "original/00004": ""})
+    table, said = five_folds(root, readers.read_dfew)
+    assert [(c.id, c.path.name, c.label, c.split, c.fold) for c in table] == [
+        ("00001", "1.mp4", 0, "", -1), ("00002", "00002.mp4", 1, "", 1), ("00004", "00004", 3, "", -1)]
+    assert said == [("train/set_1.csv:2", "expected original/00003, found no such file or folder; unpack the clips or "
+                                          "correct the path", "missing")]
+
+
+def test_a_clip_of_both_lists_of_ferv39k_is_trained_on(tmp_path):
+    root = write(tmp_path, {"All_scenes/train_All.csv": "Action/Sad/0001 Sad\nAction/Sad/0002 joy\n",
+                            "All_scenes/test_All.csv": "Action/Sad/0001 Sad\nAction/Fear/0003 Fear\n",
+                            "2_ClipsforFaceCrop/Action/Sad/0001/1.jpg": "",
+                            "2_ClipsforFaceCrop/Action/Fear/0003.avi": ""})
+    table, said = five_folds(root, readers.read_ferv39k)
+    assert [(c.id, c.path.name, c.label, c.split) for c in table] == [("Action/Sad/0001", "0001", 1, "train"),
+                                                                      ("Action/Fear/0003", "0003.avi", 6, "test")]
+    assert [(where, kind) for where, _, kind in said] == [("train_All.csv:2", "label"), ("test_All.csv:1", "duplicate")]
+    assert table.dataset == "ferv39k" and said[1][1] == ("clip Action/Sad/0001 stands at train_All.csv:1 already; "
+                                                         "remove one of the two")
+
+
+@pytest.mark.parametrize("read, said", [
+    (readers.read_dfew, "expected dfew's list files (set_1 .. set_5), found none; see data/README.md for the layout"),
+    (readers.read_mafw, "expected mafw's list files (set_1 .. set_5), found none; see data/README.md for the layout"),
+    (readers.read_ferv39k, "expected 4_setups/All_scenes/train_All.csv and test_All.csv, found neither; see "
+                           "data/README.md for the layout")])
+def test_a_set_without_lists_is_refused(tmp_path, read, said):
+    with pytest.raises(MicaclError) as e: read(tmp_path, Intake(tmp_path, "skip"))
+    assert str(e.value) == f"{tmp_path}: {said}"
+
+
+def test_the_classes_of_mafw(tmp_path):
+    root = write(tmp_path, {"single/no_caption/set_1/train.txt": "1.mp4 contempt\n2.mp4 helplessness\n3.mp4 anxiety\n",
+                            **{f"clips/{i:05d}.mp4": "" for i in (1, 2, 3)}})
+    table, said = five_folds(root, readers.read_mafw)
+    assert table.classes == ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "contempt",
+                             "anxiety", "helplessness", "disappointment") and table.dataset == "mafw"
+    assert table.labels.tolist() == [7, 9, 8] and not said
