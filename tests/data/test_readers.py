@@ -7,8 +7,8 @@ import pytest
 
 from micacl.core import MicaclError
 from micacl.data import readers
-from micacl.data.readers import (DFEW_CLIPS, DFEW_LISTS, FERV_CLIPS, FERV_LISTS, MAFW_CLIPS, MAFW_LISTS, clip_homes,
-                                 find_lists, numbered_clips, walk_folders)
+from micacl.data.readers import (DFEW_CLIPS, DFEW_LISTS, FERV_CLIPS, MAFW_CLIPS, clip_homes, find_lists, numbered_clips,
+                                 walk_folders)
 from micacl.data.table import Intake
 from test_load import write
 
@@ -39,6 +39,8 @@ def test_the_top_folder_may_hold_a_thousand_entries_and_a_disk_is_not_searched(m
     assert len(walk_folders("/r")) == 1001
     monkeypatch.setattr(readers, "visible_entries", tree(1001))
     assert len(walk_folders("/r")) == 1
+    monkeypatch.setattr(readers, "visible_entries", tree(1, 65))
+    assert len(walk_folders("/r")) == 2                            # no other folder may
     monkeypatch.setattr(readers, "visible_entries", tree(100, 60, 1))
     assert len(walk_folders("/r")) == 1 + 100 + 6000               # the folders below are not looked at
     monkeypatch.setattr(readers, "visible_entries", tree(100, 48, 1, 1))
@@ -56,27 +58,30 @@ def test_a_folder_that_cannot_be_listed_is_empty(monkeypatch, tmp_path):
 # ---------------------------------------------------------------- lists
 
 @pytest.mark.parametrize("patterns, file, key", [
-    (DFEW_LISTS, "Emo/train(single-labeled)/set_3.csv", ("train", 3)),
-    (DFEW_LISTS, "Emo/test_single/SET5.CSV", ("test", 5)),
-    (DFEW_LISTS, "Emo/train/set_1.csv", ("train", 1)), (DFEW_LISTS, "test/set2.csv", ("test", 2)),
-    (DFEW_LISTS, "annotation/DFEW_set_2_test.txt", ("test", 2)), (DFEW_LISTS, "set4_train(single).txt", ("train", 4)),
-    (DFEW_LISTS, "dfew/org/split_02/val.csv", ("test", 2)), (DFEW_LISTS, "lists/DFEW/split5/train.csv", ("train", 5)),
-    (DFEW_LISTS, "dfew/split03/test.csv", ("test", 3)),
-    (DFEW_LISTS, "annotation/MAFW_set_1_train.txt", None), (DFEW_LISTS, "train/set_6.csv", None),
-    (DFEW_LISTS, "train/set_1.xlsx", None), (DFEW_LISTS, "train(multi-labeled)/set_1.csv", None),
-    (DFEW_LISTS, "mafw/split1/train.csv", None), (DFEW_LISTS, "train/more/set_1.csv", None),
-    (MAFW_LISTS, "single/no_caption/set_2/train.txt", ("train", 2)),
-    (MAFW_LISTS, "x/Single/no_caption/set5/test.csv", ("test", 5)),
-    (MAFW_LISTS, "annotation/MAFW_set_1_test.txt", ("test", 1)), (MAFW_LISTS, "mafw_x_set3_train_1.txt", ("train", 3)),
-    (MAFW_LISTS, "MAFW/split4/val.csv", ("test", 4)), (MAFW_LISTS, "single/with_caption/set_2/train.txt", None),
-    (MAFW_LISTS, "dfew/split1/train.csv", None),
-    (FERV_LISTS, "4_setups/All_scenes/train_All.csv", ("train", 0)),
-    (FERV_LISTS, "all_SCENES/test_all.csv", ("test", 0)),
-    (FERV_LISTS, "annotation/FERV39K_test.txt", ("test", 0)), (FERV_LISTS, "ferv39k_new_train_2.txt", ("train", 0)),
-    (FERV_LISTS, "lists/ferv39k/all_scenes/test.csv", ("test", 0)), (FERV_LISTS, "all_scenes/test.csv", None),
-    (FERV_LISTS, "4_setups/Action/train_Action.csv", None)])
+    ("DFEW_LISTS", "Emo/train(single-labeled)/set_3.csv", ("train", 3)),
+    ("DFEW_LISTS", "Emo/test_single/SET5.CSV", ("test", 5)),
+    ("DFEW_LISTS", "Emo/train/set_1.csv", ("train", 1)), ("DFEW_LISTS", "test/set2.csv", ("test", 2)),
+    ("DFEW_LISTS", "annotation/DFEW_set_2_test.txt", ("test", 2)),
+    ("DFEW_LISTS", "set4_train(single).txt", ("train", 4)),
+    ("DFEW_LISTS", "dfew/org/split_02/val.csv", ("test", 2)),
+    ("DFEW_LISTS", "lists/DFEW/split5/train.csv", ("train", 5)),
+    ("DFEW_LISTS", "dfew/split03/test.csv", ("test", 3)),
+    ("DFEW_LISTS", "annotation/MAFW_set_1_train.txt", None), ("DFEW_LISTS", "train/set_6.csv", None),
+    ("DFEW_LISTS", "train/set_1.xlsx", None), ("DFEW_LISTS", "train(multi-labeled)/set_1.csv", None),
+    ("DFEW_LISTS", "mafw/split1/train.csv", None), ("DFEW_LISTS", "train/more/set_1.csv", None),
+    ("MAFW_LISTS", "single/no_caption/set_2/train.txt", ("train", 2)),
+    ("MAFW_LISTS", "x/Single/no_caption/set5/test.csv", ("test", 5)),
+    ("MAFW_LISTS", "annotation/MAFW_set_1_test.txt", ("test", 1)),
+    ("MAFW_LISTS", "mafw_x_set3_train_1.txt", ("train", 3)),
+    ("MAFW_LISTS", "MAFW/split4/val.csv", ("test", 4)), ("MAFW_LISTS", "single/with_caption/set_2/train.txt", None),
+    ("MAFW_LISTS", "dfew/split1/train.csv", None),
+    ("FERV_LISTS", "4_setups/All_scenes/train_All.csv", ("train", 0)),
+    ("FERV_LISTS", "all_SCENES/test_all.csv", ("test", 0)),
+    ("FERV_LISTS", "annotation/FERV39K_test.txt", ("test", 0)), ("FERV_LISTS", "ferv39k_new_train_2.txt", ("train", 0)),
+    ("FERV_LISTS", "lists/ferv39k/all_scenes/test.csv", ("test", 0)), ("FERV_LISTS", "all_scenes/test.csv", None),
+    ("FERV_LISTS", "4_setups/Action/train_Action.csv", None)])
 def test_which_files_are_lists(patterns, file, key):
-    folder, _, name = f"/r/{file}".rpartition("/")
+    patterns, (folder, _, name) = getattr(readers, patterns), f"/r/{file}".rpartition("/")
     assert find_lists([(folder, ["readme.md", name])], patterns) == ({} if key is None else {key: Path(f"/r/{file}")})
 
 
@@ -93,11 +98,12 @@ def test_earlier_patterns_win_and_val_stands_in_for_test():
 
 # ---------------------------------------------------------------- clips
 
-@pytest.mark.parametrize("home", [*DFEW_CLIPS, *MAFW_CLIPS, *FERV_CLIPS])
+@pytest.mark.parametrize("home", ["clip_224x224", "clip_224x224_avi", "jpg_256", "clip_224x224_16f", "original",
+                                  "faces", "clips_faces", "frames", "clips", "2_ClipsforFaceCrop"])
 def test_clips_lie_in_folders_of_known_names_and_those_inside_them(home):
     walk = [("/r", []), ("/r/x", []), (f"/r/x/{home.upper()}", []), (f"/r/x/{home}/in", []),
             (f"/r/x/{home}/in/deep", [])]
-    known = next(names for names in (DFEW_CLIPS, MAFW_CLIPS, FERV_CLIPS) if home in names)
+    known = next(k for k in (DFEW_CLIPS, MAFW_CLIPS, FERV_CLIPS) if home.lower() in map(str.lower, k))
     assert list(clip_homes(walk, known)) == [f"/r/x/{home.upper()}", f"/r/x/{home}/in"]
     assert list(clip_homes([(f"/{home.upper()}", [])], (home,))) == [f"/{home.upper()}"]        # the data folder itself
 
@@ -128,16 +134,17 @@ def test_what_to_do_where_no_clips_are():
 def test_the_path_of_a_row(row, want): assert readers._path_of(row) == want
 
 
-@pytest.mark.parametrize("path, want", [("00025.mp4", 25), ("/x/00001/", 1), ("clip12", 12), ("a/b7.x.mp4", 7),
+@pytest.mark.parametrize("path, want", [("00025.mp4", 25), ("/x/00001/", 1), ("clip12", 12), ("clipX7.mp4", 7), ("a/b7.x.mp4", 7),
                                         ("x", None),
                                         ("", None), ("7x", None), ("123456789", 123456789), ("1234567890", None),
-                                        ("a.7", None), ("5/x", None)])
+                                        ("a.7", None), ("5/x", None), ("/my.data/00007.mp4", 7)])
 def test_the_number_of_a_clip(path, want): assert readers._number(path) == want
 
 
 @pytest.mark.parametrize("file, row, want", [
     ("a.csv", ["1", "1"], (1, 0)), ("a.CSV", ["00002", "7.0"], (2, 6)), ("a.txt", ["3", "0"], (3, 0)),
     ("a.txt", ["/x/3", "77", "6"], (3, 6)), ("a.csv", ["/x/3", "0"], (3, 0)), ("a.csv", ["/x/3", "6"], (3, 6)),
+    ("a.txt", ["/my", "data/3", "77", "6"], (3, 6)), ("a.csv", ["D:\\x.y\\3", "0"], (3, 0)),
     ("a.csv", ["9", "0"], ("label 0, expected 1..7 (happy .. fear)", "label")),
     ("a.csv", ["9", "8"], ("label 8, expected 1..7 (happy .. fear)", "label")),
     ("a.txt", ["9", "7"], ("label 7, expected 0..6 (happy .. fear)", "label")),
@@ -185,13 +192,13 @@ def test_columns_in_the_order_of_a_header(head, row, want): assert readers._in_o
 def listed(tmp_path, text):
     (tmp_path / "l.csv").write_text(text, encoding="utf-8")
     take = Intake(tmp_path, "skip")
-    return readers._list_rows(tmp_path / "l.csv", take), [str(p) for p in take.problems]
+    return readers._list_rows(tmp_path / "l.csv", take), [f"{p} ({p.kind})" for p in take.problems]
 
 
 def test_rows_of_a_list_with_and_without_a_header(tmp_path):
     assert listed(tmp_path, "Label,Name\n3,7\n4,8\n") == ([(2, ["7", "3"]), (3, ["8", "4"])], [])
     assert listed(tmp_path, "7,3,,\n8,,,\n") == ([(1, ["7", "3"]), (2, ["8"])], [])
-    empty = ["l.csv: expected a line for each clip, found none; copy the list again"]
+    empty = ["l.csv: expected a line for each clip, found none; copy the list again (list)"]
     assert listed(tmp_path, "") == listed(tmp_path, "name,label\n") == ([], empty)
     rows, said = listed(tmp_path, "a\0bcdefg")
     assert rows == [] and len(said) == 1 and "zero byte" in said[0]             # one fault is enough
@@ -212,6 +219,13 @@ def folds(tmp_path, **lists):
 def test_folds_by_hand(tmp_path):
     assert folds(tmp_path, train1="1 0;2 1", test1="3 2", train2="3 2", test2="1 0;2 1") == (
         {1: 0, 2: 1, 3: 2}, {1: 2, 2: 2, 3: 1}, [], [])
+
+
+def test_a_row_that_cannot_be_read_leaves_the_others(tmp_path):
+    labels, fold, said, _ = folds(tmp_path, train1="1 0;x 9;2 1;3 7", test1="4 0")
+    assert labels == {1: 0, 2: 1, 4: 0} and fold == {4: 1} and said == [
+        ("train1.txt:2", "expected a clip number and a label, found 'x 9'", "row"),
+        ("train1.txt:4", "label 7, expected 0..6 (happy .. fear)", "label")]
 
 
 def test_what_does_not_fit_together_is_named(tmp_path):

@@ -268,6 +268,7 @@ def test_a_path_with_signs_in_it_is_no_row_of_cells(take):
     assert rows_of(take, "/x,y/00001 3\n")[0] == [(1, ["/x,y/00001", "3"])]
     assert rows_of(take, "D:\\x;y\\1 3\n")[0] == [(1, ["D:\\x;y\\1", "3"])]
     assert rows_of(take, "/x/00001,3\n")[0] == [(1, ["/x/00001", "3"])]
+    assert rows_of(take, "7;a/b;3\n")[0] == [(1, ["7", "a/b", "3"])]
 
 
 def test_what_is_no_list_is_told(take, tmp_path, monkeypatch):
@@ -289,6 +290,8 @@ def test_what_is_no_list_is_told(take, tmp_path, monkeypatch):
     assert read_rows(str(file), take) == [] and [p.kind for p in take.problems] == ["row"]       # one line, too long
     file.write_bytes(b"x" * (3 << 20) + b"y")
     assert said() == "expected a list of at most 3 MB and 5 lines, found 3 MB; is this the list?"
+    file.write_bytes(5 * b"\n" + b"x" * (3 << 20))
+    assert said() == "expected a list of at most 3 MB and 5 lines, found 3 MB; is this the list?"
     for end in (b"\n", b"\r"):
         file.write_bytes(b"x" + 5 * end)
         assert read_rows(str(file), take) == [(1, ["x"])]
@@ -304,6 +307,9 @@ def test_long_lines_and_zero_bytes_are_named(take, monkeypatch):
     assert got == [(1, ["a.mp4", "1"]), (4, ["b.mp4", "2"])] and faults == [
         ("list.csv:2", "expected a line of at most 20 letters, found 21; check for missing line breaks"),
         ("list.csv:3", "expected text, found a zero byte; write the line again")]
+    zero = [("list.csv:1", "expected text, found a zero byte; write the line again")]
+    assert rows_of(take, b"a\0bc") == ([], zero)                            # a quarter may be zeros
+    assert rows_of(take, "a,1\n\ufeffX.mp4,2\n")[0] == [(1, ["a", "1"]), (2, ["X.mp4", "2"])]
     assert rows_of(take, f"\n{long}\na.mp4,1\n", True)[0] == []             # in place of a header: nothing can be read
     assert rows_of(take, f"a,1\n{long}\na.mp4,1\n", True)[0] == [(1, ["a", "1"]), (3, ["a.mp4", "1"])]
     assert rows_of(take, f"{long}\na.mp4,1\n")[0] == [(2, ["a.mp4", "1"])]
@@ -317,6 +323,7 @@ def test_rows_of_too_many_cells_and_quotes_without_a_partner(take):
         ("list.csv:2", "expected at most 1,000 cells, found 1001; check what stands between them")]
     got = rows_of(take, 'a.mp4,1\n"b.mp4,2\na.mp4,3\n')
     assert got == ([(1, ["a.mp4", "1"]), (3, ["a.mp4", "3"])], [("list.csv:2", QUOTE)])
+    assert rows_of(take, 'a.mp4,1\nb.mp4,"2') == ([(1, ["a.mp4", "1"])], [("list.csv:2", QUOTE)])        # at the end
     assert rows_of(take, f"{thousand},y\na.mp4,1\n", True)[0] == []        # the header itself: the rest means nothing
     assert rows_of(take, "a.mp4,1\n,\n  ,\nb.mp4,2\n")[0] == [(1, ["a.mp4", "1"]), (4, ["b.mp4", "2"])]
 
@@ -330,6 +337,7 @@ def test_a_quote_that_ends_in_the_middle_of_a_cell(take):
 def test_cells_that_mean_something_hold_no_line_break(take, column):
     got, faults = rows_of(take, f'{column},note,path,label\n"x\ny",z,gone.mp4,sad\n', True)
     assert faults == [("list.csv:2", QUOTE)]
+    assert rows_of(take, f'path,{column},split\na.mp4,"x\ny"\n', True)[1] == [("list.csv:2", QUOTE)]      # a short row
     got, faults = rows_of(take, f'{column},note,path,label\nx,"y\nz",gone.mp4,sad\n', True)
     assert not faults and got[1] == (2, ["x", "y\nz", "gone.mp4", "sad"])
 
