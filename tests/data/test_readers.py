@@ -134,7 +134,8 @@ def test_what_to_do_where_no_clips_are():
 def test_the_path_of_a_row(row, want): assert readers._path_of(row) == want
 
 
-@pytest.mark.parametrize("path, want", [("00025.mp4", 25), ("/x/00001/", 1), ("clip12", 12), ("clipX7.mp4", 7), ("a/b7.x.mp4", 7),
+@pytest.mark.parametrize("path, want", [("00025.mp4", 25), ("/x/00001/", 1), ("clip12", 12),
+                                        ("clipX7.mp4", 7), ("a/b7.x.mp4", 7),
                                         ("x", None),
                                         ("", None), ("7x", None), ("123456789", 123456789), ("1234567890", None),
                                         ("a.7", None), ("5/x", None), ("/my.data/00007.mp4", 7)])
