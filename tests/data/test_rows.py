@@ -85,7 +85,8 @@ def test_names_and_positions_of_classes():
     assert places == {"Angry": 0, "anger": 1, "1.0": 2, "b": 3, "angry": 0, "1": 2}
     read = label_reader(["Angry", "anger", "b"])
     assert [read(t) for t in ("Angry", "anger", "ANGER", "B", "2", "1.0")] == [(k, None) for k in (0, 1, 0, 2, 2, 1)]
-    assert parse_label("007", ["7", "8"]) == (0, None) and [parse_label(t, ["7", "8"])[0] for t in "0128"] == [0, 1, None, 1]
+    assert parse_label("007", ["7", "8"]) == (0, None)
+    assert [parse_label(t, ["7", "8"])[0] for t in "0128"] == [0, 1, None, 1]
 
 
 @pytest.mark.parametrize("text, said", [
