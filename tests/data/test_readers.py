@@ -18,13 +18,14 @@ from test_load import write
 def test_folders_are_walked_to_a_depth_and_past_clips(tmp_path):
     write(tmp_path, {"1/2/x.txt": "", "a/b/c/d/e/f/x.txt": "", "a/.hidden/x.txt": "",
                      **{f"few/{i:02d}x/y.txt": "" for i in range(64)},
-                     **{f"many/{i:02d}x/y.txt": "" for i in range(65)}})
+                     **{f"many/{i:02d}x/y.txt": "" for i in range(65)},
+                     "next/in/x.txt": ""})
     below = [os.path.relpath(d, tmp_path).replace(os.sep, "/") for d, _ in walk_folders(tmp_path)]
-    assert below[:4] == [".", "a", "few", "many"] and "1" not in below and "a/.hidden" not in below
+    assert below[:5] == [".", "a", "few", "many", "next"] and "next/in" in below and "1" not in below and "a/.hidden" not in below
     assert "a/b/c/d" in below and "a/b/c/d/e" not in below
     assert "few/63x" in below and not any(d.startswith("many/") for d in below)
     assert dict(walk_folders(tmp_path))[f"{tmp_path}/a/b"] == ["c"]
-    assert len(walk_folders(tmp_path, depth=0)) == 1 and len(walk_folders(tmp_path, depth=1)) == 4
+    assert len(walk_folders(tmp_path, depth=0)) == 1 and len(walk_folders(tmp_path, depth=1)) == 5
 
 
 def test_the_top_folder_may_hold_a_thousand_entries_and_a_disk_is_not_searched(monkeypatch):
@@ -45,6 +46,11 @@ def test_the_top_folder_may_hold_a_thousand_entries_and_a_disk_is_not_searched(m
     assert len(walk_folders("/r")) == 1 + 100 + 6000               # the folders below are not looked at
     monkeypatch.setattr(readers, "visible_entries", tree(100, 48, 1, 1))
     assert len(walk_folders("/r")) == 1 + 100 + 4800 + 4800        # 4901 are few enough to go on, 9701 are not
+    for last, n in ((4, 5001), (3, 5000 + 3999)):                  # so are 5001, and 5000 are not
+        wide = lambda d, last=last: {1: 1000, 2: last if d.endswith("d0999") else 4, 3: 1}.get(d.count("/"), 0)
+        monkeypatch.setattr(readers, "visible_entries", lambda d, wide=wide: [
+            types.SimpleNamespace(name=f"d{i:04d}", is_dir=lambda: True) for i in range(wide(d))])
+        assert len(walk_folders("/r")) == n
 
 
 def test_a_folder_that_cannot_be_listed_is_empty(monkeypatch, tmp_path):

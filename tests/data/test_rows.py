@@ -176,7 +176,9 @@ def test_an_accent_is_one_sign_or_two(take, stored, asked):
     open(os.path.join(take.root, name), "w").close()
     path, fault = take.locate(text)
     assert fault is None and os.path.basename(path) == name
-    assert take.locate(unicodedata.normalize(asked, "è.mp4"))[1][1] == "missing"
+    gone = unicodedata.normalize(asked, "è.mp4")
+    fault = take.locate(gone)[1]
+    assert fault[1] == "missing" and fault[0].startswith(f"expected {gone}, found")        # as the list writes it
 
 
 def test_links_that_stay_and_links_that_leave(take, tmp_path_factory):
@@ -204,6 +206,14 @@ def test_a_folder_that_cannot_be_listed(take, monkeypatch, number, kind):
                             "check who may read it")
 
 
+def test_what_lies_outside_is_not_looked_at(take, monkeypatch):
+    asked = []
+    look = lambda folder: (asked.append(folder), os.scandir(folder))[1]
+    monkeypatch.setattr(rows, "os", types.SimpleNamespace(path=os.path, scandir=look))
+    assert take.locate("../x.mp4")[1][1] == take.locate("/etc/passwd")[1][1] == "outside" and asked == []
+    assert take.locate("a.mp4")[0] and asked == [take.root]
+
+
 def test_a_folder_that_gives_no_reason(take, monkeypatch):
     def refuse(folder): raise PermissionError
     monkeypatch.setattr(rows, "os", types.SimpleNamespace(path=os.path, scandir=refuse))
@@ -217,7 +227,7 @@ def test_videos_where_a_list_means_folders(take):
         open(os.path.join(take.root, f"v{end[1:]}{end}"), "w").close()
         for endings in ((), (rows.ENDINGS,)):
             assert Intake(take.root, "skip").ended(f"v{end[1:]}", *endings) == f"v{end[1:]}{end}"
-    assert take.ended("a", (".avi",)) == "a"
+    assert take.ended("a", (".avi",)) == "a" and take.ended("a", rows.ENDINGS) == "a.mp4"
 
 
 # ---------------------------------------------------------------- lines
