@@ -21,7 +21,8 @@ def test_folders_are_walked_to_a_depth_and_past_clips(tmp_path):
                      **{f"many/{i:02d}x/y.txt": "" for i in range(65)},
                      "next/in/x.txt": ""})
     below = [os.path.relpath(d, tmp_path).replace(os.sep, "/") for d, _ in walk_folders(tmp_path)]
-    assert below[:5] == [".", "a", "few", "many", "next"] and "next/in" in below and "1" not in below and "a/.hidden" not in below
+    assert below[:5] == [".", "a", "few", "many", "next"] and "next/in" in below
+    assert "1" not in below and "a/.hidden" not in below
     assert "a/b/c/d" in below and "a/b/c/d/e" not in below
     assert "few/63x" in below and not any(d.startswith("many/") for d in below)
     assert dict(walk_folders(tmp_path))[f"{tmp_path}/a/b"] == ["c"]
@@ -144,7 +145,8 @@ def test_the_path_of_a_row(row, want): assert readers._path_of(row) == want
                                         ("clipX7.mp4", 7), ("a/b7.x.mp4", 7),
                                         ("x", None),
                                         ("", None), ("7x", None), ("123456789", 123456789), ("1234567890", None),
-                                        ("a.7", None), ("5/x", None), ("/my.data/00007.mp4", 7)])
+                                        ("a.7", None), ("5/x", None), ("/my.data/00007.mp4", 7),
+                                        ("/x/7X", None)])
 def test_the_number_of_a_clip(path, want): assert readers._number(path) == want
 
 
@@ -253,6 +255,8 @@ def test_the_folder_with_the_scenes():
             ("/r/x/2_ClipsforFaceCrop", ["Action", "Crime"])]
     assert readers._ferv_home(walk, {"Action", "Crime"}) == "x/2_ClipsforFaceCrop"
     assert readers._ferv_home(walk[:3], {"Action", "Crime"}) == "2_ClipsforFaceCrop"      # known names before others
+    fewer = [("/r", []), ("/r/2_ClipsforFaceCrop", ["Action", "Crime"]), ("/r/x/2_ClipsforFaceCrop", ["Action"])]
+    assert readers._ferv_home(fewer, {"Action", "Crime"}) == "2_ClipsforFaceCrop"
     assert readers._ferv_home(walk[:2], {"Action", "Crime"}) == "a" and readers._ferv_home(walk[:1], {"Action"}) is None
 
 

@@ -319,6 +319,7 @@ def test_long_lines_and_zero_bytes_are_named(take, monkeypatch):
         ("list.csv:2", "expected a line of at most 20 letters, found 21; check for missing line breaks"),
         ("list.csv:3", "expected text, found a zero byte; write the line again")]
     zero = [("list.csv:1", "expected text, found a zero byte; write the line again")]
+    assert rows_of(take, b"a.mp4,XX\0\0")[0] == [(1, ["a.mp4", "XX"])]
     assert rows_of(take, b"a\0bc") == ([], zero)                            # a quarter may be zeros
     assert rows_of(take, "a,1\n\ufeffX.mp4,2\n")[0] == [(1, ["a", "1"]), (2, ["X.mp4", "2"])]
     assert rows_of(take, f"\n{long}\na.mp4,1\n", True)[0] == []             # in place of a header: nothing can be read
