@@ -179,6 +179,7 @@ def test_rows_of_mafw(row, want):
 @pytest.mark.parametrize("row, id, label, fault", [
     (["Action/Sad/0010", "Sad"], ["Action", "Sad", "0010"], 1, None),
     (["/x/y/Action/Sad/0010/", "28", "1"], ["Action", "Sad", "0010"], 1, None),
+    (["XAction/Sad/0010X", "Sad"], ["XAction", "Sad", "0010X"], 1, None),
     (["Action/other/0010", "3"], ["Action", "other", "0010"], 3, None),
     (["Sad/0010", "Sad"], ["Sad", "0010"], None, ("expected 'Action/Sad/0010 Sad', found 'Sad/0010 Sad'", "row")),
     (["Action/Sad/0010", "7"], ["Action", "Sad", "0010"], None,

@@ -258,6 +258,7 @@ def test_the_sign_of_a_list_of_ones_own_is_told_by_its_header_or_its_clips(take)
         assert got[0] == (1, ["path", "label"]) and not faults
     assert rows_of(take, "path label\na.mp4 happy\n", True)[0] == [(1, ["path", "label"]), (2, ["a.mp4", "happy"])]
     assert rows_of(take, "x;a,b\na.mp4;c,d\n", True)[0][1] == (2, ["a.mp4", "c,d"])         # of a row that names a clip
+    assert rows_of(take, "x,y;z\na.mp4;1\nb.mp4\n", True)[0][1] == (2, ["a.mp4", "1"])       # a cell alone is no row
     assert rows_of(take, "x,1\ny,2\n", True)[0] == [(1, ["x", "1"]), (2, ["y", "2"])]       # none does: the first sign
 
 
