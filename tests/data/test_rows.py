@@ -341,6 +341,12 @@ def test_rows_of_too_many_cells_and_quotes_without_a_partner(take):
     assert rows_of(take, "a.mp4,1\n,\n  ,\nb.mp4,2\n")[0] == [(1, ["a.mp4", "1"]), (4, ["b.mp4", "2"])]
 
 
+def test_a_quote_behind_a_space_and_a_line_break_without_a_header(take):
+    assert rows_of(take, 'a.mp4, "ha, ppy"\n') == ([(1, ["a.mp4", "ha, ppy"])], [])
+    assert rows_of(take, '"q,\nx",happy\nb.mp4,sad\n') == ([(2, ['x"', "happy"]), (3, ["b.mp4", "sad"])],
+                                                         [("list.csv:1", QUOTE)])
+
+
 def test_a_quote_that_ends_in_the_middle_of_a_cell(take):
     for cell, want in (('"sa"d', "sad"), ('sa"d"', 'sa"d"')):
         assert rows_of(take, f"a.mp4,{cell}\nb.mp4,1\n") == ([(1, ["a.mp4", want]), (2, ["b.mp4", "1"])], [])
