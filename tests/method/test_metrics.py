@@ -78,6 +78,12 @@ def test_renaming_classes_changes_nothing(pair, names):
     np.testing.assert_allclose(recalls(names[y], names[p], 5)[names], recalls(y, p, 5))
 
 
+def test_no_clips_are_no_reason_to_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(war([], [])) and np.isnan(uar([], [])) and np.isnan(ece([], np.zeros((0, 7))))
+
+
 def test_nothing_is_not_zero():
     assert np.isnan(uar([], [], 3)) and np.isnan(war([], [])) and np.isnan(recalls([], [], 3)).all()
     assert np.isnan(ece([], np.zeros((0, 3))))
@@ -415,6 +421,7 @@ def test_the_smallest_and_the_default_sizes():
     assert empty.shape == (7, 7) and empty.dtype == np.int64 and not empty.any()
     assert recalls([], []).shape == (7,) and bootstrap_interval([], [])["recall"].shape == (7, 2)
     assert all(v.dtype == float and np.isnan(v).all() for v in bootstrap_interval([], []).values())
+    assert {k: v.shape for k, v in bootstrap_interval([], []).items()} == dict(uar=(2,), war=(2,), recall=(7, 2))
     assert uar([6], [6]) == 1 and len(paired_difference([6], [6], [6])["by_seed"]) == 1
     count, confidence, accuracy = reliability([0], [[.6, .4]], bins=1)
     assert (count.tolist(), confidence.tolist(), accuracy.tolist()) == ([1], [.6], [1])
