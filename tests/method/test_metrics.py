@@ -341,7 +341,7 @@ def test_one_person_says_nothing_about_others():
 
 @pytest.mark.parametrize("people, words", [
     (["a", "b"], "found 2 names"), (["a", "", "b"], "none for number 1"), (["a", "b", None], "none for number 2"),
-    ([1., np.nan, 2.], "none for number 1")])
+    ([1., np.nan, 2.], "none for number 1"), (["a", np.nan, "b"], "none for number 1")])
 def test_clips_without_a_person_are_named(people, words):
     with pytest.raises(MicaclError, match=words): bootstrap_interval([0, 1, 1], [0, 1, 0], 2, people=people)
     with pytest.raises(MicaclError, match=words): paired_difference([0, 1, 1], [0, 1, 0], [0, 1, 1], 2, people=people)
@@ -485,6 +485,7 @@ def test_rows_may_be_off_by_what_rounding_to_16_bits_does():
 
 
 def test_a_bin_without_clips_has_no_accuracy():
+    assert reliability([0], np.full((1, 20), .05))[0].tolist() == [1] + [0] * 14
     count, confidence, accuracy = reliability([0, 1], [[.9, .1], [.7, .3]], bins=5)
     assert count.tolist() == [0, 0, 0, 1, 1]
     np.testing.assert_array_equal(confidence, [np.nan] * 3 + [.7, .9])
@@ -496,6 +497,7 @@ def test_a_summary_of_other_than_seven_classes():
     y = np.arange(18) % 9
     s = summarise(y, np.eye(9)[y], names, [9] * 9)
     assert s["uar"] == s["war"] == 1 and s["n_per_class"] == dict.fromkeys(names, 2) and s["absent"] == []
+    assert s["intervals"]["uar"] == s["intervals"]["war"] == [1, 1] and summarise([], [], "ab", [1, 1])["n_test"] == 0
     assert s["intervals"]["recall"] == dict.fromkeys(names, [1, 1]) and np.shape(s["confusion"]) == (9, 9)
 
 
