@@ -16,6 +16,7 @@ NEEDS = {"fer2013": "FER2013, tuning part: a folder as `micacl train` reads it, 
          "face-expression": "what `micacl get face-expression` fetches: a folder",
          "fer": "the python of an environment with the package fer (benchmarks/fer_scores.py)",
          "graders": "the python of an environment with nbgrader and otter-grader (`make graders` makes .venv-graders)",
+         "mutmut": "the python of an environment with the project and tools/mutants-requirements.txt",
          "checkout": "a checkout of the project at 2950c2c, before the cache had a file a clip"}
 
 
@@ -64,6 +65,8 @@ ENTRIES = {
     "bench-cpu": Entry("python benchmarks/bench.py WORK", ("python benchmarks/bench.py {own}",)),
     "export": Entry("python benchmarks/export_large.py results/export.json"),
     "faults": Entry("python benchmarks/faults.py", ("python benchmarks/faults.py --out results/faults.json",)),
+    "mutants": Entry("python tools/mutants.py", ("{mutmut} tools/mutants.py --out results/mutants.json",),
+                     rests=("micacl/**/*.py",)),
     "kills": Entry("python benchmarks/kills.py --kills 500 --seed 0",
                    ("python benchmarks/kills.py --kills 500 --seed 0 --out results/kills.json",)),
     "predict-cost": Entry("python benchmarks/predict_cost.py results/predict-cost.json --minutes 1 5 --threads 1 2 "
@@ -124,6 +127,7 @@ ANSWERS = {
         "bench-cpu": "Where does the time of a training step go?",
         "export": "Does an exported network say the same?",
         "faults": "What happens if something goes wrong?",
+        "mutants": "Do the tests notice small mistakes in the code?",
         "kills": "Does a killed run end with the same numbers?",
         "predict-cost": "What does it cost to score a video?",
         "scale-out": "What do two processes and a million clips cost?",

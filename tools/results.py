@@ -75,13 +75,16 @@ def state(root, name, entry, made, everything=False):
         return State("fresh") if done else State("stale", "not made at this commit on this machine")
     notebooks = {p.relative_to(root).as_posix() for pattern in entry.rests for p in root.glob(pattern)}
     for commit, names in parts:
-        mine = {p for p in notebooks if p in names or Path(p).stem in names}
+        mine = {p for p in notebooks if {p, Path(p).stem, _module(p)} & names}
         paths = mine if entry.rests else rests_on(root, " ".join(entry.run or (entry.command,)))
         if commit.endswith("+changes"): return State("stale", f"made with uncommitted changes ({commit})")
         if why := changed(root, commit, paths): return State("stale", why)
     for other, was in made.get(name, {}).get("after", {}).items():
         if digest(root / "results" / f"{other}.json") != was: return State("stale", f"{other}.json is another one now")
     return State("fresh")
+
+
+def _module(path): return path.removeprefix("micacl/").removesuffix(".py").replace("/", ".")
 
 
 def states(root, entries, made, everything=False):
