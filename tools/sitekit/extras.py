@@ -1,12 +1,11 @@
 "Pages that no notebook holds: the reference, the gallery, the glossary, the bibliography, how to cite."
 import html
-import json
 import re
 
 import yaml
 
 from .api import source_of
-from .book import API, PARTS, REFERENCE, REPO, ROOT, Page
+from .book import API, PARTS, REFERENCE, ROOT, Page
 from .cells import Entries
 from .text import code_html
 
@@ -91,29 +90,8 @@ def api_index(page, text, pages, modules):
     page.body, page.markdown = rows + "</div></section>", "\n".join(md).strip()
 
 
-def results_table():
-    "What stands in results/: file, how it was made, at which commit, on what machine."
-    rows, md = "", ["| file | made by | commit | machine |", "|---|---|---|---|"]
-    for path in sorted((ROOT / "results").glob("*.json")):
-        d = json.loads(path.read_text(encoding="utf-8"))
-        machine = d.get("machine", "")
-        if isinstance(machine, dict):
-            machine = ", ".join(str(x) for x in (f"{machine['cpu_cores']} CPU cores" if "cpu_cores" in machine else "",
-                                                 machine.get("gpu", ""), machine.get("system", ""),
-                                                 f"torch {machine['torch']}" if "torch" in machine else "") if x)
-        cells = [d.get("command", ""), d.get("commit", ""), machine]
-        commit = f'<a href="{REPO}/commit/{cells[1]}"><code>{cells[1]}</code></a>' if cells[1] else ""
-        rows += (f'<tr><th scope="row"><a '
-                 f'href="{REPO}/blob/main/results/{path.name}">{path.stem}</a></th><td><code>{html.escape(cells[0])}</code></td><td>{commit}</td><td>{html.escape(machine)}</td></tr>')
-        md.append("| " + " | ".join([path.stem, *cells]) + " |")
-    return ('<div class="scroll"><table><thead><tr><th scope="col">file</th><th scope="col">made by</th><th '
-            'scope="col">commit</th><th scope="col">machine</th></tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>"), "\n".join(md)
-
-
 def gallery(page, text, figures):
     "Findings first, then every other figure, each with what there is to notice."
-    table, table_md = results_table()
     found = [f for f in figures if f["page"].part == PARTS["findings"] or "bakeoff" in f["page"].source]
     rest = [f for f in figures if f not in found]
     out, md = [], []
@@ -135,9 +113,12 @@ def gallery(page, text, figures):
         out.append("</ul>")
     anchor = text.unique("numbers")
     text.toc.append((2, anchor, "The numbers"))
-    out.append(f'<h2 id="{anchor}">The numbers</h2><p>Every figure that compares methods is read from a file in '
-               f'<code>results/</code>. Each file says how it was made.</p>{table}')
-    page.body, page.markdown = "\n".join(out), "\n\n".join([*md, table_md])
+    said = "Every figure that compares methods is read from a file in {}, which says how it was made; {} lists them."
+    out.append(f'<h2 id="{anchor}">The numbers</h2><p>'
+               + said.format("<code>results/</code>", '<a href="findings/measured.html">What was measured</a>')
+               + "</p>")
+    listed = said.format("`results/`", "[What was measured](findings/measured.html.md)")
+    page.body, page.markdown = "\n".join(out), "\n\n".join([*md, listed])
 
 
 def cite(page, text):
