@@ -532,3 +532,22 @@ def test_people_are_drawn_in_blocks_of_bounded_size():
     assert [b.shape for b in blocks] == [(16, P), (16, P), (3, P)] and all((b.sum(1) == P).all() for b in blocks)
     assert abs(np.concatenate(blocks).mean(0).std() - 35**-.5) < .01
     assert [b.shape for b in _person_weights(3, 10, 0, "any")] == [(10, 3)]
+
+
+def test_accuracy_counts_a_class_of_one_clip():
+    "The right one of three clips is the only one of its class: each draw has accuracy 1/3."
+    assert bootstrap_interval([0, 1, 1], [0, 0, 0], 2)["war"] == pytest.approx([1 / 3] * 2)
+
+
+def test_two_seeds_are_enough_for_a_t_test():
+    "Differences 1/2 and 1/4: t = .375 / .125 = 3 with one degree of freedom, p = 1 - 2 arctan(3) / pi."
+    y, a, b = np.zeros(4, int), [[0] * 4, [0] * 4], [[0, 0, 1, 1], [0, 0, 0, 1]]
+    r = paired_difference(y, a, b, 2, draws=10)
+    assert r["by_seed"] == [.5, .25] and r["p_seeds"] == pytest.approx(1 - 2 * np.arctan(3) / np.pi)
+
+
+def test_clips_without_both_kinds_give_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        auc, n = instance_auc([[.2, .8]], [[True, True]])
+    assert np.isnan(auc) and n == 0
