@@ -16,6 +16,7 @@ NEEDS = {"fer2013": "FER2013, tuning part: a folder as `micacl train` reads it, 
          "face-expression": "what `micacl get face-expression` fetches: a folder",
          "fer": "the python of an environment with the package fer (benchmarks/fer_scores.py)",
          "graders": "the python of an environment with nbgrader and otter-grader (`make graders` makes .venv-graders)",
+         "mutmut": "the python of an environment with the project and tools/mutants-requirements.txt",
          "checkout": "a checkout of the project at 2950c2c, before the cache had a file a clip"}
 
 
@@ -64,6 +65,8 @@ ENTRIES = {
     "bench-cpu": Entry("python benchmarks/bench.py WORK", ("python benchmarks/bench.py {own}",)),
     "export": Entry("python benchmarks/export_large.py results/export.json"),
     "faults": Entry("python benchmarks/faults.py", ("python benchmarks/faults.py --out results/faults.json",)),
+    "mutants": Entry("python tools/mutants.py", ("{mutmut} tools/mutants.py --out results/mutants.json",),
+                     rests=("micacl/**/*.py",)),
     "kills": Entry("python benchmarks/kills.py --kills 500 --seed 0",
                    ("python benchmarks/kills.py --kills 500 --seed 0 --out results/kills.json",)),
     "predict-cost": Entry("python benchmarks/predict_cost.py results/predict-cost.json --minutes 1 5 --threads 1 2 "
@@ -98,3 +101,49 @@ ENTRIES = {
     "encoder-tries": Entry("none kept", kept="a record of tries"),
     "hashes": Entry("python benchmarks/hashes.py", kept="a record of environments; the script prints what to compare"),
 }
+
+# what each file answers, for readers (`nbs/findings/measured.ipynb`), in groups
+ANSWERS = {
+    "SynFEW, features of a frozen backbone": {
+        "convergence": "How long must each method be trained?",
+        "ablations": "What is each part, and each open choice, worth?",
+        "bakeoff": "Which remedy for rare classes helps?",
+        "deciding": "Does MCCL help a decision that uses its centres?",
+        "edge": "Do learning rates beyond the edge of the grid do better?",
+        "tails": "Which output stage behind WIAN?",
+        "errors": "Which clips go wrong, and why?",
+        "mccl-why": "Why does MCCL not show in the scores?"},
+    "SynFEW, the backbone learns": {
+        "end-to-end": "What are the methods worth if the backbone learns, too?",
+        "bakeoff-end-to-end": "Which remedy helps if the backbone learns, too?",
+        "encoders": "Which pre-trained backbone?",
+        "precision": "Does bf16 change scores?",
+        "demo": "What does `make demo` reach?"},
+    "SynFEW itself": {
+        "synfew-audits": "Has SynFEW shortcuts? What can be reached on it?",
+        "calibration": "How was SynFEW made as hard as DFEW?",
+        "hashes": "Is SynFEW the same on other machines?"},
+    "Time, memory, faults": {
+        "bench-cpu": "Where does the time of a training step go?",
+        "export": "Does an exported network say the same?",
+        "faults": "What happens if something goes wrong?",
+        "mutants": "Do the tests notice small mistakes in the code?",
+        "kills": "Does a killed run end with the same numbers?",
+        "predict-cost": "What does it cost to score a video?",
+        "scale-out": "What do two processes and a million clips cost?",
+        "cache": "Does a file a clip make loading slower?",
+        "pages": "How long does each page run?",
+        "plans": "Does every session of the course plans run?",
+        "graders": "Do three graders give the same marks?"},
+    "Real faces": {
+        "real-faces": "What of drawn faces carries over to real ones?",
+        "real-heads": "Which head helps on real clips?",
+        "real-bags": "Does weighing instances help on real pictures?",
+        "people": "What do people see in CREMA-D?",
+        "predict-real": "What do two networks say of one real video?"},
+    "Weights that come with the package": {
+        "example": "How did the network of the book learn?",
+        "drawn": "How good is the default of `micacl predict`?",
+        "pretrain-r3d_small": "What has the backbone `r3d_small` learnt?",
+        "pretrain-res_faces": "What has the encoder `res_faces` learnt?",
+        "encoder-tries": "Which encoders were tried before it?"}}

@@ -1,7 +1,7 @@
 """Which clips go wrong? Some methods and training sets, several seeds, and for every clip of the balanced test set what
 was said and what is true.
 
-    # eight minutes on 2 cores, two where WORK holds the clips and features of the ablations: writes results/errors.json
+    # half an hour on 2 cores, less where WORK holds the clips and features of the ablations: writes results/errors.json
     python benchmarks/errors.py WORK
 
 The first four methods are runs of the ablations over again, with the rates that these chose. Three training sets of

@@ -133,21 +133,18 @@ class MCCL(Scales):
                  scales=(1, 2, 4),  # numbers of groups; each divides dim and out_dim
                  tau0: float = 0.07,  # base temperature
                  form: str = "log",  # "log" or "printed"
-                 # D', length of a projected feature, all groups together; None: no projection, D' = D
-                 out_dim: int | None = 128,
+                 out_dim: int | None = 128,  # D', length of all groups together; None: no projection, D' = D
                  class_weight: str = "effective",  # "effective", "inverse" or "none"
                  temperature: str = "printed",  # "printed" (one number), "fixed" (tau0) or "class" (rarer is softer)
                  self_pairs: bool = False,  # True: an anchor is among its own partners
-                 # a learned centre per class and scale joins the columns; False: the printed sums
-                 centres: bool = True,
+                 centres: bool = True,  # a learned one per class and scale joins the columns; False: the printed sums
                  ):
         _check_form(dim, scales, form, out_dim)
         super().__init__(class_counts, dim, scales, out_dim, centres)
         self.self_pairs, self.loss = self_pairs, {"log": log_form, "printed": printed_form}[form]
         buffers = dict(W=category_weights(class_counts, class_weight),
                        tau=class_temperatures(class_counts, tau0, temperature))
-        for name, v in buffers.items():
-            # of the data, not of the checkpoint
+        for name, v in buffers.items():  # of the data, not of the checkpoint
             self.register_buffer(name, v.to(torch.get_default_dtype()), persistent=False)
 
     def features(self,

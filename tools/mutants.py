@@ -57,9 +57,9 @@ MODULES = {
     "longtail.bcl": ("longtail/test_bcl.py", "method/test_labels.py"),
     "nn.contrast": ("nn/test_contrast.py", "method/test_mccl.py", "longtail/test_bcl.py", "method/test_labels.py"),
     "data.bags": ("data/test_bags.py", PROPERTIES),
-    "models": ("method/test_models.py", "method/test_composition.py"),
-    "data.readers": LISTS,
-    "data.rows": LISTS,
+    "models": ("method/test_models.py", "method/test_composition.py", "method/test_labels.py"),
+    "data.readers": ("data/test_readers.py", *LISTS),
+    "data.rows": ("data/test_rows.py", *LISTS),
 }
 # tests that work in processes of their own, which hold no mutant, and long ones: a score without them is the lower one
 NOT = "two_processes or damaged_clips or finds_the_instance or learns_who or gradcheck"

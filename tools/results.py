@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 from entries import ENTRIES, NEEDS  # noqa: E402
 from estimate import clock, here, is_experiment, read, seconds, sharing  # noqa: E402
+from readers import readers  # noqa: E402
 from rests import changed, git, rests_on  # noqa: E402
 
 MADE = "made.json"
@@ -74,13 +75,16 @@ def state(root, name, entry, made, everything=False):
         return State("fresh") if done else State("stale", "not made at this commit on this machine")
     notebooks = {p.relative_to(root).as_posix() for pattern in entry.rests for p in root.glob(pattern)}
     for commit, names in parts:
-        mine = {p for p in notebooks if p in names or Path(p).stem in names}
+        mine = {p for p in notebooks if {p, Path(p).stem, _module(p)} & names}
         paths = mine if entry.rests else rests_on(root, " ".join(entry.run or (entry.command,)))
         if commit.endswith("+changes"): return State("stale", f"made with uncommitted changes ({commit})")
         if why := changed(root, commit, paths): return State("stale", why)
     for other, was in made.get(name, {}).get("after", {}).items():
         if digest(root / "results" / f"{other}.json") != was: return State("stale", f"{other}.json is another one now")
     return State("fresh")
+
+
+def _module(path): return path.removeprefix("micacl/").removesuffix(".py").replace("/", ".")
 
 
 def states(root, entries, made, everything=False):
@@ -163,10 +167,12 @@ def make(root, tree, work, name, entry, have, made):
 
 
 def pages_of(root, names):
-    "Pages whose code or text names one of the files."
+    "Pages that read one of the files, or whose text names it."
+    reading = {p for pages, _ in readers(names, root).values() for p in pages}
     hit = re.compile("|".join(rf"\b{re.escape(n)}\.json" for n in names))
-    return [p.relative_to(root).as_posix() for p in sorted((root / "nbs").rglob("*.ipynb"))
-            if any(hit.search("".join(c["source"])) for c in read(p)["cells"])]
+    named = {p.relative_to(root).as_posix() for p in (root / "nbs").rglob("*.ipynb")
+             if any(hit.search("".join(c["source"])) for c in read(p)["cells"])}
+    return sorted(reading | named)
 
 
 def plan(root, entries, found, todo, have, made):

@@ -23,6 +23,7 @@ class Step(NamedTuple):
 STEPS = (
     Step("mean pooling", "ablations", "mean pooling", "06_pooling"),
     Step("gated attention", "ablations", "gated attention", "06_pooling"),
+    Step("transformer", "ablations", "transformer", "06_pooling"),
     Step("GEIIM", "ablations", "GEIIM alone", "07_geiim"),
     Step("GEIIM + WIAN", "ablations", "GEIIM + WIAN", "08_wian"),
     Step("GEIIM + WIAN + MCCL = MICACL", "ablations", "MICACL", "10_mccl"),

@@ -1,19 +1,22 @@
 "Decoding, sampling, cache, augmentation and bags, against hand cases, a second decoder and broken files."
-import os, pickle, struct, threading
+import os, pickle, shutil, struct, threading
 from dataclasses import replace
 from pathlib import Path
 
 import av, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from torchvision.transforms import v2
 
 from micacl.data import frames as D
+from micacl.data.augment import draw
 from micacl.data.cache import FrameCache
 from micacl.core import MicaclError
 from micacl.train.config import Config
 from micacl.data.load import Clip, ClipTable
 from micacl.deploy.tracking import stream_frames
-from micacl.data.bags import ClipDataset, ClipError, count_frames, frame_indices, read_frames, to_bags
+from micacl.data.bags import (ClipDataset, ClipError, count_frames, frame_indices, read_frames, resize_square,
+                               to_bags)
 
 CONFIG = Config(image_size=32)
 
@@ -238,6 +241,20 @@ def test_random_indices_reach_the_whole_segment():
             and (draws.max(0).values == torch.arange(16) * 5 + 4).all())
 
 
+def test_every_frame_of_a_very_long_clip_can_be_drawn():
+    "Numbers of 32 bits would reach one frame in 65,536 of the last segment."
+    drawn = torch.stack([frame_indices(2**40, generator=torch.Generator().manual_seed(s)) for s in range(30)])
+    assert (drawn % 2).double().mean(0).sub(.5).abs().max() < .4
+
+
+@pytest.mark.parametrize("height, width", [(20, 33), (33, 20), (24, 24), (21, 28), (9, 16)])
+@pytest.mark.parametrize("size", [8, 20, 24])
+def test_the_centre_square_is_that_of_torchvision(height, width, size):
+    x = torch.randint(0, 256, (3, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    square = v2.functional.center_crop(x.movedim(-1, 1), min(height, width))
+    assert torch.equal(resize_square(x, size), v2.functional.resize(square, [size, size], antialias=True))
+
+
 # ---------------------------------------------------------------- pictures that lie
 
 def test_a_picture_that_claims_to_be_huge_is_refused_unread(tmp_path):
@@ -295,6 +312,42 @@ def test_draws_depend_on_seed_epoch_and_clip_only(clips, tmp_path, cached):
     assert not torch.equal(other[0][0], alone[0])
     flat = ClipDataset(clips, CONFIG, False, cache)
     assert torch.equal(flat[0][0], flat[0][0]) and not torch.equal(flat[0][0], alone[0])
+
+
+def test_the_draws_of_an_item_stay_what_they_were(clips, tmp_path):
+    "Results that are published rest on them: the two numbers belong to seed 7, epoch 3 and clip a for good."
+    config = replace(CONFIG, seed=7)
+    cache = FrameCache.build(clips, tmp_path, 64, progress=False)
+    data = ClipDataset(clips, config, True, cache, draws=True); data.set_epoch(3)
+    x, y, i, d = data[0]
+    frames = frame_indices(40, generator=torch.Generator().manual_seed(2120624908228223023))
+    assert torch.equal(x, read_frames(clips[0].path, frames).movedim(-1, 1)) and (y, i) == (0, 0)
+    assert torch.equal(d, draw(config, 3758056912579135211, 64, 64))
+
+
+def test_every_epoch_has_its_own_draws_however_large_its_number(clips, tmp_path):
+    data = ClipDataset(clips, CONFIG, True, FrameCache.build(clips, tmp_path, 64, progress=False), draws=True)
+    drawn = []
+    for epoch in (2**24, 2**24 + 1):               # the same number in 32 bits
+        data.set_epoch(epoch)
+        drawn.append(data[0][3])
+    assert not torch.equal(*drawn)
+
+
+def test_with_a_cache_no_clip_is_read_again(clips, tmp_path):
+    "Its frames are those of the clips, and a broken clip is left out of the table."
+    config, root = replace(CONFIG, image_size=64), tmp_path / "clips"
+    shutil.copytree(clips.root, root)
+    (root / "b.mp4").write_bytes(b"no video")
+    table = ClipTable([Clip(c.id, root / c.path.relative_to(clips.root), c.label) for c in clips], root=root)
+    cache = FrameCache.build(table, tmp_path / "cache", 64, progress=False)
+    shutil.rmtree(root)
+    for train in (False, True):
+        data, direct = ClipDataset(table, config, train, cache), ClipDataset(clips, config, train)
+        assert [c.id for c in data.table] == list("acde") and len(direct) == 5
+        for k, j in enumerate((0, 2, 3, 4)):
+            x, y, i = data[k]
+            assert (y, i) == (j, k) and torch.equal(x, direct[j][0])
 
 
 def test_persistent_workers_see_the_epoch(clips):

@@ -47,6 +47,20 @@ def test_bcl_with_prototypes_of_some_classes():
     got = bcl_terms(z, y, c, .3, torch.tensor([1, 4]))
     assert got.tolist() == pytest.approx(slow_bcl(z, y, c, .3, [1, 4]), abs=1e-10)
 
+def test_a_temperature_of_a_tenth_if_none_is_given():
+    z, y, c = batch()
+    assert bcl_terms(z, y, c).tolist() == pytest.approx(slow_bcl(z, y, c, .1), abs=1e-10)
+    assert bcl(z, y, c).item() == pytest.approx(sum(slow_bcl(z, y, c, .1)) / 12, abs=1e-10)
+
+def test_the_loss_of_one_clip_is_its_term():
+    z, y, c = batch(1)
+    assert bcl(z, y, c, .5).item() == pytest.approx(slow_bcl(z, y, c, .5)[0], abs=1e-10)
+
+def test_labels_and_classes_go_where_the_features_are():
+    "The device meta keeps shapes and no numbers, and refuses what lies elsewhere."
+    z = torch.zeros(3, 4, device="meta")
+    for classes in (None, [0, 1, 4]): assert bcl_terms(z, [0, 1, 1], z, .1, classes).device.type == "meta"
+
 def test_hand_values():
     y = torch.tensor([0, 0, 1])
     assert supcon(circle(0, 90, 180), y, 1.).item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(2)) / 2)
@@ -230,7 +244,10 @@ def test_they_can_be_exchanged_and_learn():
     (lambda: SupCon([1, 2], 8)(torch.randn(4, 7), torch.zeros(4).long()),
      r"SupCon: expected bag (B, 8) and y (B,), found (4, 7) and (4,)"),
     (lambda: BCL([1, 2], 8)(torch.randn(4, 8), torch.zeros(3).long()), r"BCL: expected bag (B, 8)"),
-    (lambda: BCL([1, 2], 8)(torch.randn(4, 2, 8), torch.zeros(4).long()), "found (4, 2, 8)")])
+    (lambda: BCL([1, 2], 8)(torch.randn(4, 2, 8), torch.zeros(4).long()), "found (4, 2, 8)"),
+    (lambda: bcl_terms(*batch(), 0.), "bcl: temperature: expected a number from 1e-06 to below 1e+06, found 0.0"),
+    (lambda: bcl_terms(batch()[0].float(), *batch()[1:]), "bcl: expected features (B,D) and prototypes (C,D), tensors"),
+    (lambda: bcl_terms(None, *batch()[1:]), "found NoneType")])
 def test_errors_are_one_line(make, message):
     with pytest.raises(MicaclError) as e: make()
     assert message in str(e.value) and "\n" not in str(e.value)

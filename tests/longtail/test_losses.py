@@ -1,5 +1,6 @@
 "Losses that know the counts: slow float64 loops, limits, invariants, scikit-learn and PyTorch as oracles."
 import math
+import warnings
 import numpy as np
 import pytest
 import torch
@@ -328,3 +329,51 @@ def test_nothing_goes_into_a_checkpoint_but_everything_moves():
 def test_errors_say_what_to_mend(make, text):
     with pytest.raises(MicaclError, match=text) as e: make()
     assert "\n" not in str(e.value)
+
+@pytest.mark.parametrize("make, said", [
+    *[(lambda cls=cls: cls(COUNTS, None), "smoothing: expected a number from 0 to below 1, found None")
+      for cls in set(LOSSES.values())],
+    (lambda: Focal(COUNTS, gamma=-1), "gamma: expected a number of 0 or more, found -1"),
+    (lambda: LDAM(COUNTS, max_margin=-1), "max_margin: expected a number of 0 or more, found -1"),
+    (lambda: LDAM(COUNTS, scale=-1), "scale: expected a number of 0 or more, found -1"),
+    (lambda: LDAM(COUNTS, deferred=1.), "deferred: expected a number from 0 to below 1, found 1.0"),
+    (lambda: LogitAdjusted(COUNTS, tau=-1), "tau: expected a number of 0 or more, found -1"),
+    (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, 1e6), "tau: expected a number from -1e[+]06 to below 1e[+]06"),
+    (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, -1000000.5), "tau: expected a number from -1e[+]06 to below"),
+    (lambda: adjust_logits(torch.zeros(2, 4), COUNTS, target=[1, 1]), "target: expected 4 class numbers, found 2"),
+    (lambda: CrossEntropy(COUNTS)(torch.zeros(2, 3), [0, 1]), r".* as a tensor, found Tensor \(2, 3\)$"),
+    (lambda: CrossEntropy(COUNTS)([[0., 0, 0, 0]], [0]), r".* as a tensor, found list \(\)$")])
+def test_an_error_names_the_argument_and_what_was_found(make, said):
+    with pytest.raises(MicaclError, match=f"^{said}"): make()
+
+def test_post_hoc_adjustment_goes_both_ways():
+    "A negative tau undoes a positive one, up to the largest that is allowed."
+    f, _ = batch()
+    for tau in (.5, 1000., 1e6 - 1):
+        assert torch.allclose(adjust_logits(adjust_logits(f, COUNTS, tau), COUNTS, -tau), f)
+    assert adjust_logits(f, COUNTS, -1e6).isfinite().all()
+
+# ---- where a loss lives, and in what type
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_go_where_the_scores_are(name):
+    "The device meta keeps shapes and no numbers, and refuses what lies elsewhere."
+    loss = build_loss(name, COUNTS).to("meta")
+    assert loss(torch.zeros(4, 4, device="meta"), [0, 1, 2, 3]).shape == ()
+
+def test_what_a_loss_keeps_has_the_default_type():
+    torch.set_default_dtype(torch.float32)      # some accelerators have no 64 bits
+    for name in LOSSES:
+        assert all(b.dtype == torch.float32 for b in build_loss(name, COUNTS).buffers() if b is not None), name
+
+def test_weights_set_by_hand_are_used_and_not_saved():
+    (f, y), loss, W = batch(), CrossEntropy(COUNTS), torch.tensor([1., 2, 5, 0])
+    loss.W = W
+    assert loss(f, y).item() == pytest.approx((W[y] * F.cross_entropy(f, y, reduction="none")).mean().item())
+    assert not loss.state_dict()
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_loss_warns(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_loss(name, COUNTS)(*batch())

@@ -77,3 +77,16 @@ def test_no_clips_are_refused_in_one_line():
         with pytest.raises(MicaclError, match="^labels: expected at least one, found none"): wrong()
     for wrong in (lambda: clip_shares(Y, "per_class"), lambda: EpochOrder(Y, 0, "magic")):
         with pytest.raises(MicaclError, match="^sampler: expected one of natural, sqrt, balanced, progressive"): wrong()
+
+
+def test_four_clips_of_a_class_come_in_a_row_unless_said_otherwise():
+    y = torch.tensor([0, 1, 2]).repeat(8)
+    rows = y[list(EpochOrder(y, 0, "per_class"))].split(4)
+    assert [len(set(row.tolist())) for row in rows] == [1] * 6
+
+
+def test_the_seed_of_an_order_stays_what_it_was():
+    "Results that are published rest on these orders: the number belongs to seed 7 and epoch 2 for good."
+    order = EpochOrder(Y, 7)
+    order.set_epoch(2)
+    assert list(order) == torch.randperm(84, generator=torch.Generator().manual_seed(6239278152415516206)).tolist()

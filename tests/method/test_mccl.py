@@ -540,7 +540,8 @@ def test_beta_lies_between_nothing_and_one(beta):
 
 
 @pytest.mark.parametrize("tau0", [0, 1e-7, 1e7])
-@pytest.mark.parametrize("of", [temperature, class_temperatures])
+@pytest.mark.parametrize("of", [temperature, class_temperatures, lambda n, t: class_temperatures(n, t, "fixed"),
+                                lambda n, t: class_temperatures(n, t, "class")])
 def test_a_base_temperature_can_be_divided_by(of, tau0):
     with pytest.raises(MicaclError, match="^tau0: expected a number from 1e-06 to below 1e[+]06, found"):
         of(COUNTS, tau0)

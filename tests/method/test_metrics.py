@@ -9,8 +9,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_scor
 
 from micacl.core import EMOTIONS, MicaclError
 from micacl.metrics import (
-    bootstrap_interval, class_counts, confusion, ece, frequency_groups, group_recall, instance_auc, paired_difference,
-    recalls, reliability, summarise, uar, war
+    _person_weights, bootstrap_interval, class_counts, confusion, ece, frequency_groups, group_recall, instance_auc,
+    paired_difference, recalls, reliability, summarise, uar, war
 )
 
 DFEW = [489, 379, 534, 435, 294, 29, 181]
@@ -76,6 +76,12 @@ def test_renaming_classes_changes_nothing(pair, names):
     names = np.array(names)
     assert uar(names[y], names[p], 5) == pytest.approx(uar(y, p, 5))
     np.testing.assert_allclose(recalls(names[y], names[p], 5)[names], recalls(y, p, 5))
+
+
+def test_no_clips_are_no_reason_to_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(war([], [])) and np.isnan(uar([], [])) and np.isnan(ece([], np.zeros((0, 7))))
 
 
 def test_nothing_is_not_zero():
@@ -335,7 +341,7 @@ def test_one_person_says_nothing_about_others():
 
 @pytest.mark.parametrize("people, words", [
     (["a", "b"], "found 2 names"), (["a", "", "b"], "none for number 1"), (["a", "b", None], "none for number 2"),
-    ([1., np.nan, 2.], "none for number 1")])
+    ([1., np.nan, 2.], "none for number 1"), (["a", np.nan, "b"], "none for number 1")])
 def test_clips_without_a_person_are_named(people, words):
     with pytest.raises(MicaclError, match=words): bootstrap_interval([0, 1, 1], [0, 1, 0], 2, people=people)
     with pytest.raises(MicaclError, match=words): paired_difference([0, 1, 1], [0, 1, 0], [0, 1, 1], 2, people=people)
@@ -359,3 +365,170 @@ def test_paired_difference_over_people_counts_the_seeds_too():
     y, a, b = [0, 1] * 8, [[0, 1] * 8, [1, 0] * 8], [[1, 0] * 8] * 2
     r = paired_difference(y, a, b, 2, people=np.repeat(range(8), 2))
     assert r["difference"] == .5 and r["interval"] == [0, 1] and r["by_seed"] == [1, 0]
+
+
+# ---- what is refused, and in what words
+
+WHOLE = "expected a whole number from 1 to below"
+P2 = [[.5, .5]]
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: class_counts([0], 0), f"n_classes: {WHOLE} 2.14748e+09, found 0"),
+    (lambda: class_counts([], 2**31), f"n_classes: {WHOLE} 2.14748e+09, found 2147483648"),
+    (lambda: confusion([0], [0], 0), f"n_classes: {WHOLE} 32768, found 0"),
+    (lambda: confusion([], [], 2**15), f"n_classes: {WHOLE} 32768, found 32768"),
+    (lambda: confusion([3], [0], 3), "labels: expected 0..2, found 3..3"),
+    (lambda: confusion([0], [3], 3), "predictions: expected 0..2, found 3..3"),
+    (lambda: war([0], [-1]), "predictions: expected 0 or more, found -1..-1"),
+    (lambda: group_recall([[.5]], [1]), "group_recall: recalls: expected numbers of 1 dimensions, found shape (1, 1)"),
+    (lambda: group_recall([.5], [1, 2]), "train_counts: expected 1 class counts, found 2"),
+    (lambda: group_recall([.5], groups=dict(rare=[1])), "group rare: expected 0..0, found 1..1"),
+    (lambda: bootstrap_interval([], [], draws=0), f"draws: {WHOLE} 1e+07, found 0"),
+    (lambda: bootstrap_interval([], [], draws=10**7), f"draws: {WHOLE} 1e+07, found 10000000"),
+    (lambda: bootstrap_interval([], [], draws=2.), f"draws: {WHOLE} 1e+07, found 2.0"),
+    (lambda: bootstrap_interval([], [], level=1.), "level: expected a number from 0 to below 1, found 1.0"),
+    (lambda: paired_difference([], [[]], [[]], draws=0), f"draws: {WHOLE} 1e+07, found 0"),
+    (lambda: paired_difference([], [[]], [[]], draws=10**7), f"draws: {WHOLE} 1e+07, found 10000000"),
+    (lambda: paired_difference([], [[]], [[]], draws=2.), f"draws: {WHOLE} 1e+07, found 2.0"),
+    (lambda: paired_difference([], [[]], [[]], level=1.), "level: expected a number from 0 to below 1, found 1.0"),
+    (lambda: paired_difference([0], [0], [0], 0), f"n_classes: {WHOLE} 32768, found 0"),
+    (lambda: paired_difference([0], [0], [0], 2**15), f"n_classes: {WHOLE} 32768, found 32768"),
+    (lambda: paired_difference([0], [2], [0], 2), "predictions: expected 0..1, found 2..2"),
+    (lambda: paired_difference([0], [0], [0], 2, [2]), "classes: expected 0..1, found 2..2"),
+    (lambda: reliability([0], P2, 0), f"bins: {WHOLE} 1e+07, found 0"),
+    (lambda: reliability([0], P2, 10**7), f"bins: {WHOLE} 1e+07, found 10000000"),
+    (lambda: reliability([0], [.5, .5]), "probabilities: expected a row of numbers for each clip (n, C), found (2,)"),
+    (lambda: reliability([0], None), "probabilities: expected a row of numbers for each clip (n, C), found None"),
+    (lambda: reliability([0, 0], P2), "probabilities: expected a row for each of 2 labels, found 1"),
+    (lambda: reliability([2], P2), "labels: expected 0..1, found 2..2"),
+    (lambda: instance_auc([.5], [[1]]), "instance_auc: weights: expected numbers of 2 dimensions, found shape (1,)"),
+    (lambda: instance_auc([[.5]], [[2]]), "positive: expected 0..1, found 2..2"),
+    (lambda: instance_auc([[.5]], [1]), "instance_auc: expected two (n, N) arrays, found (1, 1) and (1,)"),
+    (lambda: summarise([0], [1., 2.], "ab", [1, 1]), "scores: expected a row of numbers for each clip (n, C), found"),
+    (lambda: summarise([2], [[1., 2.]], "ab", [1, 1]), "labels: expected 0..1, found 2..2"),
+    (lambda: summarise([], None, "ab", [1, 1]), "scores: expected a row of numbers for each clip (n, C), found None")])
+def test_an_error_names_the_argument_its_bounds_and_what_was_found(call, said):
+    with pytest.raises(MicaclError) as e: call()
+    assert str(e.value).startswith(said)
+
+
+@pytest.mark.filterwarnings("ignore:A single label")
+def test_the_smallest_and_the_default_sizes():
+    assert class_counts([0, 0], 1).tolist() == [2] and class_counts([99], 100)[99] == 1
+    assert confusion([0], [0], 1).tolist() == [[1]] and confusion([40], [40], 41)[40, 40] == 1
+    empty = confusion([], [])
+    assert empty.shape == (7, 7) and empty.dtype == np.int64 and not empty.any()
+    assert recalls([], []).shape == (7,) and bootstrap_interval([], [])["recall"].shape == (7, 2)
+    assert all(v.dtype == float and np.isnan(v).all() for v in bootstrap_interval([], []).values())
+    assert {k: v.shape for k, v in bootstrap_interval([], []).items()} == dict(uar=(2,), war=(2,), recall=(7, 2))
+    assert uar([6], [6]) == 1 and len(paired_difference([6], [6], [6])["by_seed"]) == 1
+    count, confidence, accuracy = reliability([0], [[.6, .4]], bins=1)
+    assert (count.tolist(), confidence.tolist(), accuracy.tolist()) == ([1], [.6], [1])
+    assert len(reliability([0], P2)[0]) == 15 and bootstrap_interval([0], [0], 1, draws=1)["uar"].tolist() == [1, 1]
+
+
+def test_without_training_clips_all_classes_are_medium():
+    g = group_recall([.1, .2, .6], [0, 0, 0])
+    assert g["medium"] == pytest.approx(.3) and np.isnan(g["head"]) and np.isnan(g["tail"])
+
+
+def test_classes_of_equal_counts_are_ranked_by_their_number():
+    n_c = [5] * 59 + [6]
+    assert frequency_groups(n_c) == dict(head=[*range(19), 59], medium=[*range(19, 39)], tail=[*range(39, 59)])
+    assert frequency_groups([5, 6]) == dict(head=[], medium=[0, 1], tail=[])
+    assert frequency_groups([5, 6, 1]) == dict(head=[1], medium=[0], tail=[2])
+
+
+# ---- numbers that published results rest on
+
+def test_what_is_drawn_when_nothing_is_said():
+    y, a, b = pair(4, S=3, n=70)
+    said = dict(n_classes=7, level=.95, seed=0)
+    one, same = bootstrap_interval(y, a[0]), bootstrap_interval(y, a[0], draws=1000, **said)
+    for key in one: np.testing.assert_array_equal(one[key], same[key])
+    assert paired_difference(y, a, b) == paired_difference(y, a, b, draws=4000, **said)
+    scores = np.eye(7)[a[0]]
+    assert summarise(y, scores, EMOTIONS, DFEW) == summarise(y, scores, EMOTIONS, DFEW, seed=0)
+    p = softmax(np.random.default_rng(0).normal(size=(70, 7)), 1)
+    assert ece(y, p) == ece(y, p, 15) != ece(y, p, 16)
+
+
+def test_the_seeds_of_the_draws_stay_what_they_were(monkeypatch):
+    "The numbers belong to seed 3 for good; clips and people, alone and in pairs, have seeds of their own."
+    seeds, make = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: (seeds.append(seed), make(seed))[1])
+    y, a, b, who = [0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 0, 1], list("abab")
+    clips, people = 862480919942718076, 4356936473418382715
+    bootstrap_interval(y, a, 2, draws=9, seed=3), bootstrap_interval(y, a, 2, draws=9, seed=3, people=who)
+    assert seeds == [clips, people]
+    seeds.clear()
+    paired_difference(y, a, b, 2, draws=9, seed=3)
+    assert set(seeds) == {7832470264559638975}
+    paired_difference(y, a, b, 2, draws=9, seed=3, people=who)
+    assert set(seeds) == {7832470264559638975, 6692609034639108166}
+
+
+# ---- edges
+
+def test_rows_may_be_off_by_what_rounding_to_16_bits_does():
+    for total, fine in ((.981, True), (1.019, True), (.979, False), (1.021, False)):
+        p = [[total - .4, .4]]
+        if fine:
+            assert reliability([0], p)[0].sum() == 1
+            assert reliability([0], [[total, 0]])[0].tolist() == [0] * 14 + [1]       # more than all is the last bin
+        else:
+            with pytest.raises(MicaclError, match="probabilities: expected rows of 0 to 1 that sum to 1"):
+                reliability([0], p)
+    with pytest.raises(MicaclError, match="found -0.1 to 1.1, sums of 1 to 1; pass softmax"):
+        reliability([0], [[1.1, -.1]])
+
+
+def test_a_bin_without_clips_has_no_accuracy():
+    assert reliability([0], np.full((1, 20), .05))[0].tolist() == [1] + [0] * 14
+    count, confidence, accuracy = reliability([0, 1], [[.9, .1], [.7, .3]], bins=5)
+    assert count.tolist() == [0, 0, 0, 1, 1]
+    np.testing.assert_array_equal(confidence, [np.nan] * 3 + [.7, .9])
+    np.testing.assert_array_equal(accuracy, [np.nan] * 3 + [0, 1])
+
+
+def test_a_summary_of_other_than_seven_classes():
+    names = list("abcdefghi")
+    y = np.arange(18) % 9
+    s = summarise(y, np.eye(9)[y], names, [9] * 9)
+    assert s["uar"] == s["war"] == 1 and s["n_per_class"] == dict.fromkeys(names, 2) and s["absent"] == []
+    assert s["intervals"]["uar"] == s["intervals"]["war"] == [1, 1] and summarise([], [], "ab", [1, 1])["n_test"] == 0
+    assert s["intervals"]["recall"] == dict.fromkeys(names, [1, 1]) and np.shape(s["confusion"]) == (9, 9)
+
+
+def test_a_class_of_one_drawn_clip_counts():
+    """Each of two people shows one class, and A is better on one. Draws aa, ab, ba, bb give 0, 1/2, 1/2 and 1, or the
+    reverse: the middle of them is 1/2. A class that nobody shows has no say."""
+    for y, a, b in (([0, 1], [0, 1], [0, 0]), ([0, 1], [0, 0], [1, 0])):
+        r = paired_difference(y, a, b, 2, level=.4, people=["a", "b"])
+        assert r["difference"] == .5 and r["interval"] == [.5, .5]
+        assert paired_difference(y, a, b, 2, people=["a", "b"])["interval"] == [0, 1]
+
+
+def test_the_smallest_p_is_that_of_one_draw():
+    "A always right, B never: no draw lies on the other side."
+    y = np.arange(70) % 7
+    r = paired_difference(y, [y] * 3, [(y + 1) % 7] * 3, draws=200)
+    assert r["difference"] == pytest.approx(1) and r["interval"] == pytest.approx([1, 1])
+    assert r["p"] == 1 / 200 and np.isnan(r["p_seeds"])
+
+
+def test_a_level_of_nothing_is_the_median():
+    y, a, b = pair(5, S=3, n=70)
+    low, high = paired_difference(y, a, b, level=0)["interval"]
+    assert low == high and abs(low - paired_difference(y, a, b)["difference"]) < .05
+    assert np.ptp(bootstrap_interval(y, a[0], level=0)["uar"]) == 0
+
+
+def test_people_are_drawn_in_blocks_of_bounded_size():
+    "Each draw has as many people as there are, all alike; blocks are as one after the other."
+    P = 2**18
+    blocks = list(_person_weights(P, 35, 0, "any"))
+    assert [b.shape for b in blocks] == [(16, P), (16, P), (3, P)] and all((b.sum(1) == P).all() for b in blocks)
+    assert abs(np.concatenate(blocks).mean(0).std() - 35**-.5) < .01
+    assert [b.shape for b in _person_weights(3, 10, 0, "any")] == [(10, 3)]

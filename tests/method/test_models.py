@@ -7,8 +7,10 @@ from torch import nn
 from micacl.core import MicaclError
 from micacl.train.config import Config
 from micacl.mccl import MCCL
-from micacl.models import M3DFEL, MICACL, MODELS, BagOutput, prepare_video
-from micacl.nn.tails import DMINTail
+from micacl.models import M3DFEL, MICACL, MODELS, BagOutput, PoolMIL, prepare_video
+from micacl.nn.backbone import read_weights, weights_path
+from micacl.nn.pools import GatedAttentionPool
+from micacl.nn.tails import DMINTail, NormTail
 from micacl.train.objective import build_model
 
 NAMES = list(MODELS)
@@ -229,6 +231,67 @@ def test_learns_eight_noisy_clips_by_heart():
         opt.zero_grad(); loss.backward(); opt.step(); losses.append(loss.item())
     assert losses[-1] < losses[0] / 4
 
+def test_options_of_size_and_dropout_reach_every_part():
+    x = torch.randn(2, 4, 128)
+    narrow = make("micacl", hidden=32, heads=4).eval()
+    assert narrow(x).bag.shape == (2, 64) and narrow.wian(narrow.geiim(x)[0], torch.full((2, 4), .25))[0].shape[2] == 64
+    assert narrow.tail.attention.num_heads == 4
+    for gate in ("product", "weight", "none"): assert make("micacl", gate=gate).wian.layers[0].gate == gate
+    model = make("micacl", dropout=.3, layers=2)
+    assert [m.p for m in model.geiim.modules() if isinstance(m, nn.Dropout)] == [.3] and model.drop.p == .3
+    old = make("m3dfel", dropout=.3, hidden=16, layers=1, heads=4)
+    assert (old.lstm.hidden_size, old.lstm.num_layers, old.lstm.dropout, old.drop.p) == (16, 1, 0, .3)
+    assert make("m3dfel", dropout=.3).lstm.dropout == .3 and old(x).bag.shape == (2, 32)
+    assert old.tail.attention.num_heads == 4
+
+def test_a_tail_of_another_length():
+    class Twice(nn.Module):
+        bag_dim = 512
+        def forward(self, H, w): return torch.cat([H.mean(1), H.amax(1)], 1), None
+    out = make("micacl", tail=Twice())(torch.randn(3, 4, 128))
+    assert out.bag.shape == (3, 512) and out.logits.shape == (3, 7)
+
+def test_without_geiim_a_score_has_no_constant_that_a_softmax_would_drop():
+    assert [n for n, _ in make("micacl", geiim=False).score.named_parameters()] == ["weight"]
+
+@pytest.mark.parametrize("name", NAMES + ["pool"])
+def test_without_options_a_model_is_that_of_the_paper(name):
+    "R3D-18, seven emotions, four instances of four frames; no weights from elsewhere and no dropout."
+    M = PoolMIL if name == "pool" else MODELS[name]
+    model = M()
+    assert (model.n_classes, model.n_instances, model.instance_length) == (7, 4, 4) and not model.frozen
+    assert model.backbone.dim == 512 and type(model.backbone.net).__name__ == "VideoResNet"
+    assert model.drop.p == 0 and model.fc.weight.shape == (7, 1024 if name in ("micacl", "m3dfel") else 512)
+    if name == "pool": assert type(model.pool) is GatedAttentionPool
+    if name == "micacl":
+        assert len(model.wian.layers) == 1 and model.tail.attention.num_heads == 8 and type(model.tail) is NormTail
+    if name == "m3dfel": assert model.lstm.num_layers == 2 and model.tail.attention.num_heads == 8
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_the_backbone_are_loaded_if_they_are_asked_for(name):
+    state = make(name, pretrained=True).backbone.state_dict()
+    saved = {k: v for k, v in read_weights(weights_path(), "r3d_small")[0].items() if not k.startswith("head.")}
+    assert all(torch.equal(state[k], v) for k, v in saved.items()) and len(saved) > 10
+    assert not torch.equal(make(name).backbone.state_dict()["net.1.0.weight"], saved["net.1.0.weight"])
+
+# ---- number types
+
+def test_behind_the_backbone_autocast_changes_nothing(model):
+    "Weights that sum to 1 in 32 bits, and scores as without it."
+    x = torch.randn(2, 4, 128)
+    model.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16): low = model(x)
+    assert torch.equal(low.logits, model(x).logits) and torch.equal(low.weights, model(x).weights)
+
+def test_a_model_without_numbers_says_the_shapes(model):
+    out = model.to("meta")(torch.zeros(2, 4, 128, device="meta"))
+    assert out.logits.shape == (2, 7) and out.logits.device.type == "meta"
+    with torch.no_grad(): assert prepare_video(torch.zeros(2, 8, 3, 32, 32, device="meta"), 8).is_meta
+
+def test_without_a_last_layer_features_come_in_the_default_type():
+    model, x = make("mean", head=nn.Identity()), torch.randn(2, 4, 128, dtype=torch.float64)
+    assert model(x).logits.dtype == torch.float32 and torch.equal(model(x).logits, x.float().mean(1))
+
 # ---- configuration and errors
 
 @pytest.mark.parametrize("name", NAMES)
@@ -251,3 +314,22 @@ def test_errors_are_one_line():
     for call, message in cases:
         with pytest.raises(MicaclError) as e: call()
         assert message in str(e.value) and "\n" not in str(e.value)
+
+@pytest.mark.parametrize("shape, advice", [
+    ((8, 3, 32, 32), "video[None]"), ((2, 8, 32, 32, 3), "permute"), ((2, 8, 4, 5, 3), "permute"),
+    ((2, 8, 32, 3, 3), "permute"), ((2, 3, 8, 32, 32), "transpose"), ((2, 3, 4, 32, 32), "transpose"),
+    ((2, 3, 8, 3, 32), "transpose"), ((2, 3, 3, 32, 32), "sample"), ((2, 6, 3, 32, 3), "sample"),
+    ((2, 8, 1, 32, 32), "sample"), ((8, 32, 32), "sample"), ((1, 2, 8, 3, 32, 32), "sample")])
+def test_the_advice_fits_the_shape(shape, advice):
+    advice = {"permute": "video.permute(0, 1, 4, 2, 3)", "transpose": "video.transpose(1, 2)",
+              "sample": "sample that many frames"}.get(advice, advice)
+    with pytest.raises(MicaclError) as e: prepare_video(torch.zeros(shape), 8)
+    assert str(e.value).endswith(advice) and f"found {shape}" in str(e.value)
+
+@pytest.mark.parametrize("low, high, fine", [(-.3, 1.3, True), (0, 1, True), (-.31, 1, False), (0, 1.31, False)])
+def test_how_far_floats_may_lie_outside_of_0_to_1(low, high, fine):
+    video = torch.full((1, 2, 3, 4, 4), .5, dtype=torch.float64)
+    video[0, 0, 0, 0, 0], video[0, 1, 2, 3, 3] = low, high
+    if fine: assert prepare_video(video, 2) is video
+    else:
+        with pytest.raises(MicaclError, match=f"of 0 to 1, found {low:.4g} to {high:.4g};"): prepare_video(video, 2)

@@ -1,5 +1,6 @@
 "SupCon and its masks: hand values, slow float64 loops, pytorch-metric-learning, free points, awkward batches."
 import math
+import warnings
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,14 @@ def test_labels_of_any_whole_kind_and_no_other():
     for y in ([0, 3], [-1, 0], [.5, 1], [[0, 1]]):
         with pytest.raises(MicaclError, match="^labels: "): label_tensor(y, 3)
     with pytest.raises(MicaclError, match="begin with the 3 anchors"): pairs(want, want[:2])
+
+def test_labels_go_where_they_are_wanted():
+    "The device meta keeps shapes and no numbers: it stands for every other device."
+    there = label_tensor([0, 2, 1], 3, "meta")
+    assert there.device.type == "meta" and there.dtype == torch.int64
+    assert label_tensor(there, 3).device.type == label_tensor(there.int(), device="meta").device.type == "meta"
+    with pytest.raises(NotImplementedError, match="meta"): label_tensor(there, device="cpu")   # nothing to bring back
+    assert all(mask.device.type == "meta" and mask.shape == (3, 4) for mask in pairs(there, [0, 2, 1, 1]))
 
 # ---- the loss
 
@@ -81,6 +90,12 @@ def test_push_of_a_negative_is_its_softmax_share():
     q = F.softmax(s.detach() / tau, 0)
     assert torch.allclose(2 * s.grad, (q - torch.tensor([1., 0, 0, 0, 0], dtype=s.dtype)) / tau)
 
+def test_no_loss_warns():
+    z, y = batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert supcon(z, y).item() == supcon(z, y, .1).item()
+
 def test_gradcheck():
     z, y = batch(6, 4)[0], torch.tensor([0, 0, 1, 1, 2, 0])
     assert torch.autograd.gradcheck(lambda z: supcon(F.normalize(z, dim=1), y, .3), (z.requires_grad_(),))
@@ -102,3 +117,30 @@ def test_what_a_contrastive_loss_refuses():
     for z, c in ((torch.randn(3, 4), torch.randn(2, 5)), (torch.randn(3, 4), torch.randn(2, 4).double()), (None, None)):
         with pytest.raises(MicaclError, match="^bcl: expected features"): check_embeddings("bcl", .1, z, c)
     with pytest.raises(MicaclError, match="temperature"): check_embeddings("bcl", 0., torch.randn(3, 4))
+
+def test_bounds_of_a_temperature():
+    z, y = batch()
+    for tau in (1e-6, 1e6 - .5): assert supcon(z, y, tau).isfinite()
+    for tau in (0, 9e-7, 1e6):
+        with pytest.raises(MicaclError, match="^supcon: temperature: expected a number from 1e-06 to below 1e[+]06"):
+            supcon(z, y, tau)
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: SupCon([1, 2], 0), "SupCon: dim: expected a whole number of 1 or more, found 0"),
+    (lambda: SupCon([1, 2], 8, out_dim=0), "SupCon: out_dim: expected a whole number of 1 or more, found 0"),
+    (lambda: SupCon([1, 2], 8, temperature=1e6), "SupCon: temperature: expected a number from 1e-06 to below 1e+06"),
+    (lambda: supcon([[1.]], [0]), "found list"),
+    (lambda: supcon(torch.ones(2, 3).int(), [0, 1]), "found torch.int32 (2, 3)")])
+def test_an_error_names_the_loss_the_argument_and_what_was_found(call, said):
+    with pytest.raises(MicaclError) as e: call()
+    assert str(e.value).startswith("SupCon" if "SupCon" in said else "supcon: expected") and said in str(e.value)
+
+def test_a_module_with_the_smallest_sizes_and_with_those_it_has_by_itself():
+    assert SupCon([1, 2], 1, out_dim=1)(torch.tensor([[2.], [1.]]), [0, 0]).item() == 0        # a pair alone
+    own = SupCon([1, 2], 8)
+    assert own.temperature == .1 and own.embed(torch.randn(3, 8)).shape == (3, 128)
+
+def test_a_module_brings_labels_to_its_features():
+    loss, x = SupCon([1, 2], 8), torch.randn(4, 8)
+    assert check_bags(loss, x.to("meta"), [0, 1, 1, 0]).device.type == "meta"
+    assert supcon(x.to("meta"), [0, 1, 1, 0]).device.type == "meta"

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 import results  # noqa: E402
-from entries import ENTRIES, NEEDS, Entry  # noqa: E402
+from entries import ANSWERS, ENTRIES, NEEDS, Entry  # noqa: E402
 from estimate import experiment_runs, inside, paces, planned_runs, sharing  # noqa: E402
 from rests import rests_on  # noqa: E402
 
@@ -28,6 +28,13 @@ def test_every_file_has_one_entry_and_every_entry_a_file():
     for name, e in ENTRIES.items():
         assert not [a for a in e.after if not ENTRIES[a].kept and a not in before], name       # they come earlier
         before.add(name)
+
+
+def test_every_file_answers_one_short_question():
+    said = [(name, words) for group in ANSWERS.values() for name, words in group.items()]
+    assert sorted(n for n, _ in said) == sorted(FILES)                  # each once, and no other
+    assert len({words for _, words in said}) == len(said)
+    for name, words in said: assert words.endswith("?") and len(words) <= 60, name
 
 
 @pytest.mark.parametrize("name", ENTRIES)

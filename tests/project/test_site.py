@@ -6,6 +6,7 @@ of the live objects."""
 import html.parser
 import inspect
 import json
+import posixpath
 import os
 import re
 import shutil
@@ -251,13 +252,21 @@ def test_the_opening_page_of_a_part_says_the_order(tmp_path):
 
 
 def test_the_front_page_starts_the_spine_and_the_menu_has_it_open(site):
+    "The menu lists the pages of the spine and of the part one reads; the other parts are links to their first page."
     first = book.address(book.notebooks()[0])
     assert f'<a class="way first" href="{first}">' in site["html"]["index.html"]
     for url, part in (("index.html", None), ("geiim.html", None), ("longtail/losses.html", "The long tail"),
                       ("lab/counting.html", "Lab sheets"), ("api/train.loop.html", "Reference")):
-        menu = re.findall(r"<details( open)?>\s*<summary>([^<]+)</summary>", site["html"][url].split("</nav>")[1])
-        assert [t for _, t in menu] == [book.SPINE, *book.PARTS.values(), book.LAB, book.REFERENCE]
-        assert {t for is_open, t in menu if is_open} == {book.SPINE, part} - {None}, url
+        menu = re.findall(r'<details open>\s*<summary>([^<]+)</summary>|'
+                          r'<p class="part"><a href="([^"]+)">([^<]+)</a></p>', site["html"][url].split("</nav>")[1])
+        assert [opened or closed for opened, _, closed in menu] == [
+            book.SPINE, *book.PARTS.values(), book.LAB, book.REFERENCE]
+        assert {opened for opened, _, _ in menu if opened} == {book.SPINE, part} - {None}, url
+        here = posixpath.dirname(url)
+        linked = {closed: posixpath.normpath(posixpath.join(here, to)) for _, to, closed in menu if to}
+        for closed, to in linked.items(): assert to in site["pages"], (url, closed)
+        for folder, closed in book.PARTS.items():
+            if closed in linked: assert linked[closed] == f"{folder}/index.html"
 
 
 def test_addresses_of_the_first_edition_lead_to_the_pages_of_today(site):

@@ -46,7 +46,7 @@ class Assets:
             size = im.size
             if ext == "png" and not getattr(im, "is_animated", False):
                 im = im.convert("RGBA" if "A" in im.getbands() or "transparency" in im.info else "RGB")
-                small = webp(im, lossless=True, quality=50, method=3)
+                small = webp(im, lossless=True, quality=100, method=4)     # of effort
                 if len(small) > 2**14 and len(lossy := webp(im, quality=90, method=4)) < .8 * len(small): small = lossy
                 if len(small) < len(data): data, ext = small, "webp"
         name = f"{key}.{ext}"

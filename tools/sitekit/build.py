@@ -151,8 +151,10 @@ def build(out, only=None):
 
 
 def templates():
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    "They are read without the indentation of their lines, which every page would repeat."
+    files = {f.name: re.sub(r"(?m)^ +", "", f.read_text(encoding="utf-8")) for f in (HERE / "templates").glob("*.html")}
+    return jinja2.Environment(loader=jinja2.DictLoader(files), autoescape=True, trim_blocks=True,
+                              undefined=jinja2.StrictUndefined)
 
 
 def moved(pages):

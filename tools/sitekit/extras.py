@@ -130,7 +130,8 @@ def gallery(page, text, figures):
                        'decoding="async"></a>'
                        f'<p><a href="{f["page"].url}#{f["anchor"]}">{html.escape(f["page"].title)}</a>'
                        f'{": " + line if line else ""}</p></li>')
-            md.append(f'![{f["alt"]}]({f["url"]})\n\n[{f["page"].title}]({f["page"].url}#{f["anchor"]}): {f["notice"]}')
+            said = "" if f["notice"] == f["alt"] else f': {f["notice"]}'      # the description is read already
+            md.append(f'![{f["alt"]}]({f["url"]})\n\n[{f["page"].title}]({f["page"].url}#{f["anchor"]}){said}')
         out.append("</ul>")
     anchor = text.unique("numbers")
     text.toc.append((2, anchor, "The numbers"))
