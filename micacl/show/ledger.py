@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     code: str         # what code published near the paper appears to do
     ours: str         # the default here
     options: tuple    # of `Config`, or of one of its dicts of arguments, as in mccl_args.tau0
-    rows: tuple       # ablations, by their name in results/ablations.json or deciding.json
+    rows: tuple       # by their name in results/ablations.json, deciding.json or partners.json
 
 # %% ../../nbs/findings/ledger.ipynb #6f1b30df
 GRAPH = (
@@ -70,7 +70,7 @@ CONTRAST = (
     Choice("pairs of a clip with itself", "", "the sums don't say", "left out", "left out", ("mccl_args.self_pairs",),
            ("self-pairs",)),
     Choice("earlier batches", "", "", "", "left out; features of earlier batches can join the comparison",
-           ("mccl_args.memory",), ()),
+           ("mccl_args.memory",), ("linear + MCCL, memory",)),
     Choice("class centres", "category-aware", "clusters drawn at each scale", "none",
            "one learned centre for each class and scale joins the comparison", ("mccl_args.centres",),
            ("no class centres",)),
