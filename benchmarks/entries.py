@@ -110,7 +110,7 @@ ANSWERS = {
         "ablations": "What is each part, and each open choice, worth?",
         "bakeoff": "Which remedy for rare classes helps?",
         "deciding": "Does MCCL help a decision that uses its centres?",
-        "partners": "Do two views, a memory or larger batches help MCCL? Do other contrastive losses do as well?",
+        "partners": "Does MCCL gain with more partners? Is it MCCL or contrast?",
         "edge": "Do learning rates beyond the edge of the grid do better?",
         "tails": "Which output stage behind WIAN?",
         "errors": "Which clips go wrong, and why?",
