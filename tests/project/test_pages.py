@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -191,6 +192,7 @@ def test_widgets_have_a_picture_for_those_who_only_read(page):
 SHELL = '''
 import json, os, sys, types
 from pathlib import Path
+from urllib.parse import unquote
 if sys.argv[2] == "colab": sys.modules["google.colab"] = types.ModuleType("google.colab")
 from IPython.core.interactiveshell import InteractiveShell
 path, done = list(sys.path), InteractiveShell.instance().run_cell(Path(sys.argv[1]).read_text())
@@ -254,3 +256,19 @@ def test_the_setup_cell_names_what_exists():
     assert re.search(r"^notebooks_requirements *=", (ROOT / "settings.ini").read_text(encoding="utf-8"), re.M)
     # cloned to .../micacl, with nbs/ and the package in it
     assert (ROOT / "nbs").is_dir() and (ROOT / "micacl" / "__init__.py").is_file()
+
+
+def words_of(page):   # -> the texts of its Markdown cells
+    return ["".join(c["source"]) for c in json.loads(page.read_text(encoding="utf-8"))["cells"]
+            if c["cell_type"] == "markdown"]
+
+
+@pytest.mark.parametrize("page", [*notebooks(), *solutions()], ids=name_of)
+def test_anchors_lead_to_headings_in_jupyter_too(page):
+    "JupyterLab and Colab name a heading by its words, as they are written; the site also takes small letters."
+    link = r"\]\(([^()\s#]*\.ipynb)?#((?:[^()\s]|\([^()]*\))+)\)"
+    for other, anchor in (found for text in words_of(page) for found in re.findall(link, text)):
+        target = (page.parent / other).resolve() if other else page
+        headings = {h.strip().replace(" ", "-") for text in words_of(target)
+                    for h in re.findall(r"^#+ (.*)$", text, re.M)}
+        assert unquote(anchor) in headings, (other, anchor)
