@@ -272,3 +272,10 @@ def test_anchors_lead_to_headings_in_jupyter_too(page):
         headings = {h.strip().replace(" ", "-") for text in words_of(target)
                     for h in re.findall(r"^#+ (.*)$", text, re.M)}
         assert unquote(anchor) in headings, (other, anchor)
+
+
+@pytest.mark.parametrize("page", SHEETS, ids=name_of)
+def test_words_of_a_sheet_s_pictures_are_as_short_as_elsewhere(page):
+    for c in cells(page, "code"):
+        for alt in (s.removeprefix("#| fig-alt:").strip() for s in directives(c) if s.startswith("#| fig-alt:")):
+            assert 60 <= len(alt) <= 300, alt
