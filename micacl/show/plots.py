@@ -99,7 +99,7 @@ def save_figure(
 ):
     "Write a figure. Where its font lacks letters, an SVG has text in the place of shapes: its reader has other fonts."
     names = "".join(t.get_text() for t in fig.findobj(Text))
-    kind = {"svg.fonttype": "none"} if missing_letters(names) else {}
+    kind: dict = {"svg.fonttype": "none"} if missing_letters(names) else {}
     with matplotlib.rc_context(kind), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")                      # one for each letter
         fig.savefig(file, format=format, **options)
