@@ -197,10 +197,10 @@ def predict_videos(
         try:
             p = predict_video(loaded, video, **options)
             p.about["run"] = _name(run)
-            name, why = names.of(video)
-            if why: p.notes.append(f"the files are named {name}: the video's own name is {why}")
             if letters := missing_letters([p.video, *p.classes]):
                 p.notes.append(f"the picture shows boxes for letters that its font lacks: {letters}")
+            name, why = names.of(video)
+            if why: p.notes.append(f"the files are named {name}: the video's own name is {why}")
             files = write_prediction(p, out, name)
             if plot is not None: save_plot(p, plot); files.append(plot)
         except (MicaclError, OSError) as e: problems.append(_problem(video, e, out)); continue

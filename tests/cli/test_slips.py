@@ -105,6 +105,11 @@ def test_a_run_that_is_not_there(clips, capsys, command):
     assert "gone: expected a run folder, found nothing there; check the path" in err
 
 
+def test_a_run_to_predict_with_that_is_not_there(clips, capsys):
+    err = refused(capsys, "predict", clips / "gone", clips / "c0.mp4", "--no-crop", "--out", clips / "out")
+    assert "gone: expected a run folder, a shared model or the name of one of the package, found nothing there" in err
+
+
 def test_a_folder_that_is_no_run(clips, capsys):
     assert "expected a run folder, found one without config.json" in refused(capsys, "evaluate", clips, clips)
 
