@@ -197,7 +197,7 @@ def predict_videos(
         try:
             p = predict_video(loaded, video, **options)
             p.about["run"] = _name(run)
-            if letters := missing_letters([p.video, *p.classes]):
+            if letters := missing_letters([video.name, *p.classes]):
                 p.notes.append(f"the picture shows boxes for letters that its font lacks: {letters}")
             name, why = names.of(video)
             if why: p.notes.append(f"the files are named {name}: the video's own name is {why}")

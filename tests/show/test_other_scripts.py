@@ -47,7 +47,7 @@ def test_a_picture_of_such_names_is_written_without_warnings(tmp_path, ending):
 def test_prediction_says_that_its_picture_shows_boxes(tmp_path, monkeypatch, capsys):
     for classes, lacking in ((["快乐", "sad"], "快乐"), (["happy", "sad"], "")):
         monkeypatch.setattr(predict, "predict_video", lambda run, video, c=classes, **_: said("v", c))
-        done, problems = predict.predict_videos((None, None, None), ["v.mp4"], tmp_path, quiet=False, crop=False)
+        done, problems = predict.predict_videos((None, None, None), ["快/v.mp4"], tmp_path, quiet=False, crop=False)
         notes = read_json(tmp_path / "v.json")["notes"]
         assert not problems and any(lacking in n and "boxes" in n for n in notes) == bool(lacking)
         assert ("boxes" in capsys.readouterr().out) == bool(lacking)
