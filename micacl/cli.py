@@ -22,7 +22,8 @@ from .train.config import RunSettings, check_value, merge
 from .train.options import SECTIONS, Data, Dataset, Flag, Fold, Misused, Out, defaults_for, given_options
 from .train.options import option_group
 from .show.terminal import any_terminal, environment_number, percent, tell
-from .deploy.commands import Export, Faces, Folds, Get, Predict, Table, Tail
+from .deploy.commands import Export, Faces, Folds, Get, Predict, Table, Tail, check_run
+from .deploy.filenames import check_target
 
 # %% ../nbs/library/cli.ipynb #4f1271e4
 @dataclass
@@ -148,6 +149,8 @@ class Evaluate:
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
 
     def run(self):
+        if self.json: check_target(self.json)
+        check_run(self.run_folder, self.out)
         from micacl.train.loop import evaluate
         results = evaluate(self.run_folder, self.data, self.fold, self.dataset, self.out, quiet=not _first_process())
         if not _first_process(): return
@@ -251,6 +254,7 @@ class Bench:
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
 
     def run(self):
+        if self.json: check_target(self.json)
         from micacl.train.speed import bench
         with tempfile.TemporaryDirectory(prefix="micacl-bench-") as folder:
             found = bench(Path(folder) / "faces", self.preset, self.batch_size, self.rounds,

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save as tensors_to_bytes
 from torch import nn
 from ..core import MicaclError, atomic_write
+from .filenames import check_target
 from .sharing import from_pretrained
 from ..nn.hub import describe
 
@@ -63,6 +64,7 @@ def export(
 ) -> dict:                    # path, format, bytes, difference (largest, of any output), largest logit
     "Write a file that runs without this library, after comparing its answers with the model's."
     if format not in WRITERS: raise MicaclError(f"format: expected one of {', '.join(WRITERS)}, found {format!r}")
+    check_target(path)
     model = copy.deepcopy(what if isinstance(what, nn.Module) else from_pretrained(what)).cpu().eval()
     info = describe(model, tensors_to_bytes({k: v.contiguous() for k, v in model.state_dict().items()}),
                     image_size=image_size)

@@ -22,6 +22,7 @@ from ..nn.expression import ExpressionNet, load_expression
 from ..nn.hub import DEFAULT
 from .sharing import load_model
 from .filenames import FreeNames
+from ..show.plots import missing_letters
 from .prediction import Prediction, SecondOpinion, agreement, plot_prediction, prediction_text, save_plot
 from .prediction import write_prediction, _ENDINGS
 from micacl.deploy.tracking import (
@@ -196,6 +197,8 @@ def predict_videos(
         try:
             p = predict_video(loaded, video, **options)
             p.about["run"] = _name(run)
+            if letters := missing_letters([video.name, *p.classes]):
+                p.notes.append(f"the picture shows boxes for letters that its font lacks: {letters}")
             name, why = names.of(video)
             if why: p.notes.append(f"the files are named {name}: the video's own name is {why}")
             files = write_prediction(p, out, name)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from ..core import atomic_write, to_plain, write_json
 from micacl.show.plots import (
-    INK, MARKERS, MUTED, OKABE_ITO, SERIES, STYLE, BookFigure, drawable_text, label_axes, style_axes
+    INK, MARKERS, MUTED, OKABE_ITO, SERIES, STYLE, BookFigure, drawable_text, label_axes, save_figure, style_axes
 )
 
 # %% ../../nbs/library/prediction.ipynb #bbb403c4
@@ -225,8 +225,8 @@ def save_plot(
 ):
     "The picture as a file; the words for it are inside."
     with atomic_write(file, "wb") as f:
-        plot_prediction(p).savefig(f, format=Path(file).suffix[1:].lower(),
-                                   metadata={"Description": prediction_text(p).encode("ascii", "replace").decode()})
+        save_figure(plot_prediction(p), f, Path(file).suffix[1:].lower(),
+                    metadata={"Description": prediction_text(p).encode("ascii", "replace").decode()})
 
 _ENDINGS = (".json", ".csv", ".png")
 def write_prediction(

@@ -81,6 +81,9 @@ def load_model(
 ) -> tuple:          # (model in eval mode, Config, dict with classes, dataset, epoch, measured), as from `load_run`
     "What prediction needs, from a folder of either kind."
     folder = PACKAGED / DEFAULT if folder is None else packaged(folder) or folder
+    if not Path(folder).exists():
+        raise MicaclError(f"{folder}: expected a run folder, a shared model or the name of one of the package, found "
+                          "nothing there; check the path")
     if not is_shared(folder): return load_run(folder)
     model = from_pretrained(Path(folder))
     about, training, size = model.about, model.about["training"] or {}, model.about["input"]["image_size"]

@@ -93,9 +93,9 @@ def inline_svg(
     key,     # keeps its ids apart from those of other figures on the page
 ) -> Markup: # HTML
     "A figure as inline SVG that takes the ink of the page."
-    from micacl.show.plots import INK     # likewise: it loads matplotlib
+    from micacl.show.plots import INK, save_figure     # likewise: it loads matplotlib
     f = io.StringIO()
-    fig.savefig(f, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    save_figure(fig, f, "svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", f.getvalue()[f.getvalue().index("<svg"):], flags=re.S)
     # matplotlib's ids are random; numbers are not
     ids = {}

@@ -6,14 +6,16 @@ Docs: https://micacl.github.io/micacl/library/plots.html.md"""
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'INK', 'MUTED', 'SERIES', 'MARKERS', 'GROUPS', 'STYLE', 'style', 'BookFigure', 'style_axes', 'label_axes',
-           'drawable_text', 'show_clip', 'plot_long_tail', 'plot_curves', 'plot_confusion', 'plot_recalls',
-           'plot_adjacency', 'plot_weights', 'plot_schedule', 'explore_weights']
+           'drawable_text', 'missing_letters', 'save_figure', 'show_clip', 'plot_long_tail', 'plot_curves',
+           'plot_confusion', 'plot_recalls', 'plot_adjacency', 'plot_weights', 'plot_schedule', 'explore_weights']
 
 # %% ../../nbs/library/plots.ipynb #0e9a2912
+import warnings
 import numpy as np
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from ..core import MicaclError, check_counts
 from ..metrics import frequency_groups
@@ -79,6 +81,28 @@ def drawable_text(
 
 def _legend(ax, **kwargs):
     ax.legend(frameon=False, fontsize=9, labelcolor=INK, **kwargs)
+
+# %% ../../nbs/library/plots.ipynb #8045a6d6
+def missing_letters(
+    text,     # such as the names of classes
+) -> str:     # each once
+    "Letters that the font of the figures lacks: it draws a box in their place."
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+    font = get_font(findfont(FontProperties()))
+    return "".join(dict.fromkeys(c for c in str(text) if c.isprintable() and not font.get_char_index(ord(c))))
+
+def save_figure(
+    fig,          # of matplotlib
+    file,         # path or file to write
+    format: str,  # png or svg
+    **options,    # of `savefig`
+):
+    "Write a figure. Where its font lacks letters, an SVG has text in the place of shapes: its reader has other fonts."
+    names = "".join(t.get_text() for t in fig.findobj(Text))
+    kind: dict = {"svg.fonttype": "none"} if missing_letters(names) else {}
+    with matplotlib.rc_context(kind), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")                      # one for each letter
+        fig.savefig(file, format=format, **options)
 
 # %% ../../nbs/library/plots.ipynb #354ba0ca
 def _frames(video):

@@ -46,6 +46,7 @@ def _result(r, where, test, method=None):
                   t.get("clips", ""))
 
 def _read(path):
+    if not path.exists(): raise MicaclError(f"{path}: expected a run folder, found nothing there; check the path")
     if path.is_dir() and not (path / "results.json").exists():
         raise MicaclError(f"{path}: expected a finished run, found no results.json; evaluate the run, "
                           "and for a shared model give the run that it was made from")
@@ -108,6 +109,7 @@ def read_results(
         if r.classes != out[0].classes:
             raise MicaclError(f"{r.method}: expected the classes of {out[0].method} ({', '.join(out[0].classes)}), "
                               f"found {', '.join(r.classes)}; make a table for each")
+    _check_together(out)
     tested: dict[tuple, Result] = {}
     for r in out:
         first = tested.setdefault((r.dataset, r.fold), r)
@@ -115,6 +117,18 @@ def read_results(
             raise MicaclError(f"{r.method}: expected the test clips of {first.method}, found others; make a table for "
                               "each, or evaluate both on the same list")
     return out
+
+def _check_together(results):
+    "`MicaclError` for runs on two data sets, and for a method with a fixed test set beside its folds."
+    first = next((r for r in results if r.dataset), None)
+    for r in results:
+        if first and r.dataset not in ("", first.dataset):
+            raise MicaclError(f"{r.method}: expected runs on {first.dataset}, as that of {first.method}, found one on "
+                              f"{r.dataset}; make a table for each")
+    for r in results:
+        if len({s.fold is None for s in results if s.method == r.method}) > 1:
+            raise MicaclError(f"{r.method}: expected folds or a fixed test set, found both; tell the methods apart as "
+                              "NAME=PATH")
 
 # %% ../../nbs/library/tables.ipynb #a4db17dd
 def row_of(

@@ -40,7 +40,8 @@ def option_group(
     plain = tyro.conf.arg(metavar="N", help_behavior_hint="")      # its comment says what None stands for
     dicts += [(f.name, Annotated[int | None, plain], field(default=None)) for f in fields(group) if f.name in OPTIONAL]
     made = make_dataclass(group.__name__, dicts, bases=(group,), namespace=dict(__doc__=group.__doc__))
-    made.__module__, made.__qualname__ = group.__module__, group.__qualname__      # where the comments are found
+    for k in ("__module__", "__qualname__", "__firstlineno__"):      # where the comments are found, in this order
+        if k in vars(group): setattr(made, k, vars(group)[k])        # (the last is new in Python 3.13)
     return tyro.conf.arg(constructor=made)
 
 def _words(name):

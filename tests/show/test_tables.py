@@ -55,7 +55,7 @@ def test_reads_run_folders_files_and_names(folds, tmp_path):
         read_results(paths[0], paths[0])
     with pytest.raises(MicaclError, match="test_hard, found test, test_balanced"):
         read_results(paths[0], test="test_hard")
-    with pytest.raises(MicaclError, match="expected a JSON file"): read_results(tmp_path / "nowhere")
+    with pytest.raises(MicaclError, match="found nothing there"): read_results(tmp_path / "nowhere")
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(MicaclError, match="expected the results of a run"): read_results(tmp_path / "list.json")
     other = run_folder(tmp_path / "classes", *data[1], classes=("x", "y", "z"))
