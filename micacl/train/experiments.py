@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import micacl
 from ..core import MicaclError, derive_seed, read_json, write_json
 from .config import Config
-from ..data.synfew.generate import end_with_parent, generate
+from ..data.synfew.generate import deaf_children, end_with_parent, generate
 from ..data.cache import fingerprint
 from .loaders import InstanceFeatures
 from .run import hold_folder, prepare_data, read_history, settle_epochs
@@ -117,7 +117,8 @@ def _results(work, jobs, processes):   # -> number of the job, (result, error), 
     try:
         with _one_thread(), ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"),
                                                 _deaf_to_ctrl_c) as pool:
-            futures = {pool.submit(_quietly, work, *job): k for k, job in enumerate(jobs)}
+            with deaf_children():
+                futures = {pool.submit(_quietly, work, *job): k for k, job in enumerate(jobs)}
             try: yield from ((futures[f], f.result()) for f in as_completed(futures))
             except BaseException:       # Ctrl-C: the runs under way have checkpoints, so nobody need wait for them
                 for p in set(multiprocessing.active_children()) - before: p.terminate()

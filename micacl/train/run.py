@@ -80,6 +80,9 @@ def prepare_data(
     validation_clips = table.select(split="val") if fold is None else []
     train, validation = ((train, validation_clips) if len(validation_clips)
                          else carve_validation(train, config.val_fraction, config.seed))
+    if len(only := [c for c, n in zip(table.classes, train.counts) if n]) == 1:
+        raise MicaclError(f"{data}: expected clips of two classes or more to train on, found {only[0]} alone; check "
+                          "the label column")
     return RunData(table, train, validation, tests, cache, skipped)
 
 # %% ../../nbs/library/run.ipynb #6840f155
