@@ -46,6 +46,9 @@ def _detect(root):
     # other sets' lists may lie about; clips decide
     whole = [name for name in found if next(clip_homes(walk, LAYOUTS[name][1]), None)]
     if root / "clips.csv" in files and not whole: return "csv"
+    if len(whole) > 1:
+        raise MicaclError(f"{root}: expected one data set, found {', '.join(whole)}; name the folder of one, or say "
+                          "which is meant: --dataset (dataset=)")
     if found: return (whole or found)[0]
     if name := open_set(walk): return name
     if files: return "csv"
@@ -176,6 +179,8 @@ def _hollow(path):
         if stat.S_ISDIR(mode):
             if any(not is_hidden(e.name) for e in os.scandir(path)): return None
             return "expected pictures, found an empty folder; unpack the clip again or remove its row", "empty"
+    except FileNotFoundError:
+        return "expected a clip, found a link to nothing; correct the link or remove its row", "missing"
     except (OSError, ValueError) as e:
         return _closed(_reason(e))
     if not stat.S_ISREG(mode):

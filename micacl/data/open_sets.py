@@ -215,8 +215,9 @@ def _shares(classes, profile, imbalance, tail):   # -> (C,), in any unit
     rank = np.argsort(np.argsort([-PROFILES["dfew"][EMOTIONS.index(c)] for c in classes]))
     return np.array([TAIL_SHAPES[tail](6 * k / max(len(classes) - 1, 1), ratio) for k in rank.tolist()])
 
-def _cut(n_c, shares):   # -> (C,) clips that stay: as many as there are, in these shares
-    if not min(n_c): raise MicaclError(f"long_tail: expected clips of every class, found {list(n_c)}; see micacl check")
+def _cut(n_c, shares, classes, part):   # -> (C,) clips that stay: as many as there are, in these shares
+    if none := ", ".join(c for c, n in zip(classes, n_c) if not n):
+        raise MicaclError(f"long_tail: {part}: expected clips of every class, found none of {none}; see micacl check")
     scale = min(n / s for n, s in zip(n_c, shares))
     return [max(1, int(scale * s + 1e-9)) for s in shares]
 
@@ -241,7 +242,8 @@ def long_tail(
     shares, test = _shares(table.classes, profile, imbalance, tail), tests["test"]
     balanced = _first(test, [min(test.counts) // 2] * len(table.classes), seed, "balanced test")
     parts = dict(train=train, test=test[~balanced])
-    parts = {name: p[_first(p, _cut(p.counts, shares), seed, "long tail")] for name, p in parts.items()}
+    parts = {name: p[_first(p, _cut(p.counts, shares, table.classes, name), seed, "long tail")]
+             for name, p in parts.items()}
     split = {c.id: name for name, p in (*parts.items(), ("test_balanced", test[balanced])) for c in p}
     clips = [replace(c, split=split[c.id], fold=0) for c in table if c.id in split]
     return ClipTable(clips, table.classes, table.root, table.dataset, table.problems, table.notes, table.source)

@@ -236,12 +236,14 @@ def about_epochs(
 
 def few_steps(
     info: dict,   # config.json; of an earlier version, it says nothing of steps
-) -> list:        # no line, or one
-    "What to say of a run that makes fewer than `LEAST_STEPS` steps."
+) -> list:        # lines
+    "What to say of a run that makes fewer than `LEAST_STEPS` steps, or sees clips of one class only."
     each, epochs = info.get("steps_per_epoch"), info["config"]["epochs"]
-    if each is None or each * epochs >= LEAST_STEPS: return []
+    there = [c for c, n in zip(info.get("classes", []), info.get("train_counts", [])) if n]
+    one = [f"all training clips are {there[0]}: scores say nothing; check the label column"] if len(there) == 1 else []
+    if each is None or each * epochs >= LEAST_STEPS: return one
     enough = math.ceil(LEAST_STEPS / each)
-    return [f"{each * epochs} steps ({epochs} epoch{'s' * (epochs > 1)} of {each}) are few for {info['n_train']} "
+    return [*one, f"{each * epochs} steps ({epochs} epoch{'s' * (epochs > 1)} of {each}) are few for {info['n_train']} "
             "training clips: scores may "
             f"say more about the short training than about the method; {LEAST_STEPS} steps take {enough} epochs "
             f"(epochs={enough},"
