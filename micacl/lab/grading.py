@@ -20,9 +20,15 @@ from .sandbox import Bounds, Ended, Sandbox, from_form, to_form, protection, wor
 from ..show.terminal import tell
 
 # %% ../../nbs/teach/grading.ipynb #c6835218
+class _AsGenerators(ast.NodeTransformer):
+    "Comprehensions as generators: from Python 3.12 on a table of symbols takes the names in the others for the cell's."
+    def visit_ListComp(self, c): return ast.GeneratorExp(self.visit(c.elt), [self.visit(g) for g in c.generators])
+    visit_SetComp = visit_ListComp
+    def visit_DictComp(self, c): return self.visit_ListComp(ast.ListComp(ast.Tuple([c.key, c.value]), c.generators))
+
 def _names_of(source):
     "Names that a cell makes, and names that it needs; None for what is no Python."
-    try: top = symtable.symtable(source, "cell", "exec")
+    try: top = symtable.symtable(ast.unparse(_AsGenerators().visit(ast.parse(source))), "cell", "exec")
     except (SyntaxError, ValueError, RecursionError): return None
     made = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
     needs, tables = {s.get_name() for s in top.get_symbols() if s.is_referenced()}, top.get_children()

@@ -451,3 +451,12 @@ def test_what_is_left_in_the_open_is_found(tmp_path):
     nb["cells"].append(cell("code", shown, "f"))
     path.write_text(lab.dump(nb))
     assert lab.leaks(path) == [shown] and lab.out_of_step(tmp_path) == ["1_small.ipynb"]
+
+
+@pytest.mark.parametrize("source, made, needs", [
+    ("few = {k: round(v) for k, v in x.items()}", {"few"}, {"round", "x"}),
+    ("n = [w for w in [a for a in A] if w]", {"n"}, {"A"}), ("s = {f(u) for u in U}", {"s"}, {"f", "U"}),
+    ("v = 1\nprint([v for v in V])", {"v"}, {"print", "V"}), ("[x for x in X]\nprint(x)", set(), {"X", "print", "x"}),
+    ("def f(a): return [b + c for b in a]", {"f"}, {"c"}), ("import numpy as np", {"np"}, set())])
+def test_names_in_comprehensions_are_not_those_of_a_cell(source, made, needs):
+    assert _names_of(source) == (made, needs)
