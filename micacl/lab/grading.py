@@ -20,10 +20,9 @@ from .sandbox import Bounds, Ended, Sandbox, from_form, to_form, protection, wor
 from ..show.terminal import tell
 
 # %% ../../nbs/teach/grading.ipynb #c6835218
-class _AsGenerators(ast.NodeTransformer):
-    "Comprehensions as generators: from Python 3.12 on a table of symbols takes the names in the others for the cell's."
+class _AsGenerators(ast.NodeTransformer):    # from Python 3.12 on names in the other comprehensions count as the cell's
     def visit_ListComp(self, c): return ast.GeneratorExp(self.visit(c.elt), [self.visit(g) for g in c.generators])
-    visit_SetComp = visit_ListComp
+    def visit_SetComp(self, c): return self.visit_ListComp(c)
     def visit_DictComp(self, c): return self.visit_ListComp(ast.ListComp(ast.Tuple([c.key, c.value]), c.generators))
 
 def _names_of(source):
@@ -32,8 +31,7 @@ def _names_of(source):
     except (SyntaxError, ValueError, RecursionError): return None
     made = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
     needs, tables = {s.get_name() for s in top.get_symbols() if s.is_referenced()}, top.get_children()
-    while tables:
-        table = tables.pop()
+    for table in tables:    # it grows
         needs |= {s.get_name() for s in table.get_symbols() if s.is_global()}
         tables += table.get_children()
     return made, needs
