@@ -244,10 +244,8 @@ def few_steps(
     if each is None or each * epochs >= LEAST_STEPS: return one
     enough = math.ceil(LEAST_STEPS / each)
     return [*one, f"{each * epochs} steps ({epochs} epoch{'s' * (epochs > 1)} of {each}) are few for {info['n_train']} "
-            "training clips: scores may "
-            f"say more about the short training than about the method; {LEAST_STEPS} steps take {enough} epochs "
-            f"(epochs={enough},"
-            f" --epochs {enough})"]
+            "training clips: scores may say more about the short training than about the method; "
+            f"{LEAST_STEPS} steps take {enough} epochs (epochs={enough}, --epochs {enough})"]
 
 def describe_run(
     config: Config, data: RunData, fold,   # what is run, on what
