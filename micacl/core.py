@@ -6,7 +6,7 @@ Docs: https://micacl.github.io/micacl/library/core.html.md"""
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'MicaclError', 'check_labels', 'number_array', 'check_array', 'check_number', 'check_counts',
-           'derive_seed', 'seed_everything', 'Stream', 'atomic_write', 'to_plain', 'write_json', 'read_json']
+           'derive_seed', 'seed_everything', 'Stream', 'atomic_write', 'counted', 'to_plain', 'write_json', 'read_json']
 
 # %% ../nbs/library/core.ipynb #fdcc5487
 import contextlib, hashlib, json, math, numbers, os, random, stat
@@ -190,6 +190,14 @@ def _is_device(path):
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 # %% ../nbs/library/core.ipynb #9e7aa9af
+def counted(
+    n: int,             # how many
+    one: str,           # what follows 1, e.g. "clip lies"
+    more: str = "",     # what follows other numbers; "" = `one` and an s
+) -> str:
+    "A number and its noun: 1 clip, 2 clips."
+    return f"{n} {one if n == 1 else more or one + 's'}"
+
 def to_plain(
     x,     # dictionaries, lists, numbers, text; NumPy and PyTorch values, paths and tuples too
 ):         # -> the same of plain Python types
@@ -207,14 +215,25 @@ def write_json(
     "Write `obj` to `path` as readable JSON, whole or not at all."
     with atomic_write(path) as f: json.dump(to_plain(obj), f, indent=1); f.write("\n")
 
+def _each_once(pairs):
+    names = [k for k, _ in pairs]
+    for name in names:
+        if names.count(name) > 1: raise _Twice(name)
+    return dict(pairs)
+
+class _Twice(Exception): "A name that an object gives two values."
+
 def read_json(
     path,   # the file, UTF-8 with or without a byte-order mark
 ):
     "What a JSON file holds; `MicaclError` names a file that is missing or broken."
-    try: return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    try: return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
     except OSError as e:
         raise MicaclError(f"{path}: expected a JSON file, found none that can be read ({e.strerror}); "
                           "check the path") from None
+    except _Twice as e:
+        raise MicaclError(f"{path}: expected each name once in an object, found {str(e)!r:.60} twice; "
+                          "remove one") from None
     except (ValueError, RecursionError) as e:
         raise MicaclError(f"{path}: expected JSON, found something else ({e}); the file is damaged, "
                           "make it again") from None

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
-from ..core import EMOTIONS, MicaclError
+from ..core import EMOTIONS, MicaclError, counted
 from .rows import cell_text, is_header, is_missing, is_number, label_reader, plain_label, read_rows
 from .table import Clip, ClipTable, Intake, carve_validation, declared_classes, divided_groups
 from .readers import visible_entries
@@ -185,16 +185,16 @@ def _set_aside(intake, classes):
     rest, test = carve_validation(ClipTable(intake.clips, classes), 0.2, seed=0)
     test = {c.id for c in test}
     intake.clips = [replace(c, split="test" if c.id in test else "train") for c in intake.clips]
-    intake.notes.append(f"no split column: {len(test)} of {len(intake.clips)} clips were set aside as test, the "
-                        "same ones "
-                      "every time; add a column split to choose yourself")
+    intake.notes.append(f"no split column: {len(test)} of {counted(len(intake.clips), 'clip')} are set aside as "
+                        "test, the same every time; add a column split to choose yourself")
 
 def _note_parts(intake, classes):
     "With such a column: say what a reader of scores should know."
     unused, both = sum(not c.split and not c.fold for c in intake.clips), divided_groups(ClipTable(intake.clips,
         classes))
-    if unused: intake.notes.append(f"{unused} clips have neither a split nor a fold and are not used")
+    if unused: intake.notes.append(counted(unused, "clip has neither a split nor a fold and is not used",
+                                           "clips have neither a split nor a fold and are not used"))
     if both:
-        intake.notes.append(f"{len(both)} groups are trained on and tested "
+        intake.notes.append(counted(len(both), "group is", "groups are") + " trained on and tested "
                           f"({', '.join(both[:5])}{' ...' if len(both) > 5 else ''}): scores will be too good; "
-                          "make_folds keeps groups whole")
+                          "make_folds (micacl folds) keeps groups whole")

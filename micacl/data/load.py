@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from fastprogress.fastprogress import progress_bar
-from ..core import MicaclError
+from ..core import MicaclError, counted
 from .rows import class_places, is_hidden, plain_label
 from .table import Clip, ClipTable, Intake, Problem, carve_validation, make_folds, protocol, write_clips
 from .readers import (LAYOUTS, clip_homes, find_lists, read_dfew, read_ferv39k, read_mafw, visible_entries,
@@ -254,8 +254,9 @@ class CheckReport:
             elif p is not None:
                 out.append(f"  published: {p} in all" + (f", missing: {self.missing[part]}" if self.missing[part]
                                                          else ""))
-        out += ([f"note: {n}" for n in self.notes] + [f"{len(self.problems)} problems" + (":" if self.problems else "")]
-                + [f"  {p}" for p in self.problems[:20]])
+        out += [f"note: {n}" for n in self.notes]
+        out += [counted(len(self.problems), "problem") + (":" if self.problems else "")]
+        out += [f"  {p}" for p in self.problems[:20]]
         if len(self.problems) > 20: out.append(f"  ... and {len(self.problems) - 20} more; --json lists them all")
         return "\n".join(out + [f"what to do: {n} x {k}: {self.advice[k]}" for k, n in self.kinds.items()])
 
@@ -300,8 +301,9 @@ def _verdict(table, problems):
     except MicaclError as e:
         if not tests and not table.folds: return f"unusable: {e}"
         for_what = " to test only (no clips to train on)"
-    left_out = f", {len(problems)} problems: their rows are left out" if problems else ""
-    return f"usable{for_what}, {len(table)} clips{left_out}{_beside_published(table, problems)}"
+    left_out = counted(len(problems), "problem: its row is left out", "problems: their rows are left out")
+    left_out = f", {left_out}" if problems else ""
+    return f"usable{for_what}, {counted(len(table), 'clip')}{left_out}{_beside_published(table, problems)}"
 
 def _beside_published(table, problems):
     n = _PUBLISHED.get(table.dataset, {})

@@ -11,7 +11,7 @@ __all__ = ['DFEW_LISTS', 'MAFW_LISTS', 'FERV_LISTS', 'DFEW_CLIPS', 'MAFW_CLIPS',
 # %% ../../nbs/library/readers.ipynb #37f5a2db
 import os, posixpath, re
 from pathlib import Path
-from ..core import EMOTIONS, MicaclError
+from ..core import EMOTIONS, MicaclError, counted
 from .rows import ENDINGS, is_hidden, label_reader, plain_label, read_rows, slashed, whole_number
 
 # %% ../../nbs/library/readers.ipynb #d034e3bd
@@ -171,7 +171,9 @@ def _compare_parts(intake, sets, first, fold, member):
             fault = f"clip {number:05d} stands in the train and the test list; it is only tested"
             intake.bad(f"fold {k}", fault, "contradiction")
         if train and (lost := set(first) - train - test):
-            intake.notes.append(f"fold {k}: {len(lost)} clips stand in neither list of this fold and are trained on")
+            what = ("clip stands in neither list of this fold and is trained on",
+                    "clips stand in neither list of this fold and are trained on")
+            intake.notes.append(f"fold {k}: {counted(len(lost), *what)}")
 
 # %% ../../nbs/library/readers.ipynb #52add086
 def _five_folds(root, intake, dataset, patterns, homes, classes, parse):

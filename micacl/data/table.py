@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from ..core import EMOTIONS, MicaclError, atomic_write, derive_seed
+from ..core import EMOTIONS, MicaclError, atomic_write, counted, derive_seed
 from ..metrics import class_counts
 from .rows import (MAX_CELLS, MAX_FILE, MAX_LINE, SYNONYMS, Place, is_missing, is_number, parse_label,
                               plain_label,
@@ -90,7 +90,7 @@ class ClipTable:
     def __iter__(self): return iter(self.clips)
     def __repr__(self):
         return (f"ClipTable({self.dataset}, {len(self)} clips, {len(self.classes)} classes, "
-                f"{len(self.problems)} problems)")
+                f"{counted(len(self.problems), 'problem')})")
     def __getitem__(self, i):
         if isinstance(i, (int, np.integer)): return self.clips[i]
         i = np.arange(len(self))[i] if isinstance(i, slice) or len(i) else []
@@ -123,7 +123,7 @@ def protocol(
         if fold not in table.folds:
             have = f"folds {', '.join(map(str, table.folds))}" if table.folds else "no folds"
             todo = ("choose another fold or add its test list" if table.folds else "leave out fold, or make folds "
-                    "first (make_folds)")
+                    "first (make_folds, micacl folds)")
             raise MicaclError(f"{table.root}: expected clips of fold {fold}, found {have}; {todo}")
         train, tests = table.select(not_fold=(0, fold)), {"test": table.select(fold=fold)}
     else:
@@ -176,11 +176,12 @@ class Intake(Place):
         "A note for clips that are read from elsewhere."
         n = Counter(os.path.dirname(c.path) for c in self.clips)
         out = sum(k for d, k in n.items() if not self.inside(d))
-        notes = [f"{out} clips lie outside the data folder, where the list names them"] if out else []
+        lie = counted(out, "clip lies", "clips lie")
+        notes = [f"{lie} outside the data folder, where the list names them"] if out else []
         if linked := {d: k for d, k in n.items() if self.inside(d) and not self.below(d)}:
-            more = f" and {len(linked) - 1} more folders" if len(linked) > 1 else ""
-            notes.append(f"{sum(linked.values())} clips are read from {os.path.realpath(min(linked))}{more}, "
-                         "where a link in the data folder leads")
+            more = f" and {counted(len(linked) - 1, 'more folder')}" if len(linked) > 1 else ""
+            notes.append(counted(sum(linked.values()), "clip is", "clips are")
+                         + f" read from {os.path.realpath(min(linked))}{more}, where a link in the data folder leads")
         return notes
 
 # %% ../../nbs/library/table.ipynb #096c482a
@@ -303,7 +304,7 @@ def write_clips(
                           "it there")
     if any(c.fold < 0 for c in table):
         raise MicaclError(f"{file}: expected folds from 1, found clips whose test list is missing; add it, or "
-                          "make_folds first")
+                          "make folds first (make_folds, micacl folds)")
     head, rows = ["path", "label", "split", "fold", "group"], [_row_of(c, table.classes, folder) for c in table]
     _check_writable(file, table, rows)
     if any(c.id != posixpath.normpath(row[0]) for c, row in zip(table, rows)):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
-from ..core import MicaclError, Stream, atomic_write, derive_seed, write_json
+from ..core import MicaclError, Stream, atomic_write, counted, derive_seed, write_json
 from ..data.cache import clip_stamp
 from ..data.custom import further_columns
 from ..data.files import ClipError
@@ -184,9 +184,11 @@ class FaceReport:
         if self.side is not None:
             lines.append(f"the face: {self.side:.0f} pixels wide in the median (of frames read at most {SIDE} pixels "
                          f"wide), {100 * self.height:.0f} % of the frame's height")
-        if self.rows: lines.append(f"note: {self.rows} rows of the list can't be used; micacl check names them")
+        if self.rows:
+            lines.append(f"note: {counted(self.rows, 'row')} of the list can't be used; micacl check says which")
         if self.several:
-            lines.append(f"note: several faces at once in {self.several} clips: the largest one was followed")
+            lines.append(f"note: several faces at once in {counted(self.several, 'clip')}: the largest one was "
+                         "followed")
         if 2 * len(self.without_face) > self.clips:
             lines.append("note: most clips show no face that the detector finds; if they are faces already, train on "
                          "them as they are")

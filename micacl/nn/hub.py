@@ -122,10 +122,10 @@ def check_values(path, values: dict):
 def check_classes(path, names, n):
     "`MicaclError` unless there are n class names."
     words = isinstance(names, list) and all(isinstance(c, str) for c in names)
-    if not words or len(names) != n or not 0 < n <= MOST:
-        raise MicaclError(f"{path}: classes: expected a list of one name for each of the model's {n} scores, found "
-                          f"{len(names) if isinstance(names, list) else type(names).__name__}: {str(names)[:80]}; the "
-                          "file is damaged")
+    if not words or len(names) != n or len(set(names)) != n or not 0 < n <= MOST:
+        raise MicaclError(f"{path}: classes: expected a list of different names, one for each of the model's {n} "
+                          f"scores, found {len(names) if isinstance(names, list) else type(names).__name__}: "
+                          f"{str(names)[:80]}; the file is damaged")
 
 # %% ../../nbs/library/hub.ipynb #220a5353
 def empty_model(make, path, kind):   # -> what `make()` gives, on the meta device

@@ -128,6 +128,7 @@ def read_config(
         fields, names = info["config"], info["classes"]
         if not isinstance(names, list) or not 1 <= len(names) <= 10**4 or not all(isinstance(c, str) for c in names):
             raise MicaclError("classes: expected a list of names, found something else")
+        if len(set(names)) < len(names): raise MicaclError(f"classes: expected different names, found {names!r:.80}")
         if missing := {"dataset", "data", "fold", "train_counts", "train_clips"} - info.keys():
             raise MicaclError(f"expected {', '.join(sorted(missing))}, found nothing of the kind")
         return config_from_dict(fields), info

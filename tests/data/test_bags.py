@@ -252,7 +252,11 @@ def test_every_frame_of_a_very_long_clip_can_be_drawn():
 def test_the_centre_square_is_that_of_torchvision(height, width, size):
     x = torch.randint(0, 256, (3, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     square = v2.functional.center_crop(x.movedim(-1, 1), min(height, width))
-    assert torch.equal(resize_square(x, size), v2.functional.resize(square, [size, size], antialias=True))
+    theirs = v2.functional.resize(square, [size, size], antialias=True)
+    # the oldest torchvision goes through floating point on processors with AVX-512, and may round the other way
+    from torchvision.transforms.v2.functional._geometry import _do_native_uint8_resize_on_cpu as whole_numbers
+    apart = (resize_square(x, size).int() - theirs.int()).abs().max()
+    assert apart <= (0 if whole_numbers(v2.InterpolationMode.BILINEAR) else 1)
 
 
 # ---------------------------------------------------------------- pictures that lie

@@ -549,9 +549,9 @@ def test_csv_notes_what_a_reader_of_scores_should_know(tmp_path):
     t = load_table(own(tmp_path,
                        "path,label,split,fold,group\na.mp4,sad,train,1.0,anna\nb.mp4,sad,train,2,anna\nc.mp4,sad\n"))
     assert [c.fold for c in t] == [1, 2, 0] and not t.problems
-    assert t.notes == ["1 clips have neither a split nor a fold and are not used",
-                       "1 groups are trained on and tested (anna): scores will be too good; make_folds keeps "
-                       "groups whole"]
+    assert t.notes == ["1 clip has neither a split nor a fold and is not used",
+                       "1 group is trained on and tested (anna): scores will be too good; make_folds "
+                       "(micacl folds) keeps groups whole"]
     t = load_table(own(tmp_path,
                        "path,label,split,group\na.mp4,sad,train,anna\nb.mp4,sad,val,anna\nc.mp4,sad,test,anna\n"))
     assert divided_groups(t) == ["anna"] and divided_groups(t.select(split="train")) == [] and "anna" in t.notes[0]

@@ -155,7 +155,7 @@ def test_a_csv_on_windows(windows):
                                                     ("C:/Data/c.mp4", r"C:\Data\c.mp4"),
                                                     ("D:/more/d.mp4", r"D:\more\d.mp4")]
         assert ([p.kind for p in t.problems] == ["duplicate", "outside", "outside", "missing"]
-                and t.notes == ["1 clips lie outside the data folder, where the list names them"])
+                and t.notes == ["1 clip lies outside the data folder, where the list names them"])
     report = check_dataset("C:/data")
     assert report.ok and report.kinds == dict(outside=2, duplicate=1, missing=1), str(report)
 

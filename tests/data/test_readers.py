@@ -248,7 +248,7 @@ def test_what_does_not_fit_together_is_named(tmp_path):
         ("train1.txt:3", "clip 00002 has another label at test2.txt:1; the label there is used", "contradiction")]
     assert notes == []
     *_, said, notes = folds(tmp_path, train1="1 0", test1="2 0", train2="2 0;3 0", test2="1 0", train3="1 0;2 0;3 0")
-    assert said == [] and notes == ["fold 1: 1 clips stand in neither list of this fold and are trained on"]
+    assert said == [] and notes == ["fold 1: 1 clip stands in neither list of this fold and is trained on"]
 
 
 def test_the_folder_with_the_scenes():

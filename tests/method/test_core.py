@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from micacl.train.config import PRESETS, Config, check_config, config_from_dict
-from micacl.core import MicaclError, Stream, atomic_write, derive_seed, read_json, seed_everything, write_json
+from micacl.core import MicaclError, Stream, atomic_write, counted, derive_seed, read_json, seed_everything, write_json
 
 
 def test_error_is_one_line():
@@ -98,6 +98,17 @@ def test_json_errors_are_one_line(tmp_path):
     for name in ("bad.json", "none.json"):
         with pytest.raises(MicaclError, match=name) as e: read_json(tmp_path / name)
         assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '[{"b": {"lr": 1, "x": 2, "lr": 1}}]'])
+def test_a_name_given_twice_is_no_value_lost(text, tmp_path):
+    (p := tmp_path / "twice.json").write_text(text)
+    with pytest.raises(MicaclError, match=r"twice\.json: expected each name once in an object, found '(a|lr)' twice"):
+        read_json(p)
+
+
+@pytest.mark.parametrize("n, text", [(0, "0 clips"), (1, "1 clip"), (2, "2 clips"), (9356, "9356 clips")])
+def test_a_number_and_its_noun(n, text): assert counted(n, "clip") == text
 
 
 def test_config_round_trip_through_json(tmp_path):

@@ -59,6 +59,18 @@ def test_the_records_of_a_run_and_a_line_that_was_cut(tmp_path):
         assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("classes, found", [
+    (["sad", "happy", "sad"], r"different names, found \['sad', 'happy', 'sad'\]"), ([], "a list of names"),
+    ("sad", "a list of names"), ([1], "a list of names")])
+def test_the_classes_of_a_run_are_different_names(tmp_path, classes, found):
+    info = dict(config=Config().to_dict(), classes=classes, dataset="own", data=".", fold=None, train_counts=[],
+                train_clips=[])
+    write_json(tmp_path / "config.json", dict(info, classes=["sad", "happy"]))
+    assert read_config(tmp_path)[1]["classes"] == ["sad", "happy"]
+    write_json(tmp_path / "config.json", info)
+    with pytest.raises(MicaclError, match=f"config.json: .*classes: expected {found}"): read_config(tmp_path)
+
+
 def test_without_a_checkpoint_nothing_changes(tmp_path):
     a, b = parts(), parts()
     assert load_checkpoint(tmp_path, *a)["epoch"] == 0 and same(a, b)
