@@ -57,6 +57,7 @@ ENTRIES = {
     # the backbone learns too
     "end-to-end": experiment("end-to-end"),
     "bakeoff-end-to-end": experiment("bakeoff-end-to-end"),
+    "partners-end-to-end": experiment("partners-end-to-end"),
     "encoders": experiment("encoders"),
     "precision": experiment("precision"),
     "demo": Entry("make demo", ("python -m micacl.cli demo --out {own}", "python tools/record_demo.py {own}")),
@@ -118,6 +119,7 @@ ANSWERS = {
     "SynFEW, the backbone learns": {
         "end-to-end": "What are the methods worth if the backbone learns, too?",
         "bakeoff-end-to-end": "Which remedy helps if the backbone learns, too?",
+        "partners-end-to-end": "Does MCCL gain if the backbone learns from more partners?",
         "encoders": "Which pre-trained backbone?",
         "precision": "Does bf16 change scores?",
         "demo": "What does `make demo` reach?"},
