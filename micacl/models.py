@@ -118,7 +118,9 @@ class BagModel(_FromVideo):
         self.fc = build_head(head, self.bag_dim, self.n_classes)
         return self
 
-    def head_kind(self): return next((k for k, made in HEADS.items() if type(self.fc) is made), None)
+    def head_kind(self):
+        if getattr(self.fc, "scales", None) not in (None, (1, 2, 4)): return None    # HEADS makes centres at these only
+        return next((k for k, made in HEADS.items() if type(self.fc) is made), None)
 
     @classmethod
     def kinds(cls): return {made.__name__: made for made in MODELS.values()}

@@ -42,13 +42,16 @@ class CosineLinear(nn.Module):
 class CentreHead(Scales):
     "Scores a * (mean cosine to the centre of each class over MCCL's scales), shared with MCCL in training."
     def __init__(self,
-        dim: int,  # D, a multiple of 4
+        dim: int,  # D, which every scale divides
         n_classes: int,  # C
         scale: float = 10.,  # a, before training
+        scales: tuple = (1, 2, 4),  # those of the MCCL with which it shares; each divides 128
     ):
         for name, v in (("dim", dim), ("n_classes", n_classes)): check_number(v, f"centres: {name}", 1, whole=True)
-        if dim % 4: raise MicaclError(f"centres: expected features whose length 4 divides, found {dim}")
-        super().__init__([1] * n_classes, dim, (1, 2, 4), 128, centres=True)   # as MCCL's own defaults
+        for s in scales:
+            if dim % s: raise MicaclError(f"centres: expected features whose length {s} divides, found {dim}")
+            if 128 % s: raise MicaclError(f"centres: expected scales that divide 128, found {s}")
+        super().__init__([1] * n_classes, dim, scales, 128, centres=True)   # out_dim as MCCL's own default
         self.log_a = nn.Parameter(torch.tensor(check_number(scale, "centres: scale", 1e-30, 1e30)).log())
 
     def forward(self,
@@ -64,8 +67,9 @@ class CentreHead(Scales):
         if not isinstance(loss, MCCL): return
         mine, other = ([tuple(p.shape) for p in m.parameters()] for m in (self, loss))
         if mine[1:] != other:
-            raise MicaclError(f"head centres: expected MCCL with its own scales (1, 2, 4), out_dim 128 and centres, "
-                              f"found scales {loss.scales}, out_dim {loss.out_dim}, {len(loss.centres)} centres")
+            raise MicaclError(f"head centres: expected MCCL with its own scales {self.scales}, out_dim 128 and "
+                              f"centres, found scales {loss.scales}, out_dim {loss.out_dim}, {len(loss.centres)} "
+                              "centres")
         loss.projections, loss.centres = self.projections, self.centres
 
 # %% ../../nbs/longtail/classifiers.ipynb #3669d73e

@@ -10,6 +10,7 @@ __all__ = ['build_model', 'Objective', 'make_optimizer', 'lr_at']
 # %% ../../nbs/library/objective.ipynb #0b1ec003
 import math
 from dataclasses import asdict
+from functools import partial
 import torch
 from torch import nn
 from ..core import MicaclError
@@ -31,7 +32,8 @@ def build_model(config: Config,  # what belongs to the model is read
     options = asdict(config.micacl) if config.model == "micacl" else {}
     model = MODELS[config.model](n_classes, config.backbone, config.n_instances, config.instance_length,
                                  config.pretrained, **options)
-    if config.head != "linear": model.change_head(config.head)
+    if config.head == "centres": model.change_head(partial(CentreHead, scales=config.mccl.scales))
+    elif config.head != "linear": model.change_head(config.head)
     return model if config.backbone_lr else model.freeze_backbone()
 
 # %% ../../nbs/library/objective.ipynb #aa4fe1f2

@@ -141,7 +141,7 @@ def read_config(
 # %% ../../nbs/library/run.ipynb #4bd4c702
 def _shared(c):
     if c.head != "centres" or c.contrast != "mccl" or not c.mccl_weight: return
-    for name, value in (("scales", (1, 2, 4)), ("out_dim", 128), ("centres", True), ("on", "bag")):
+    for name, value in (("out_dim", 128), ("centres", True), ("on", "bag")):
         yield "head centres", "shares what MCCL learns", name, value
 
 def _needs(c):   # of a Config -> choice, why, setting, the value that this setting must have

@@ -88,6 +88,9 @@ def test_a_shared_centre_is_one_parameter():
     assert [n for n, _ in nn.ModuleList([head, loss]).named_parameters() if n.startswith("1.")] == []
     x = torch.randn(4, 8)
     assert torch.allclose(head(x).argsort(1), loss.nearest(x).argsort(1))
+    one, alone = CentreHead(8, 3, scales=(1,)), MCCL([9, 5, 2], 8, scales=(1,))
+    one.share(alone)
+    assert {id(p) for p in alone.parameters()} < {id(p) for p in one.parameters()} and one(x).shape == (4, 3)
     head.share(other := nn.Linear(8, 3))                                                # no loss of centres: as it was
     assert isinstance(other, nn.Linear)
 
@@ -126,6 +129,9 @@ def test_every_head_can_be_made_without_memory():
     (lambda: CentreHead(6, 3), "centres: expected features whose length 4 divides, found 6"),
     (lambda: CentreHead(8, 0), "centres: n_classes: expected"),
     (lambda: CentreHead(8, 3, scale=0), "centres: scale: expected a number"),
+    (lambda: CentreHead(512, 3, scales=(256,)), "centres: expected scales that divide 128, found 256"),
+    (lambda: CentreHead(8, 3, scales=(1, 3)), "centres: expected features whose length 3 divides, found 8"),
+    (lambda: CentreHead(8, 3, scales=(1,)).share(MCCL([2, 2, 2], 8)), r"expected MCCL with its own scales \(1,\)"),
     *((lambda kw=kw: CentreHead(8, 3).share(MCCL([2, 2, 2], 8, **kw)), "head centres: expected MCCL with its own")
       for kw in (dict(scales=(1, 2)), dict(out_dim=64), dict(out_dim=None), dict(centres=False)))])
 def test_centre_head_errors(made, text):

@@ -87,6 +87,17 @@ def test_a_head_of_centres_has_to_be_given_to_the_loss():
     Objective(dataclasses.replace(config, contrast="bcl"), [9, 5, 3, 1, 1, 1, 1], 16)
 
 
+def test_the_head_of_centres_has_the_scales_of_the_loss():
+    config = dataclasses.replace(TINY, head="centres", mccl_weight=.5, mccl_args=dict(scales=(1,)))
+    for weight in (.5, 0.):
+        model = build_model(dataclasses.replace(config, mccl_weight=weight), 7)
+        assert model.fc.scales == (1,) and model.head_kind() is None       # no name in a description makes this one
+    loss = Objective(config, [9, 5, 3, 1, 1, 1, 1], model.bag_dim, head=model.fc).mccl
+    assert loss.centres is model.fc.centres and list(loss.projections) == ["1"]
+    usual = build_model(dataclasses.replace(config, mccl_args={}), 7)
+    assert usual.fc.scales == (1, 2, 4) and usual.head_kind() == "centres"
+
+
 def test_the_default_is_the_cross_entropy_it_was():
     objective = Objective(Config(mccl_weight=0.), [9, 5, 3, 1, 1, 1, 1], 16)
     logits, y = torch.randn(8, 7), torch.arange(8) % 7
