@@ -43,6 +43,15 @@ def test_the_contrastive_loss():
         assert all(between("partners", f"prototypes + {other}", "centres + MCCL", s)[2] < 0 for s in ("uar", "tail"))
 
 
+def test_the_part_of_the_contrastive_loss_that_works():
+    said("its class weight does that, its scales do not")
+    for form in ("no class weight", "neither class weight nor temperature"):
+        assert between("mccl-parts", form, "centres + MCCL", "tail")[2] < 0
+    assert between("mccl-parts", "one scale", "one scale, without MCCL", "tail")[1] > 0
+    for fewer in ("one scale", "two scales"):
+        assert between("mccl-parts", fewer, "centres + MCCL", "tail")[0] > 0
+
+
 def test_the_best_row_and_the_sampler():
     methods = results("bakeoff")["methods"]
     said(f"The best of {len(methods)} methods is GEIIM and WIAN with balanced softmax and without MCCL")
