@@ -216,10 +216,11 @@ def write_json(
     with atomic_write(path) as f: json.dump(to_plain(obj), f, indent=1); f.write("\n")
 
 def _each_once(pairs):
-    names = [k for k, _ in pairs]
-    for name in names:
-        if names.count(name) > 1: raise _Twice(name)
-    return dict(pairs)
+    found = {}
+    for name, value in pairs:
+        if name in found: raise _Twice(name)
+        found[name] = value
+    return found
 
 class _Twice(Exception): "A name that an object gives two values."
 
